@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edge-phantom draw | train | evaluate``: films that we draw, the model trained on them, and what it scores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from edge.errors import EdgeError
+
+
+def _default_cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "edge-report" / "phantoms"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="edge-phantom", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    draw = commands.add_parser("draw", help="draw phantoms with masks, findings text and labels")
+    draw.add_argument("--n", type=int, default=10, help="how many (default 10)")
+    draw.add_argument("--out", type=Path, required=True, help="folder to write into")
+    draw.add_argument("--seed", type=int, default=0)
+    draw.add_argument("--size", type=int, default=2500, help="long side in pixels (default 2500)")
+    draw.add_argument("--format", choices=("dicom", "png", "both"), default="both")
+
+    train = commands.add_parser("train", help="train the demo model (about two hours on four cores)")
+    train.add_argument("--out", type=Path, required=True, help="checkpoints, then the bundles")
+    train.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
+    train.add_argument("--images", type=int, default=20000)
+    train.add_argument("--seed", type=int, default=1)
+    train.add_argument("--stage", choices=("all", "segmenter", "encoder", "report"), default="all")
+    train.add_argument("--steps", type=int, default=None, help="steps of the stage, instead of the default")
+    train.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    train.add_argument("--draw-only", action="store_true", help="fill the cache and stop")
+    train.add_argument("--no-draw", action="store_true", help="another process fills the cache")
+
+    evaluate = commands.add_parser("evaluate", help="report unseen phantoms and score the labels read back")
+    evaluate.add_argument("--n", type=int, default=500)
+    evaluate.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
+    evaluate.add_argument("--against", type=Path, default=None, help="a second bundle: label agreement")
+    evaluate.add_argument("--seed", type=int, default=2026)
+    evaluate.add_argument("--size", type=int, default=1024, help="long side of the films in pixels")
+    evaluate.add_argument("--threads", type=int, default=None)
+    evaluate.add_argument("--json", type=Path, default=None)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        if arguments.command == "draw":
+            from .write import draw_to_folder
+
+            draw_to_folder(arguments.n, arguments.out, arguments.seed, arguments.size, arguments.format)
+        elif arguments.command == "train":
+            _train(arguments)
+        else:
+            _evaluate(arguments)
+    except EdgeError as error:
+        print(f"edge-phantom: {error.kind}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    import torch
+    from tokenizers import Tokenizer
+
+    from .config import demo_config
+    from .data import SHARD, ensure_shards
+    from .tokens import train_tokenizer
+    from .train import DEFAULTS, STAGES, Films, Trainer
+
+    cache = arguments.cache or _default_cache()
+    size = demo_config().image_size
+    shards = max(1, arguments.images // SHARD)
+    if not arguments.no_draw:
+        ensure_shards(cache, arguments.seed, size, shards, arguments.workers)
+    if arguments.draw_only:
+        return
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    tokenizer_path = arguments.out / "tokenizer.json"
+    if tokenizer_path.exists():
+        tokenizer = Tokenizer.from_file(str(tokenizer_path))
+    else:
+        tokenizer = train_tokenizer(tokenizer_path)
+    films = Films(cache, arguments.seed, size, shards)
+    trainer = Trainer(arguments.out, films, tokenizer, arguments.seed)
+    wanted = STAGES if arguments.stage == "all" else (arguments.stage,)
+    for stage in wanted:
+        if stage == "report":
+            trainer.load_average("encoder")
+        options = DEFAULTS[stage]
+        if arguments.steps is not None:
+            options.steps = arguments.steps
+        trainer.run(stage, options, lambda line: print(line, flush=True))
+    if arguments.stage == "all":
+        from .publish import publish
+
+        publish(arguments.out, arguments.out, tokenizer_path, arguments.seed)
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from .evaluate import evaluate, table
+
+    result = evaluate(
+        arguments.n,
+        arguments.seed,
+        bundle=arguments.bundle,
+        against=arguments.against,
+        long_side=arguments.size,
+        threads=arguments.threads,
+    )
+    print(table(result))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of the demo model in three resumable stages.
+
+1. ``segmenter``: one ConvNeXt trunk with a lung and a heart head, on the exact masks.
+2. ``encoder``: the ViT with a per-patch finding head, on where each finding was painted. A ViT that starts from
+   nothing learns from a few thousand films this way, where a caption alone would take far more.
+3. ``report``: encoder, connector and decoder together on findings texts, written anew at every visit of a film,
+   under the anatomical bias in every row (bias rows ``all``); the patch head stays as a second loss.
+
+Seeds fix the order of films, texts and augmentation, so a run is repeated by the same command on the same machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor, nn
+
+from ..families.lana.model import LanaModel
+from .config import END_OF_TEXT, demo_config
+from .data import Shard, load_shard
+from .grammar import write_findings
+from .labels import LABELS
+
+STAGES = ("segmenter", "encoder", "report")
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+MAX_TEXT = 126
+
+
+@dataclass
+class StageOptions:
+    """Length and pace of one stage; the learning rate decays linearly over the last ``decay`` share of the steps."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    warmup: int = 150
+    decay: float = 0.35
+    patch_loss: float = 0.0
+
+
+DEFAULTS = {
+    "segmenter": StageOptions(steps=1500, batch=16, learning_rate=1.5e-3),
+    "encoder": StageOptions(steps=2500, batch=16, learning_rate=1e-3),
+    "report": StageOptions(steps=3500, batch=16, learning_rate=8e-4, patch_loss=1.0),
+}
+
+
+class Films:
+    """All shards of a cache, visited in a seeded order; waits for shards that are still being drawn.
+
+    The pool grows with the steps (``grow`` shards are opened every hundred steps), so training can start while
+    drawing goes on and still see the same films in the same order in every run.
+    """
+
+    def __init__(
+        self, cache: Path, seed: int, size: int, shards: int, start: int = 8, grow: int = 8
+    ) -> None:
+        self.cache, self.seed, self.size, self.limit = cache, seed, size, shards
+        self.start, self.grow = min(start, shards), grow
+        self.shards: list[Shard] = []
+
+    def sample(self, step: int, batch: int, rng: np.random.Generator) -> list[tuple[Shard, int]]:
+        wanted = min(self.limit, self.start + self.grow * step // 100)
+        while len(self.shards) < wanted:
+            self.shards.append(
+                load_shard(self.cache, self.seed, self.size, len(self.shards), wait_seconds=900)
+            )
+        per_shard = len(self.shards[0].images)
+        picks = rng.integers(0, wanted * per_shard, batch)
+        return [(self.shards[p // per_shard], int(p % per_shard)) for p in picks]
+
+
+def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
+    """Exposure, contrast and noise; uint8 [B,S,S] to normalised float [B,3,S,S]."""
+    values = torch.from_numpy(images).float()[:, None] / 255
+    count = len(images)
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.from_numpy(rng.uniform(low, high, (count, 1, 1, 1)).astype(np.float32))
+
+    values = values.clamp_min(1e-4) ** draw(0.8, 1.25)
+    values = (values - 0.5) * draw(0.85, 1.12) + 0.5 + draw(-0.06, 0.06)
+    noise = torch.from_numpy(rng.standard_normal(values.shape, dtype=np.float32))
+    values = (values + noise * draw(0.0, 0.02)).clamp(0, 1)
+    return (values - MEAN) / STD
+
+
+def patch_loss(logits: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
+    """Where each finding is (per patch) and whether it is there at all (log-sum-exp over patches).
+
+    ``logits`` [B,P,C]; ``regions`` [B,C,g,g] coverage 0..1; ``labels`` [B,C].
+    """
+    target = (regions.flatten(2).transpose(1, 2) * 2).clamp(max=1)
+    weight = torch.full((logits.shape[-1],), 4.0)
+    local = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight) * 8
+    pooled = logits.logsumexp(1) - 2.0
+    return local + F.binary_cross_entropy_with_logits(pooled, labels.float())
+
+
+class Trainer:
+    """Model, patch head, optimizer and an exponential average of the weights, with checkpoints."""
+
+    def __init__(self, out: Path, films: Films, tokenizer: Tokenizer, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.out, self.films, self.tokenizer, self.seed = out, films, tokenizer, seed
+        self.config = demo_config()
+        self.model = LanaModel(self.config)
+        self._initialise()
+        self.patch_head = nn.Linear(self.config.encoder_hidden, len(LABELS))
+        self.stop_id = tokenizer.token_to_id(END_OF_TEXT)
+
+    def _initialise(self) -> None:
+        """Layer scales start small and ConvNeXt's large enough to learn in a short run; GELU gets its fast form."""
+        for name, parameter in self.model.named_parameters():
+            if name.endswith(".gamma"):
+                nn.init.constant_(parameter, 0.1)
+            elif "lambda1" in name:
+                nn.init.constant_(parameter, 0.5)
+        for block in self.model.decoder.transformer.h:
+            block.mlp.act = nn.GELU(approximate="tanh")
+
+    def modules(self, stage: str) -> list[nn.Module]:
+        assert self.model.segmenter is not None
+        if stage == "segmenter":
+            return [self.model.segmenter]
+        if stage == "encoder":
+            return [self.model.encoder, self.patch_head]
+        return [self.model.encoder, self.patch_head, self.model.linear_projection, self.model.decoder]
+
+    def loss(self, stage: str, step: int, options: StageOptions) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, STAGES.index(stage), step])
+        picked = self.films.sample(step, options.batch, rng)
+        pixels = augment(np.stack([s.images[i] for s, i in picked]), rng)
+        if stage == "segmenter":
+            return self._segmenter_loss(picked, pixels)
+        regions = torch.from_numpy(np.stack([s.regions[i] for s, i in picked])).float() / 255
+        labels = torch.from_numpy(np.stack([s.labels[i] for s, i in picked]))
+        patches = self.model.encoder(pixels)
+        where = patch_loss(self.patch_head(patches), regions, labels)
+        if stage == "encoder":
+            return {"loss": where}
+        text = self._text_loss(picked, patches, rng)
+        return {"loss": text + options.patch_loss * where, "text": text, "where": where}
+
+    def _segmenter_loss(self, picked: list[tuple[Shard, int]], pixels: Tensor) -> dict[str, Tensor]:
+        assert self.model.segmenter is not None
+        lung = torch.from_numpy(np.stack([s.lung[i] for s, i in picked])).float()
+        heart = torch.from_numpy(np.stack([s.heart[i] for s, i in picked])).bool()
+        lung_logits, heart_logits = self.model.segmenter.logits(pixels, shared_trunk=True)
+        classes = torch.where(heart, 2, torch.where(lung > 0.5, 1, 0))
+        return {
+            "loss": F.binary_cross_entropy_with_logits(lung_logits[:, 0], lung)
+            + F.cross_entropy(heart_logits, classes)
+        }
+
+    def _text_loss(
+        self, picked: list[tuple[Shard, int]], patches: Tensor, rng: np.random.Generator
+    ) -> Tensor:
+        masks = np.stack([s.lung[i] | s.heart[i] for s, i in picked])[:, None]
+        bias = self.model.anatomy(torch.from_numpy(masks).float())
+        texts = [
+            write_findings(frozenset(n for n, on in zip(LABELS, s.labels[i], strict=True) if on), rng)
+            for s, i in picked
+        ]
+        encoded = [
+            e.ids[:MAX_TEXT] + [self.stop_id] for e in self.tokenizer.encode_batch(texts)
+        ]
+        longest = -(-max(map(len, encoded)) // 16) * 16
+        targets = torch.full((len(encoded), longest), -100)
+        for row, ids in enumerate(encoded):
+            targets[row, : len(ids)] = torch.tensor(ids)
+        prefix = self.model.linear_projection(patches)
+        logits = self.model.decode_teacher_forced(prefix, targets[:, :-1].clamp_min(0), bias)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
+
+    def run(self, stage: str, options: StageOptions, log: Callable[[str], None]) -> None:
+        """Train one stage to its end, from its last checkpoint if there is one."""
+        modules = self.modules(stage)
+        parameters = [p for m in modules for p in m.parameters()]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
+        )
+        average = [p.detach().clone() for p in parameters]
+        path = self.out / f"{stage}.pt"
+        start = 0
+        if path.exists():
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            start = saved["step"]
+            optimizer.load_state_dict(saved["optimizer"])
+            _copy(parameters, saved["weights"])
+            average = saved["average"]
+        for module in modules:
+            module.train()
+        shown, since = {}, time.monotonic()
+        for step in range(start, options.steps):
+            for group in optimizer.param_groups:
+                group["lr"] = options.learning_rate * _pace(step, options)
+            losses = self.loss(stage, step, options)
+            optimizer.zero_grad(set_to_none=True)
+            losses["loss"].backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            keep = min(0.998, (step + 1) / (step + 10))
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - keep)
+            for name, value in losses.items():
+                shown[name] = 0.95 * shown.get(name, value.item()) + 0.05 * value.item()
+            if (step + 1) % 25 == 0:
+                rate = 25 * options.batch / (time.monotonic() - since)
+                since = time.monotonic()
+                numbers = " ".join(f"{k} {v:.4f}" for k, v in shown.items())
+                log(f"{stage} {step + 1}/{options.steps} {numbers} {rate:.1f} films/s")
+            if (step + 1) % 100 == 0 or step + 1 == options.steps:
+                state = {
+                    "step": step + 1,
+                    "optimizer": optimizer.state_dict(),
+                    "weights": [p.detach() for p in parameters],
+                    "average": average,
+                }
+                partial = path.with_suffix(".tmp")
+                torch.save(state, partial)
+                partial.replace(path)
+        _copy(parameters, average)
+        for module in modules:
+            module.eval()
+
+    def load_average(self, stage: str) -> bool:
+        """Put a stage's averaged weights into the model; False where the stage has no checkpoint."""
+        path = self.out / f"{stage}.pt"
+        if not path.exists():
+            return False
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        _copy([p for m in self.modules(stage) for p in m.parameters()], saved["average"])
+        return True
+
+    def finished_model(self) -> LanaModel:
+        """The model with both segmenters on the one trunk that was trained."""
+        assert self.model.segmenter is not None
+        self.model.segmenter.heart_model.encoder.load_state_dict(
+            self.model.segmenter.lung_model.encoder.state_dict()
+        )
+        return self.model.eval()
+
+
+def _pace(step: int, options: StageOptions) -> float:
+    rising = min(1.0, (step + 1) / options.warmup)
+    left = (options.steps - step) / max(1.0, options.decay * options.steps)
+    return rising * min(1.0, left)
+
+
+def _copy(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
+    with torch.no_grad():
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.copy_(value)
+
+
+def stages_in_order(names: list[str]) -> Iterator[str]:
+    return (name for name in STAGES if name in names)
