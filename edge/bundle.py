@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle: a folder with a manifest and the files it pins.
+
+A bundle is data from anywhere. Opening one checks, in this order: the manifest (:mod:`edge.manifest`), that every
+listed file is a regular file inside the folder with the listed size, and the SHA-256 of every one. Only then is
+any of them parsed. Nothing in a bundle is a pickle or a program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.errors import BundleError
+from edge.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger("edge")
+
+ENVIRONMENT = "EDGE_REPORT_BUNDLE"
+DEMO = Path(__file__).with_name("bundles") / "demo"
+DEMO_NOTICE = (
+    "the demo model was trained on synthetic phantoms only: its drafts say nothing about real films "
+    "and are not for clinical use"
+)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """An opened bundle: every file has been checked against the manifest.
+
+    Attributes
+    ----------
+    path : Path
+        The folder, with symbolic links resolved.
+    manifest : Manifest
+    sha256 : str
+        SHA-256 of the bytes of ``manifest.json``; it pins every other file.
+    notice : str or None
+        One line that must be shown to whoever reads a report of this model.
+    """
+
+    path: Path
+    manifest: Manifest
+    sha256: str
+    notice: str | None
+    unlisted: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] | None = None) -> Bundle:
+        """Open and check a bundle.
+
+        Parameters
+        ----------
+        path
+            The folder. ``None``: ``$EDGE_REPORT_BUNDLE``, and without it the demo bundle of the package.
+
+        Raises
+        ------
+        BundleError
+            The folder is missing, the manifest is wrong or of another format version, or a file is missing,
+            is not a regular file inside the folder, or differs in size or hash.
+        """
+        root, is_demo = _locate(path)
+        data = _read_manifest(root)
+        manifest = parse_manifest(data)
+        paths = {name: _inside(root, name) for name in manifest.files}
+        for name, entry in manifest.files.items():
+            size = paths[name].stat().st_size
+            if size != entry.bytes:
+                raise BundleError(f"{name} has {size} bytes instead of {entry.bytes}: copy the bundle again")
+        with ThreadPoolExecutor(min(4, len(paths))) as pool:
+            for name in pool.map(lambda item: _check_hash(item[0], item[1], manifest.files[item[0]]), paths.items()):
+                log.debug("%s: SHA-256 as listed", name)
+        unlisted = tuple(sorted(entry.name for entry in os.scandir(root) if entry.name not in manifest.files))
+        unlisted = tuple(name for name in unlisted if name != "manifest.json")
+        for name in unlisted:
+            log.info("bundle %s: ignoring the unlisted file %r", manifest.name, name)
+        notice = manifest.notice or (DEMO_NOTICE if is_demo else None)
+        return cls(root, manifest, hashlib.sha256(data).hexdigest(), notice, unlisted)
+
+    def file(self, name: str) -> Path:
+        """The path of a listed file."""
+        if name not in self.manifest.files:
+            raise BundleError(f"{name!r} is not listed in the manifest")
+        return self.path / name
+
+    def weights(self) -> dict[str, NDArray[np.generic]]:
+        """The decoder's weights, mapped from the file read-only and checked against the decoder spec.
+
+        Returns
+        -------
+        dict of str to ndarray
+            Names, shapes and types as in ``docs``: float32, and int8 with a float32 ``.scale`` per output row.
+        """
+        from edge.weights import check_weights, map_safetensors
+
+        arrays = map_safetensors(self.file(self.manifest.weights_file))
+        check_weights(arrays, self.manifest.decoder)
+        return arrays
+
+
+def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:
+    """The folder to open, and whether it is the demo bundle."""
+    given = os.fspath(path) if path is not None else os.environ.get(ENVIRONMENT) or None
+    is_demo = given is None
+    folder = DEMO if given is None else Path(given)
+    try:
+        root = folder.resolve(strict=True)
+        if root.is_dir():
+            return root, is_demo or root == DEMO.resolve()
+        problem = "is a file, not a folder"
+        if root.name == "manifest.json":
+            problem += ": give the folder that holds it"
+    except (OSError, ValueError, RuntimeError):
+        problem = "does not exist"
+    if is_demo:
+        raise BundleError("this installation holds no demo bundle: give one with --bundle DIR or $" + ENVIRONMENT)
+    origin = "" if path is not None else f" (from ${ENVIRONMENT})"
+    raise BundleError(f"the bundle {str(folder)!r}{origin} {problem}; edge-export makes one from a checkpoint")
+
+
+def _read_manifest(root: Path) -> bytes:
+    if not (root / "manifest.json").exists():
+        raise BundleError(f"{str(root)!r} holds no manifest.json: this is not a bundle; edge-export makes one")
+    try:
+        with open(_inside(root, "manifest.json"), "rb") as stream:
+            return stream.read(MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise BundleError(f"manifest.json cannot be read ({error.strerror})") from None
+
+
+def _inside(root: Path, name: str) -> Path:
+    """`name` in `root`, refused unless it is a regular file that really lies in it."""
+    try:
+        path = (root / name).resolve(strict=True)
+        mode = path.stat().st_mode
+    except (OSError, RuntimeError):
+        raise BundleError(f"{name} is missing: copy the bundle again") from None
+    if not path.is_relative_to(root):
+        raise BundleError(f"{name} is a link that leads out of the bundle: copy the file itself")
+    if not stat.S_ISREG(mode):
+        raise BundleError(f"{name} is not a regular file")
+    return path
+
+
+def _check_hash(name: str, path: Path, entry: FileEntry) -> str:
+    try:
+        with open(path, "rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise BundleError(f"{name} cannot be read ({error.strerror})") from None
+    if digest != entry.sha256:
+        raise BundleError(f"{name} differs from what the manifest lists (SHA-256): copy or export the bundle again")
+    return name

@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: one film in, one report out.
+
+film -> 8-bit picture -> pixels -> vision graph -> mask check -> decoding kernel -> report; one way, no back and forth.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, cast
+
+from edge.bundle import Bundle
+from edge.errors import Cancelled, MissingRuntime, UsageError
+from edge.manifest import BIAS_ROWS, BiasRows
+from edge.mask import gives_no_guidance, hides_everything, mask_warnings
+from edge.report import Report, make_sentences
+from edge.text import TextDecoder, TextStream, cut_at_sentence, text_warnings
+from edge.threads import check_threads
+from edge.version import __version__
+from edge.vision import VisionOutput, VisionSession, check_device
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import pydicom
+    from numpy.typing import NDArray
+
+    from edge.decoder import CancelToken, GenerationResult
+    from edge.film import Film
+
+    Source = str | Path | pydicom.Dataset | NDArray[np.generic]
+
+log = logging.getLogger("edge")
+
+
+def load(
+    bundle: str | os.PathLike[str] | Bundle | None = None,
+    device: str = "auto",
+    threads: int | None = None,
+    bias_rows: str | None = None,
+) -> Engine:
+    """Load a model.
+
+    Parameters
+    ----------
+    bundle
+        Folder of a bundle. ``None``: ``$EDGE_REPORT_BUNDLE``, and without it the demo bundle of the package, whose
+        model was trained on synthetic phantoms and is not for clinical use.
+    device
+        ``auto``, ``cpu`` or ``cuda``.
+    threads
+        Threads of the vision graph and of the decoder. Default: the physical cores this process may run on.
+    bias_rows
+        Which rows get the anatomical bias: ``all``, ``prefill`` or ``none``. Default: what the bundle says.
+
+    Raises
+    ------
+    BundleError, MissingRuntime, DeviceError, UsageError
+        Each an :class:`edge.EdgeError`.
+    """
+    return Engine(bundle, device=device, threads=threads, bias_rows=bias_rows)
+
+
+class Engine:
+    """A loaded model. Safe to share between threads: reports are made one after the other.
+
+    Attributes
+    ----------
+    bundle : Bundle
+    device : str
+        Where the vision graph runs: ``cpu`` or ``cuda``.
+    threads : int
+    isa : str
+        Instruction set of the decoding kernel.
+    """
+
+    def __init__(
+        self,
+        bundle: str | os.PathLike[str] | Bundle | None = None,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        bias_rows: str | None = None,
+    ) -> None:
+        check_device(device)
+        self.threads = check_threads(threads)
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.manifest = self.bundle.manifest
+        self._default_rows = self._check_rows(bias_rows)
+        self._text = _text_decoder(self.bundle)
+        self._vision = VisionSession(self.bundle, device=device, threads=self.threads)
+        self.device = self._vision.device
+        self._decoder, self.isa = _decoder(self.bundle, self.threads)
+        self._lock = threading.Lock()
+        log.info("bundle %s, %d threads, kernel %s", self.manifest.name, self.threads, self.isa)
+
+    @property
+    def notice(self) -> str | None:
+        """One line that must be shown to whoever reads a report of this model."""
+        return self.bundle.notice
+
+    def report(
+        self,
+        source: Source,
+        *,
+        force: bool = False,
+        max_new_tokens: int | None = None,
+        bias_rows: str | None = None,
+        prompt: str = "",
+        repetition_penalty: float | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        cut: bool | None = None,
+        on_text: Callable[[str], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Report:
+        """Draft the findings of one frontal chest radiograph.
+
+        Parameters
+        ----------
+        source
+            Path of a DICOM, PNG or JPEG file, a :class:`pydicom.Dataset`, or an array [rows, columns] (brighter
+            means denser).
+        force
+            Report in spite of a soft refusal (another body part or view in the header).
+        max_new_tokens
+            Token cap. Default: the bundle's.
+        bias_rows
+            As in :func:`load`, for this report.
+        prompt
+            Text the findings must begin with.
+        repetition_penalty
+            Over the generated tokens. Default: the bundle's.
+        temperature, top_k, top_p, seed
+            Sampling; temperature 0 is greedy.
+        cut
+            Drop a last sentence that the token cap broke off. Default: the bundle's.
+        on_text
+            Called with pieces of the findings as they become certain, never inside a character; put together they
+            are `Report.findings`.
+        cancel
+            Cancel it from another thread to stop; :class:`edge.Cancelled` is raised then.
+
+        Raises
+        ------
+        InputError
+            One subclass for each way a film can be wrong.
+        UsageError, ProcessingError, Cancelled
+        """
+        from edge.film import read_film
+        from edge.preprocess import to_gray8, to_pixels
+
+        rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
+        forced = self._text.encode(prompt) if prompt else []
+        options = {
+            "max_new_tokens": self._check_cap(max_new_tokens, len(forced)),
+            "repetition_penalty": self._check_penalty(repetition_penalty),
+            **_check_sampling(temperature, top_k, top_p, seed),
+        }
+        cut = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
+        stream = TextStream(self._text, forced, whole_sentences=cut) if on_text else None
+
+        with self._lock:
+            clock = _Clock()
+            film = read_film(cast(Any, source), force=force)
+            clock.lap("dicom")
+            gray = to_gray8(film, self.manifest.image["intensity"])
+            pixels = to_pixels(gray, self.manifest.image)
+            clock.lap("preprocess")
+            seen, rows, warnings = self._look(pixels, rows)
+            clock.lap("vision")
+            result = self._write(seen, rows, forced, options, clock, stream, on_text, cancel)
+
+        text, ends = self._text.ends([*forced, *result.token_ids])
+        dropped = len(text) - len(text.lstrip())
+        findings = text.strip()
+        whole = findings
+        if result.stop_reason == "length" and cut:
+            findings = cut_at_sentence(findings)
+        if stream is not None and on_text is not None and (piece := stream.finish(findings)):
+            on_text(piece)
+        warnings = [
+            *film.warnings,
+            *warnings,
+            *self._general_warnings(rows, result.stop_reason, whole != findings),
+            *text_warnings(findings),
+        ]
+        sentences = make_sentences(
+            findings,
+            ends,
+            dropped=dropped,
+            forced=len(forced),
+            logprobs=result.logprobs,
+            evidence=self._patch_evidence(result),
+            grid=self.manifest.prefix.grid,
+        )
+        timings = clock.finish()
+        after_first = len(result.token_ids) - 1
+        return Report(
+            findings=findings,
+            sentences=sentences,
+            token_ids=tuple(int(i) for i in result.token_ids),
+            logprobs=tuple(float(p) for p in result.logprobs),
+            stop_reason=result.stop_reason,
+            warnings=tuple(dict.fromkeys(warnings)),
+            model={
+                "name": self.manifest.name,
+                "bundle_sha256": self.bundle.sha256,
+                "family": self.manifest.family,
+                "precision": self.manifest.precision,
+                "bias_rows": rows,
+            },
+            input=_provenance(film),
+            timings_ms=timings,
+            tokens_per_s=round(after_first / timings["decode"] * 1e3, 2) if after_first > 0 and timings["decode"] else 0.0,
+            software={"version": __version__, "device": self.device, "isa": self.isa, "threads": self.threads},
+            intended_use=self.manifest.intended_use,
+            notice=self.notice,
+            prompt=prompt,
+            mask=None if seen.mask is None else (seen.mask > 0.5).astype("uint8"),
+            film=gray,
+        )
+
+    def _look(self, pixels: NDArray[np.float32], rows: BiasRows) -> tuple[VisionOutput, BiasRows, list[str]]:
+        """Run the vision graph; the rows that get the bias in the end, and what to warn about."""
+        seen = self._vision.run(pixels, bias=rows != "none")
+        if seen.mask is None or seen.key_bias is None:
+            return seen, "none", []
+        warnings = mask_warnings(seen.mask)
+        if rows == "none":
+            return seen, rows, warnings
+        if hides_everything(seen.key_bias, self.manifest.bias):
+            warnings.append("the strict mask hides the whole image: reported without anatomical guidance")
+            return self._vision.run(pixels, bias=False), "none", warnings
+        if gives_no_guidance(seen.key_bias):
+            warnings.append("the mask gives no anatomical guidance: every part of the image counts the same")
+        return seen, rows, warnings
+
+    def _write(
+        self,
+        seen: VisionOutput,
+        rows: BiasRows,
+        forced: list[int],
+        options: dict[str, Any],
+        clock: _Clock,
+        stream: TextStream | None,
+        on_text: Callable[[str], None] | None,
+        cancel: CancelToken | None,
+    ) -> GenerationResult:
+        """Run the decoding kernel; an exception in a callback (Ctrl-C is one) stops it and is raised here."""
+        from edge.decoder import CancelToken
+
+        generation = self.manifest.generation
+        stop = cancel if cancel is not None else CancelToken()
+        raised: list[BaseException] = []
+
+        def on_token(token: int, _logprob: float) -> None:
+            try:
+                clock.lap("first_token", once=True)
+                if stream is not None and on_text is not None and (piece := stream.push(token)):
+                    on_text(piece)
+            except BaseException as error:
+                raised.append(error)
+                stop.cancel()
+
+        try:
+            self._decoder.set_prefix(
+                seen.keys, seen.values, seen.key_bias if rows != "none" else None, self.manifest.bias.span
+            )
+            result = self._decoder.generate(
+                None if generation.begin_ids else seen.first_logits,
+                begin_ids=list(generation.begin_ids),
+                forced_ids=forced,
+                bias_rows=rows,
+                stop_ids=list(generation.stop_ids),
+                suppressed_ids=list(generation.suppressed_ids),
+                on_token=on_token,
+                cancel=stop,
+                **options,
+            )
+        except KeyboardInterrupt:
+            stop.cancel()
+            raise
+        if raised:
+            raise raised[0]
+        if result.stop_reason == "cancelled":
+            raise Cancelled("stopped before the report was complete")
+        clock.lap("first_token", once=True)
+        clock.lap("decode")
+        return result
+
+    def _patch_evidence(self, result: GenerationResult) -> NDArray[np.floating[Any]] | None:
+        """Attention per generated token over the patches [tokens, grid_h * grid_w], register keys left out."""
+        if result.evidence is None or not self.manifest.generation.evidence_layers:
+            return None
+        return cast("NDArray[np.floating[Any]]", result.evidence)[:, self.manifest.prefix.first_patch :]
+
+    def _general_warnings(self, rows: BiasRows, stop_reason: str, was_cut: bool) -> list[str]:
+        warnings = []
+        own = self.manifest.bias.rows
+        if rows != own:
+            warnings.append(f"bias rows {rows} were used; the model was exported for {own}")
+        if was_cut:
+            warnings.append("the token cap was reached: the last sentence was broken off and is left out")
+        elif stop_reason == "length":
+            warnings.append("the token cap was reached: the text may break off in mid-sentence")
+        if self.manifest.synthetic:
+            warnings.append("the model was trained on synthetic data only")
+        return warnings
+
+    def _check_rows(self, rows: str | None) -> BiasRows:
+        own = self.manifest.bias.rows
+        if rows is None:
+            return own
+        if rows not in BIAS_ROWS:
+            raise UsageError(f"bias rows must be one of {', '.join(BIAS_ROWS)}, not {str(rows)[:40]!r}")
+        if rows != "none" and not self.manifest.has_mask:
+            raise UsageError(f"bias rows {rows} ask for an anatomical bias, but this bundle holds no segmenter")
+        return cast(BiasRows, rows)
+
+    def _check_cap(self, cap: int | None, forced: int) -> int:
+        spec, generation = self.manifest.decoder, self.manifest.generation
+        used = self.manifest.prefix.length + len(generation.begin_ids) + forced + spec["position_offset"]
+        room = spec["max_positions"] - used
+        if room < 1:
+            raise UsageError("the prompt is too long for this model")
+        if cap is None:
+            return min(generation.max_new_tokens, room)
+        if type(cap) is not int or not 1 <= cap <= room:
+            raise UsageError(f"max_new_tokens must be a whole number from 1 to {room} with this model")
+        return cap
+
+    def _check_penalty(self, penalty: float | None) -> float:
+        if penalty is None:
+            return self.manifest.generation.repetition_penalty
+        if not isinstance(penalty, (int, float)) or not 0.01 <= penalty <= 100.0:
+            raise UsageError("repetition_penalty must be a number from 0.01 to 100")
+        return float(penalty)
+
+
+def _check_sampling(temperature: float, top_k: int, top_p: float, seed: int) -> dict[str, Any]:
+    if not isinstance(temperature, (int, float)) or not 0.0 <= temperature <= 100.0:
+        raise UsageError("temperature must be a number from 0 (greedy) to 100")
+    if type(top_k) is not int or not 0 <= top_k < 1 << 31:
+        raise UsageError("top_k must be a whole number, 0 for no limit")
+    if not isinstance(top_p, (int, float)) or not 0.0 < top_p <= 1.0:
+        raise UsageError("top_p must be a number above 0 and up to 1")
+    if type(seed) is not int or not 0 <= seed < 1 << 63:
+        raise UsageError("seed must be a whole number from 0")
+    return {"temperature": float(temperature), "top_k": top_k, "top_p": float(top_p), "seed": seed}
+
+
+def _text_decoder(bundle: Bundle) -> TextDecoder:
+    try:
+        return TextDecoder(bundle.file(bundle.manifest.tokenizer_file), bundle.manifest.decoder["vocab"])
+    except ImportError:
+        raise MissingRuntime('the package tokenizers is missing: pip install "edge-report[cpu]"') from None
+
+
+def _decoder(bundle: Bundle, threads: int) -> tuple[Any, str]:
+    """The decoding kernel with the bundle's weights, and the name of its instruction set."""
+    from edge.decoder import Decoder, isa_selected
+
+    manifest = bundle.manifest
+    isa = isa_selected()
+    decoder = Decoder(
+        manifest.decoder,
+        bundle.weights(),
+        kv_dtype="fp32" if manifest.precision == "fp32" else "fp16",
+        threads=threads,
+        evidence_layers=list(manifest.generation.evidence_layers),
+    )
+    return decoder, isa
+
+
+def _provenance(film: Film) -> dict[str, Any]:
+    """What the JSON says about the film: UIDs and geometry, no patient data."""
+    meta = film.meta
+    return {
+        "sop_instance_uid": meta.sop_instance_uid,
+        "study_instance_uid": meta.study_instance_uid,
+        "series_instance_uid": meta.series_instance_uid,
+        "modality": meta.modality,
+        "view_position": meta.view_position,
+        "rows": meta.rows,
+        "columns": meta.columns,
+        "source": meta.source,
+    }
+
+
+class _Clock:
+    """Milliseconds of stages that follow each other."""
+
+    def __init__(self) -> None:
+        self._begin = self._last = perf_counter()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, stage: str, *, once: bool = False) -> None:
+        if once and stage in self._laps:
+            return
+        now = perf_counter()
+        self._laps[stage] = now - self._last
+        self._last = now
+
+    def finish(self) -> dict[str, float]:
+        laps = {stage: round(seconds * 1e3, 3) for stage, seconds in self._laps.items()}
+        return {**laps, "total": round((perf_counter() - self._begin) * 1e3, 3)}

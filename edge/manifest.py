@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``manifest.json`` of a bundle: parsed strictly, because a bundle may come from anywhere.
+
+Every value is checked for type and range; keys that this version does not know are refused and named, since
+an ignored key could change what the model computes. Nothing here opens a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, cast
+
+from edge.errors import BundleError
+
+FORMAT_VERSION = 1
+MAX_MANIFEST_BYTES = 1 << 20
+MAX_FILE_BYTES = 1 << 40
+MAX_CACHE_BYTES = 8 << 30
+"""Refuse a decoder whose K/V cache in float32 would be larger than this."""
+
+BiasKind = Literal["gaussian", "hidden", "layerwise", "gaussian_legacy", "none"]
+BiasRows = Literal["all", "prefill", "none"]
+BIAS_ROWS: tuple[BiasRows, ...] = ("all", "prefill", "none")
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class PrefixSpec:
+    """The image prefix: `length` keys, of which the last ``grid[0] * grid[1]`` are patches, row-major."""
+
+    length: int
+    grid: tuple[int, int]
+    skip_tokens: int
+
+    @property
+    def first_patch(self) -> int:
+        """Index of the first patch key: register tokens that stay in the prefix come before the patches."""
+        return self.length - self.grid[0] * self.grid[1]
+
+
+@dataclass(frozen=True)
+class BiasSpec:
+    """How the anatomical mask becomes an attention bias, and which rows get it."""
+
+    kind: BiasKind
+    strength: float
+    rows: BiasRows
+    span: Literal["prefix", "sequence"]
+
+
+@dataclass(frozen=True)
+class GenerationSpec:
+    """Generation defaults of the model."""
+
+    max_new_tokens: int
+    repetition_penalty: float
+    stop_ids: tuple[int, ...]
+    suppressed_ids: tuple[int, ...]
+    begin_ids: tuple[int, ...]
+    cut_at_sentence: bool
+    evidence_layers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """One listed file: its SHA-256 (hex) and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A validated manifest. `image` and `decoder` stay plain dictionaries: they are passed on as they are."""
+
+    name: str
+    family: str
+    precision: Literal["fp32", "int8"]
+    producer: str
+    intended_use: str
+    notice: str | None
+    synthetic: bool
+    image: dict[str, Any]
+    prefix: PrefixSpec
+    bias: BiasSpec
+    decoder: dict[str, Any]
+    generation: GenerationSpec
+    vision_file: str
+    weights_file: str
+    tokenizer_file: str
+    labels: tuple[str, ...]
+    files: dict[str, FileEntry]
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the vision graph yields a mask and a key bias."""
+        return self.bias.kind != "none"
+
+
+def parse_manifest(data: bytes) -> Manifest:
+    """Parse and validate the bytes of ``manifest.json``.
+
+    Raises
+    ------
+    BundleError
+        Naming the first value that is missing, unknown, of a wrong type or out of range.
+    """
+    top = _Section(_load_json(data), "manifest")
+    version = top.integer("format_version", 0, 1 << 31)
+    if version != FORMAT_VERSION:
+        todo = (
+            "update edge-report (pip install -U edge-report)"
+            if version > FORMAT_VERSION
+            else "export the model again with this version's edge-export"
+        )
+        raise BundleError(
+            f"the bundle has format version {version}, this edge-report reads version {FORMAT_VERSION}: {todo}"
+        )
+    files = _files(top.section("files"))
+    image = _image(top.section("image"))
+    decoder = _decoder(top.section("decoder"))
+    prefix = _prefix(top.section("prefix"))
+    bias = _bias(top.section("bias"))
+    generation = _generation(top.section("generation"), decoder)
+    graphs = top.section("graphs")
+    manifest = Manifest(
+        name=top.text("name", 128, empty=False),
+        family=top.text("family", 64, empty=False),
+        precision=cast(Any, top.choice("precision", ("fp32", "int8"))),
+        producer=top.text("producer", 256),
+        intended_use=top.text("intended_use", 4096),
+        notice=top.text("notice", 1024) if top.peek("notice") is not None else top.null("notice"),
+        synthetic=top.boolean("synthetic"),
+        image=image,
+        prefix=prefix,
+        bias=bias,
+        decoder=decoder,
+        generation=generation,
+        vision_file=_reference(graphs, "vision", files),
+        weights_file=_reference(top, "weights", files),
+        tokenizer_file=_reference(top, "tokenizer", files),
+        labels=top.strings("labels", 4096, 128),
+        files=files,
+    )
+    graphs.done()
+    top.done()
+    _check_together(manifest)
+    return manifest
+
+
+def _load_json(data: bytes) -> Any:
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise BundleError(f"manifest.json is larger than {MAX_MANIFEST_BYTES} bytes: this is not a bundle")
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            keys = [key for key, _ in items]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise ValueError(f"the key {_short(twice)} appears twice")
+        return result
+
+    def whole(text: str) -> int:
+        if len(text) > 19:
+            raise ValueError("a number has too many digits")
+        return int(text)
+
+    def real(text: str) -> float:
+        value = float(text)
+        if not math.isfinite(value):
+            raise ValueError("a number is out of range")
+        return value
+
+    def constant(text: str) -> NoReturn:
+        raise ValueError(f"{text} is not a JSON number")
+
+    try:
+        return json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=pairs,
+            parse_int=whole,
+            parse_float=real,
+            parse_constant=constant,
+        )
+    except json.JSONDecodeError as error:
+        raise BundleError(f"manifest.json is not JSON ({error.msg}, line {error.lineno})") from None
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else _plain(str(error))
+        raise BundleError(f"manifest.json cannot be read: {reason}") from None
+
+
+class _Section:
+    """One JSON object of the manifest; `done` refuses what was not asked for."""
+
+    def __init__(self, value: Any, where: str) -> None:
+        if not isinstance(value, dict):
+            raise BundleError(f"{where} must be an object, not {_short(value)}")
+        self.value: dict[str, Any] = value
+        self.where = where
+        self.left = set(value)
+
+    def fail(self, key: str, expected: str) -> NoReturn:
+        got = _short(self.value[key]) if key in self.value else "nothing"
+        raise BundleError(f"{self.where}: {_short(key)} must be {expected}, not {got}")
+
+    def peek(self, key: str) -> Any:
+        return self.value.get(key)
+
+    def take(self, key: str, expected: str) -> Any:
+        if key not in self.value:
+            self.fail(key, expected)
+        self.left.discard(key)
+        return self.value[key]
+
+    def null(self, key: str) -> None:
+        if self.take(key, "null") is not None:
+            self.fail(key, "null")
+
+    def section(self, key: str) -> _Section:
+        return _Section(self.take(key, "an object"), f"{self.where}.{key}" if self.where != "manifest" else key)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        expected = f"a whole number from {low} to {high}"
+        value = self.take(key, expected)
+        if type(value) is not int or not low <= value <= high:
+            self.fail(key, expected)
+        return cast(int, value)
+
+    def number(self, key: str, low: float, high: float) -> float:
+        expected = f"a number from {low:g} to {high:g}"
+        value = self.take(key, expected)
+        if type(value) not in (int, float) or not low <= value <= high:
+            self.fail(key, expected)
+        return float(value)
+
+    def boolean(self, key: str) -> bool:
+        value = self.take(key, "true or false")
+        if type(value) is not bool:
+            self.fail(key, "true or false")
+        return cast(bool, value)
+
+    def choice(self, key: str, options: tuple[str, ...]) -> str:
+        expected = "one of " + ", ".join(options)
+        value = self.take(key, expected)
+        if not isinstance(value, str) or value not in options:
+            self.fail(key, expected)
+        return value
+
+    def text(self, key: str, limit: int, *, empty: bool = True) -> str:
+        expected = f"one line of printable text of at most {limit} characters"
+        value = self.take(key, expected)
+        if not isinstance(value, str) or len(value) > limit or not value.isprintable() or not (value or empty):
+            self.fail(key, expected)
+        return value
+
+    def array(self, key: str, limit: int, exactly: int | None = None) -> list[Any]:
+        expected = f"a list of {exactly}" if exactly is not None else f"a list of at most {limit}"
+        value = self.take(key, expected)
+        if not isinstance(value, list) or len(value) > limit or (exactly is not None and len(value) != exactly):
+            self.fail(key, expected)
+        return cast(list[Any], value)
+
+    def integers(self, key: str, limit: int, low: int, high: int, exactly: int | None = None) -> tuple[int, ...]:
+        values = self.array(key, limit, exactly)
+        if not all(type(v) is int and low <= v <= high for v in values):
+            self.fail(key, f"a list of whole numbers from {low} to {high}")
+        return tuple(values)
+
+    def numbers(self, key: str, exactly: int, low: float, high: float) -> list[float]:
+        values = self.array(key, exactly, exactly)
+        if not all(type(v) in (int, float) and low <= v <= high for v in values):
+            self.fail(key, f"{exactly} numbers from {low:g} to {high:g}")
+        return [float(v) for v in values]
+
+    def strings(self, key: str, limit: int, each: int) -> tuple[str, ...]:
+        values = self.array(key, limit)
+        if not all(isinstance(v, str) and len(v) <= each and v.isprintable() for v in values):
+            self.fail(key, f"a list of printable texts of at most {each} characters")
+        return tuple(values)
+
+    def done(self) -> None:
+        if self.left:
+            names = ", ".join(_short(key) for key in sorted(self.left)[:8])
+            raise BundleError(
+                f"{self.where} holds unknown keys ({names}): the bundle was made for another edge-report; "
+                "update edge-report or export again"
+            )
+
+
+def _files(section: _Section) -> dict[str, FileEntry]:
+    if not 1 <= len(section.value) <= 64:
+        raise BundleError("files must list 1 to 64 files")
+    files: dict[str, FileEntry] = {}
+    folded: set[str] = set()
+    for name in list(section.value):
+        if not _FILE_NAME.fullmatch(name) or ".." in name or name.casefold() == "manifest.json":
+            raise BundleError(f"files: {_short(name)} is not a plain file name")
+        if name.casefold() in folded:
+            raise BundleError(f"files: {_short(name)} is listed twice in different case")
+        folded.add(name.casefold())
+        entry = section.section(name)
+        digest = entry.take("sha256", "64 hexadecimal digits")
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            entry.fail("sha256", "64 lower-case hexadecimal digits")
+        files[name] = FileEntry(digest, entry.integer("bytes", 0, MAX_FILE_BYTES))
+        entry.done()
+    return files
+
+
+def _reference(section: _Section, key: str, files: Mapping[str, FileEntry]) -> str:
+    name = section.take(key, "the name of a listed file")
+    if not isinstance(name, str) or name not in files:
+        section.fail(key, "the name of a file listed in files")
+    return name
+
+
+def _image(section: _Section) -> dict[str, Any]:
+    intensity = section.section("intensity")
+    mode = intensity.choice("mode", ("window", "minmax", "percentile"))
+    levels: dict[str, Any] = {"mode": mode}
+    if mode == "percentile" or "low" in intensity.value or "high" in intensity.value:
+        levels["low"] = intensity.number("low", 0.0, 100.0)
+        levels["high"] = intensity.number("high", 0.0, 100.0)
+        if levels["low"] >= levels["high"]:
+            raise BundleError("image.intensity: low must be below high")
+    levels["equalize"] = intensity.boolean("equalize")
+    intensity.done()
+    image = {
+        "height": section.integer("height", 16, 4096),
+        "width": section.integer("width", 16, 4096),
+        "resize": section.choice("resize", ("bicubic",)),
+        "mean": section.numbers("mean", 3, -10.0, 10.0),
+        "std": section.numbers("std", 3, 1e-6, 100.0),
+        "intensity": levels,
+    }
+    section.done()
+    return image
+
+
+def _prefix(section: _Section) -> PrefixSpec:
+    length = section.integer("length", 1, 1 << 16)
+    grid = section.integers("grid", 2, 1, 256, exactly=2)
+    skip = section.integer("skip_tokens", 0, 1024)
+    section.done()
+    if not grid[0] * grid[1] <= length <= grid[0] * grid[1] + 1024:
+        raise BundleError(f"prefix: length {length} does not fit a grid of {grid[0]}x{grid[1]} patches")
+    return PrefixSpec(length, (grid[0], grid[1]), skip)
+
+
+def _bias(section: _Section) -> BiasSpec:
+    kind = section.choice("kind", ("gaussian", "hidden", "layerwise", "gaussian_legacy", "none"))
+    spec = BiasSpec(
+        kind=cast(BiasKind, kind),
+        strength=section.number("strength", -1e6, 1e6),
+        rows=cast(BiasRows, section.choice("rows", BIAS_ROWS)),
+        span=cast(Any, section.choice("span", ("prefix", "sequence"))),
+    )
+    section.done()
+    if kind == "none" and spec.rows != "none":
+        raise BundleError("bias: rows must be none where there is no bias (kind none)")
+    if spec.span == "sequence" and kind != "layerwise":
+        raise BundleError("bias: the span sequence belongs to the kind layerwise")
+    return spec
+
+
+def _decoder(section: _Section) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "layers": section.integer("layers", 1, 256),
+        "hidden": section.integer("hidden", 1, 1 << 15),
+        "heads": section.integer("heads", 1, 512),
+        "kv_heads": section.integer("kv_heads", 1, 512),
+        "head_dim": section.integer("head_dim", 1, 1024),
+        "mlp": section.integer("mlp", 1, 1 << 17),
+        "vocab": section.integer("vocab", 1, 1 << 21),
+        "max_positions": section.integer("max_positions", 1, 1 << 20),
+        "norm": section.choice("norm", ("layernorm",)),
+        "norm_position": section.choice("norm_position", ("pre",)),
+        "norm_eps": section.number("norm_eps", 1e-12, 1e-1),
+        "activation": section.choice("activation", ("gelu_tanh", "gelu_erf")),
+        "positions": section.choice("positions", ("learned",)),
+        "position_offset": section.integer("position_offset", 0, 1024),
+        "tied_head": section.boolean("tied_head"),
+    }
+    section.done()
+    if spec["heads"] * spec["head_dim"] != spec["hidden"]:
+        raise BundleError("decoder: heads times head_dim must be hidden")
+    if spec["kv_heads"] != spec["heads"]:
+        raise BundleError("decoder: kv_heads must equal heads")
+    if spec["layers"] * spec["max_positions"] * spec["hidden"] * 8 > MAX_CACHE_BYTES:
+        raise BundleError("decoder: layers, max_positions and hidden ask for an implausibly large cache")
+    return spec
+
+
+def _generation(section: _Section, decoder: Mapping[str, Any]) -> GenerationSpec:
+    last = decoder["vocab"] - 1
+    spec = GenerationSpec(
+        max_new_tokens=section.integer("max_new_tokens", 1, decoder["max_positions"]),
+        repetition_penalty=section.number("repetition_penalty", 0.01, 100.0),
+        stop_ids=section.integers("stop_ids", 64, 0, last),
+        suppressed_ids=section.integers("suppressed_ids", 4096, 0, last),
+        begin_ids=section.integers("begin_ids", 64, 0, last),
+        cut_at_sentence=section.boolean("cut_at_sentence"),
+        evidence_layers=section.integers("evidence_layers", 256, 0, decoder["layers"] - 1),
+    )
+    section.done()
+    if len(set(spec.suppressed_ids)) > last:
+        raise BundleError("generation: suppressed_ids leave no token to choose")
+    return spec
+
+
+def _check_together(manifest: Manifest) -> None:
+    decoder, prefix, begin = manifest.decoder, manifest.prefix, len(manifest.generation.begin_ids)
+    rows = prefix.length + begin + decoder["position_offset"]
+    if rows >= decoder["max_positions"]:
+        raise BundleError(f"decoder: max_positions leaves no room for text after the prefix ({rows} positions)")
+    used = {manifest.vision_file, manifest.weights_file, manifest.tokenizer_file}
+    if len(used) != 3:
+        raise BundleError("graphs, weights and tokenizer must be three different files")
+
+
+def _plain(text: str) -> str:
+    """`text` without anything a terminal could act on."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _short(value: Any) -> str:
+    text = _plain(repr(value) if not isinstance(value, (dict, list)) else type(value).__name__)
+    text = {"dict": "an object", "list": "such a list"}.get(text, text)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report: findings, sentence by sentence, with confidence, evidence, provenance and timings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edge.text import sentence_spans
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BOX_MASS = 0.6
+"""Share of a sentence's attention that its box holds."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where on the image the model looked while it wrote a sentence.
+
+    Attributes
+    ----------
+    grid : (int, int)
+        Rows and columns of patches.
+    heat : tuple of tuple of float
+        Attention over the patches, row by row; the sum is 1.
+    peak : (int, int)
+        Row and column of the largest value.
+    box : (float, float, float, float)
+        Smallest rectangle that holds 60 % of the attention: left, top, right, bottom as shares of the picture.
+    """
+
+    grid: tuple[int, int]
+    heat: tuple[tuple[float, ...], ...]
+    peak: tuple[int, int]
+    box: tuple[float, float, float, float]
+
+    @classmethod
+    def from_mass(cls, mass: NDArray[np.floating[Any]], grid: tuple[int, int]) -> Evidence | None:
+        """Evidence from attention per patch [grid_h * grid_w]; ``None`` where there is none."""
+        import numpy as np
+
+        heat = np.maximum(np.nan_to_num(np.asarray(mass, np.float64)), 0.0).reshape(grid)
+        total = float(heat.sum())
+        if not total > 0.0:
+            return None
+        heat = heat / total
+        row, column = divmod(int(heat.argmax()), grid[1])
+        return cls(
+            grid=grid,
+            heat=tuple(tuple(round(float(v), 6) for v in line) for line in heat),
+            peak=(row, column),
+            box=_smallest_box(heat, BOX_MASS),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "grid": list(self.grid),
+            "heat": [list(line) for line in self.heat],
+            "peak": list(self.peak),
+            "box": list(self.box),
+        }
+
+
+def _smallest_box(heat: NDArray[np.float64], share: float) -> tuple[float, float, float, float]:
+    """The rectangle of fewest patches that holds `share` of the heat, as shares of the picture."""
+    import numpy as np
+
+    rows, columns = heat.shape
+    sums = np.zeros((rows + 1, columns + 1))
+    sums[1:, 1:] = heat.cumsum(0).cumsum(1)
+    width = np.arange(columns + 1)[None, :] - np.arange(columns + 1)[:, None]  # [left, right]
+    best, area = (0, 0, columns, rows), rows * columns
+    for top in range(rows):
+        strips = sums[top + 1 :] - sums[top]  # [bottom, column]
+        mass = strips[:, None, :] - strips[:, :, None]  # [bottom, left, right]
+        size = np.arange(1, rows - top + 1)[:, None, None] * np.maximum(width, 0)
+        size = np.where((mass >= share - 1e-9) & (width > 0), size, rows * columns + 1)
+        at = int(size.argmin())
+        if size.flat[at] < area:
+            area = int(size.flat[at])
+            bottom, left, right = (int(i) for i in np.unravel_index(at, size.shape))
+            best = (left, top, right, top + 1 + bottom)
+    left, top, right, bottom = best
+    return (round(left / columns, 4), round(top / rows, 4), round(right / columns, 4), round(bottom / rows, 4))
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of the findings.
+
+    Attributes
+    ----------
+    text : str
+    confidence : float or None
+        exp of the mean log-probability of its tokens, 0 to 1; ``None`` where all of it was given as a prompt.
+        It says how sure the model was of its words, not how likely the finding is.
+    evidence : Evidence or None
+        ``None`` where the bundle names no layers to read it from.
+    """
+
+    text: str
+    confidence: float | None
+    evidence: Evidence | None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "text": self.text,
+            "confidence": self.confidence,
+            "evidence": self.evidence.to_dict() if self.evidence else None,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """The draft of one film's findings.
+
+    Attributes
+    ----------
+    findings : str
+        The text. Where the model runs to its token cap it breaks off in mid-sentence and a warning says so.
+    sentences : tuple of Sentence
+    token_ids : tuple of int
+        What the model generated, without a forced prefix and without the stop token.
+    logprobs : tuple of float
+        Natural log-probability of each generated token, before penalties and temperature.
+    stop_reason : str
+        ``stop`` or ``length``.
+    warnings : tuple of str
+        What a reader must know: no anatomy found, comparison with films the model has not seen, ...
+    model, input, software : dict
+        Provenance; see :meth:`to_dict`. `input` holds no patient data beyond UIDs.
+    timings_ms : dict of str to float
+        Milliseconds of the stages in order: dicom, preprocess, vision, first_token, decode; and total.
+    tokens_per_s : float
+        Generated tokens after the first, over the decode stage.
+    mask : ndarray uint8 [mask_h, mask_w] of 0 and 1, or None
+        Lungs and heart as the segmenters see them.
+    film : ndarray uint8 [rows, columns]
+        The film as the model's intensity pipeline shows it, for pictures; not part of the JSON.
+    """
+
+    findings: str
+    sentences: tuple[Sentence, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: str
+    warnings: tuple[str, ...]
+    model: dict[str, Any]
+    input: dict[str, Any]
+    timings_ms: dict[str, float]
+    tokens_per_s: float
+    software: dict[str, Any]
+    intended_use: str
+    notice: str | None
+    prompt: str = ""
+    mask: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+    film: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain lists, dictionaries, texts and finite numbers: the JSON contract."""
+        return {
+            "findings": self.findings,
+            "sentences": [sentence.to_dict() for sentence in self.sentences],
+            "token_ids": list(self.token_ids),
+            "logprobs": [round(value, 6) for value in self.logprobs],
+            "stop_reason": self.stop_reason,
+            "prompt": self.prompt,
+            "warnings": list(self.warnings),
+            "model": dict(self.model),
+            "input": dict(self.input),
+            "timings_ms": dict(self.timings_ms),
+            "tokens_per_s": self.tokens_per_s,
+            "software": dict(self.software),
+            "intended_use": self.intended_use,
+            "notice": self.notice,
+        }
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """The report as ASCII-only JSON: one line, or indented."""
+        separators = (",", ":") if indent is None else None
+        text = json.dumps(self.to_dict(), indent=indent, separators=separators, allow_nan=False)
+        return _join_numbers(text) if indent is not None else text
+
+
+def _join_numbers(text: str) -> str:
+    """Put lists of bare numbers of an indented JSON text on one line: heat maps are long."""
+    import re
+
+    return re.sub(
+        r"\[\n\s+([-\d.eE+]+(?:,\n\s+[-\d.eE+]+)*)\n\s+\]",  # a line break is never inside a JSON string
+        lambda match: "[" + re.sub(r",\s+", ", ", match.group(1)) + "]",
+        text,
+    )
+
+
+def make_sentences(
+    text: str,
+    ends: Sequence[int],
+    *,
+    dropped: int,
+    forced: int,
+    logprobs: Sequence[float],
+    evidence: NDArray[np.floating[Any]] | None,
+    grid: tuple[int, int],
+) -> tuple[Sentence, ...]:
+    """Split `text` and give each sentence the tokens that wrote it.
+
+    Parameters
+    ----------
+    text
+        The findings.
+    ends
+        For each token the number of characters known once it is there (:meth:`edge.text.TextDecoder.ends`).
+    dropped
+        Characters of white space before `text` that `ends` still counts.
+    forced
+        How many of the tokens were given as a prompt, at the beginning.
+    logprobs
+        Log-probability per generated token.
+    evidence : ndarray [generated tokens, grid_h * grid_w] or None
+        Attention over the patches per generated token.
+    """
+    spans = sentence_spans(text)
+    owned: list[list[int]] = [[] for _ in spans]
+    for token in range(forced, len(ends)):
+        begin = max((ends[token - 1] if token else 0) - dropped, 0)
+        end = max(ends[token] - dropped, 0)
+        piece = text[begin:end]
+        at = begin + len(piece) - len(piece.lstrip()) if piece.strip() else end - 1
+        for tokens, (left, right) in zip(owned, spans, strict=True):
+            if left <= at < right:
+                tokens.append(token - forced)
+    return tuple(
+        Sentence(text[left:right], _confidence([logprobs[i] for i in tokens]), _evidence(evidence, tokens, grid))
+        for (left, right), tokens in zip(spans, owned, strict=True)
+    )
+
+
+def _confidence(logprobs: Sequence[float]) -> float | None:
+    if not logprobs:
+        return None
+    mean = math.fsum(logprobs) / len(logprobs)
+    return round(min(1.0, math.exp(mean)), 6) if not math.isnan(mean) else 0.0
+
+
+def _evidence(mass: NDArray[np.floating[Any]] | None, tokens: Sequence[int], grid: tuple[int, int]) -> Evidence | None:
+    if mass is None or not tokens:
+        return None
+    return Evidence.from_mass(mass[list(tokens)].sum(0), grid)

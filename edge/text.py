@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Text: token ids to characters, characters to sentences, and what in a text deserves a warning."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge.errors import BundleError, UsageError
+
+_REPLACEMENT = "\ufffd"
+
+
+def clean(text: str) -> str:
+    """Drop what a terminal could act on: control characters (but line breaks and tabs) and text direction marks.
+
+    Works character by character, so cleaning pieces of a text gives the pieces of the cleaned text.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+class TextDecoder:
+    """The bundle's tokenizer (a Hugging Face ``tokenizer.json``), reduced to what a report needs.
+
+    Raises
+    ------
+    BundleError
+        The file is not a tokenizer, or it knows more tokens than the decoder.
+    """
+
+    def __init__(self, path: Path, vocab: int) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_str(path.read_text("utf-8"))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the library's own panics are no Exceptions
+            raise BundleError(f"{path.name} is not a tokenizer this version can read") from None
+        if (size := self._tokenizer.get_vocab_size()) > vocab:
+            raise BundleError(f"{path.name} holds {size} tokens, the decoder {vocab}: they do not belong together")
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The cleaned text of `ids`, special tokens skipped; characters not yet complete end as U+FFFD."""
+        return clean(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a forced text prefix, with no token added."""
+        if not isinstance(text, str):
+            raise UsageError("prompt must be a text")
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def ends(self, ids: Sequence[int]) -> tuple[str, list[int]]:
+        """Decode step by step.
+
+        Returns
+        -------
+        text : str
+            The text of all `ids`.
+        ends : list of int
+            For each token how many characters of `text` are there once it is known. A token that only begins a
+            character adds none.
+        """
+        text = self.decode(ids)
+        ends = [len(self.decode(ids[: i + 1]).rstrip(_REPLACEMENT)) for i in range(len(ids))]
+        if ends:
+            ends[-1] = len(text)
+        return text, ends
+
+
+class TextStream:
+    """Turns token ids into text pieces that, put together, are the final text.
+
+    A piece never ends inside a character, and white space at either end of the text is held back. With
+    `whole_sentences` a piece always ends with a sentence.
+    """
+
+    def __init__(self, decoder: TextDecoder, forced: Sequence[int] = (), *, whole_sentences: bool = False) -> None:
+        self._decoder = decoder
+        self._ids = list(forced)
+        self._whole = whole_sentences
+        self._sent = 0
+
+    def push(self, token: int) -> str:
+        """The text that became certain with `token`; often empty."""
+        self._ids.append(token)
+        text = self._decoder.decode(self._ids).rstrip(_REPLACEMENT).strip()
+        if self._whole:
+            spans = sentence_spans(text)
+            text = text[: spans[-2][1]] if len(spans) > 1 else ""
+        return self._advance(text)
+
+    def finish(self, text: str) -> str:
+        """The rest, given the final text."""
+        return self._advance(text)
+
+    def _advance(self, text: str) -> str:
+        piece, self._sent = text[self._sent :], max(self._sent, len(text))
+        return piece
+
+
+_ABBREVIATIONS = frozenset(
+    "dr mr mrs ms prof st vs e.g i.e cf approx ca resp incl dept fig figs ref min max avg est "
+    "lat ant post sup inf int ext sec hrs ft lt rt".split()
+)
+_MAYBE = frozenset("a.m p.m etc al jr sr no nos".split())
+"""Abbreviations that may also end a sentence; what follows decides."""
+_STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n[^\S\n]*\n")
+_WORD = re.compile(r"[^\s(\[\"']+$")
+
+
+def sentence_spans(text: str) -> list[tuple[int, int]]:
+    """Split a report into sentences.
+
+    A stop ends a sentence unless it belongs to an abbreviation (``Dr.``), an initial (``L. lung``), or a number
+    that begins a line (``1. Lines``); decimals hold no stop followed by a space. A blank line always ends one.
+
+    Returns
+    -------
+    list of (int, int)
+        Begin and end of each sentence in `text`, white space outside.
+    """
+    spans: list[tuple[int, int]] = []
+    begin = 0
+    for stop in _STOP.finditer(text):
+        if _ends_sentence(text, begin, stop):
+            _add(spans, text, begin, stop.end())
+            begin = stop.end()
+    _add(spans, text, begin, len(text))
+    return spans
+
+
+def _add(spans: list[tuple[int, int]], text: str, begin: int, end: int) -> None:
+    piece = text[begin:end]
+    stripped = piece.strip()
+    if not stripped:
+        return
+    begin += len(piece) - len(piece.lstrip())
+    if spans and not any(c.isalnum() or c == "_" for c in stripped):
+        spans[-1] = (spans[-1][0], begin + len(stripped))  # a lone ". ." belongs to what it follows
+    else:
+        spans.append((begin, begin + len(stripped)))
+
+
+def _ends_sentence(text: str, begin: int, stop: re.Match[str]) -> bool:
+    if stop.group()[0] != ".":
+        return True
+    before = text[begin : stop.start()]
+    word = _WORD.search(before)
+    if word is None:
+        return True
+    bare = word.group().lower()
+    rest = text[stop.end() :].lstrip()
+    if bare in _MAYBE:
+        return not rest or (rest[0].isupper() if bare not in ("no", "nos") else not rest[0].isdigit())
+    if bare in _ABBREVIATIONS:
+        return not rest
+    if len(bare) == 1 and bare.isalpha():
+        return not rest or not word.group().isupper()
+    if bare.isdigit() and len(bare) <= 2:  # "1. Heart": a number that begins a sentence or a line
+        head = before[: word.start()]
+        return not rest or not (head.strip() == "" or head.rstrip(" \t").endswith("\n"))
+    return True
+
+
+def cut_at_sentence(text: str) -> str:
+    """`text` without its last sentence if that is not ended; unchanged if it is the only one."""
+    spans = sentence_spans(text)
+    if len(spans) > 1 and not re.search(r"[.!?][\"')\]]*$", text[: spans[-1][1]]):
+        spans.pop()
+    return text[: spans[-1][1]] if spans else text
+
+
+_PRIOR = re.compile(
+    r"\b(?:unchanged|compar(?:ed|ison)|interval(?:ly)?|again|stable|previous(?:ly)?|prior|redemonstrated|"
+    r"re-demonstrated|new(?:ly)? since|since the|persist(?:s|ent|ing)|improv(?:ed|ing|ement)|worsen(?:ed|ing)|"
+    r"resolv(?:ed|ing)|no longer)\b",
+    re.IGNORECASE,
+)
+
+
+def text_warnings(text: str) -> list[str]:
+    """Warnings about what the model wrote: removed names, and comparison with films it has not seen."""
+    warnings = []
+    if "___" in text:
+        warnings.append("the text holds ___, where the training texts had a name or a date removed")
+    words = sorted({match.group().lower() for match in _PRIOR.finditer(text)})
+    if words:
+        shown = ", ".join(words[:4])
+        warnings.append(f"the text compares with earlier films ({shown}), but the model has seen this one only")
+    return warnings

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many threads this process should use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+from edge.errors import UsageError
+
+MAX_THREADS = 512
+
+
+def default_threads() -> int:
+    """Physical cores this process may run on, no more than the control group's CPU quota.
+
+    Both inference and decoding are bound by units that hardware threads of one core share.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return max(1, (os.cpu_count() or 1) // 2)
+    cpus = os.sched_getaffinity(0)
+    cores = len({_core(cpu) for cpu in cpus})
+    return max(1, min(cores, _quota()))
+
+
+def check_threads(threads: int | None) -> int:
+    """`threads`, or the default for ``None``.
+
+    Raises
+    ------
+    UsageError
+        Not a whole number from 1 to 512.
+    """
+    if threads is None:
+        return min(default_threads(), MAX_THREADS)
+    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads must be a whole number from 1 to {MAX_THREADS}")
+    return threads
+
+
+def _core(cpu: int) -> tuple[str, str]:
+    folder = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology")
+    try:
+        return (folder / "physical_package_id").read_text().strip(), (folder / "core_id").read_text().strip()
+    except OSError:
+        return "cpu", str(cpu)
+
+
+def _quota() -> int:
+    """The CPU quota of the control group (version 2), in whole CPUs; very large without one."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return max(1, math.ceil(int(limit) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):
+        return 1 << 30

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoder weights: a strict, zero-copy reader of safetensors, and the check against the decoder spec.
+
+Layout of the file: 8 bytes little-endian length of a JSON header, the header, the data. The header's offsets come
+from the file, so each is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import BundleError
+
+MAX_HEADER_BYTES = 16 << 20
+_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I8": np.dtype("i1")}
+
+
+def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    """Map every tensor of a safetensors file read-only.
+
+    Returns
+    -------
+    dict of str to ndarray
+        float32 or int8, C-contiguous and aligned; views of the mapped file where its alignment allows.
+
+    Raises
+    ------
+    BundleError
+        The file breaks the format, or holds other types.
+    """
+
+    def fail(what: str) -> BundleError:
+        return BundleError(f"{path.name} is not a valid safetensors file: {what}")
+
+    size = path.stat().st_size
+    if size < 10:
+        raise fail("it is too short")
+    with open(path, "rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    length = int.from_bytes(mapped[:8], "little")
+    if length > min(MAX_HEADER_BYTES, size - 8):
+        raise fail("its header is longer than the file or the limit")
+    try:
+        header = json.loads(mapped[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        raise fail("its header is not JSON") from None
+    if not isinstance(header, dict):
+        raise fail("its header is not an object")
+    header.pop("__metadata__", None)
+    start = 8 + length
+    arrays: dict[str, NDArray[Any]] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in header.items():
+        dtype, shape, begin, end = _entry(entry, size - start, fail)
+        array = np.frombuffer(mapped, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(shape)
+        arrays[name] = array if array.flags.aligned else array.copy()
+        spans.append((begin, end))
+    spans.sort()
+    if any(left[1] > right[0] for left, right in zip(spans, spans[1:], strict=False)):
+        raise fail("two tensors overlap")
+    return arrays
+
+
+def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(items)
+    if len(result) != len(items):
+        raise ValueError("a key appears twice")
+    return result
+
+
+def _entry(entry: Any, room: int, fail: Any) -> tuple[np.dtype[Any], list[int], int, int]:
+    """Type, shape, begin and end of one tensor, with every number checked against `room` bytes of data."""
+    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+        raise fail("a tensor's entry is malformed")
+    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    if dtype is None:
+        raise fail("a tensor is neither F32 nor I8")
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    for numbers in (shape, offsets):
+        if not isinstance(numbers, list) or not all(type(v) is int and 0 <= v <= room for v in numbers):
+            raise fail("a shape or an offset is out of range")
+    if not 1 <= len(shape) <= 2 or len(offsets) != 2:
+        raise fail("a tensor has neither one nor two dimensions")
+    begin, end = offsets
+    if begin > end or math.prod(shape) * dtype.itemsize != end - begin:
+        raise fail("a tensor's shape does not match its bytes")
+    return dtype, shape, begin, end
+
+
+def expected_shapes(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """Name, shape and "may be int8" of every weight that the decoder spec asks for."""
+    d, f, v = spec["hidden"], spec["mlp"], spec["vocab"]
+    yield "embed.weight", (v, d), True
+    yield "positions.weight", (spec["max_positions"], d), False
+    for i in range(spec["layers"]):
+        for norm in ("attn_norm", "mlp_norm"):
+            yield f"layers.{i}.{norm}.weight", (d,), False
+            yield f"layers.{i}.{norm}.bias", (d,), False
+        for name, rows, columns in (("qkv", 3 * d, d), ("attn_out", d, d), ("mlp_in", f, d), ("mlp_out", d, f)):
+            yield f"layers.{i}.{name}.weight", (rows, columns), True
+            yield f"layers.{i}.{name}.bias", (rows,), False
+    yield "final_norm.weight", (d,), False
+    yield "final_norm.bias", (d,), False
+    if not spec["tied_head"]:
+        yield "head.weight", (v, d), True
+
+
+def check_weights(arrays: Mapping[str, NDArray[Any]], spec: Mapping[str, Any]) -> None:
+    """Compare names, shapes and types with the decoder spec.
+
+    Raises
+    ------
+    BundleError
+        Once, with every missing, unexpected and wrong weight (the first few of each).
+    """
+    problems: list[str] = []
+    left = set(arrays)
+    for name, shape, may_be_int8 in expected_shapes(spec):
+        array = arrays.get(name)
+        left.discard(name)
+        if array is None:
+            problems.append(f"{name} is missing")
+        elif array.shape != shape:
+            problems.append(f"{name} is {list(array.shape)} instead of {list(shape)}")
+        elif array.dtype == np.int8:
+            scale = arrays.get(f"{name}.scale")
+            left.discard(f"{name}.scale")
+            if not may_be_int8:
+                problems.append(f"{name} must be float32")
+            elif scale is None or scale.dtype != np.float32 or scale.shape != shape[:1]:
+                problems.append(f"{name}.scale must be float32 [{shape[0]}]")
+            elif not (np.isfinite(scale).all() and (scale >= 0).all()):
+                problems.append(f"{name}.scale holds values that are not scales")
+    problems += [f"{name!r} is unknown" for name in sorted(left)]
+    if problems:
+        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+        raise BundleError("the weights do not fit the decoder spec: " + "; ".join(problems[:6]) + more)
