@@ -176,7 +176,7 @@ def _pleura(labels: frozenset[str], rng: np.random.Generator, compact: bool) -> 
         return out
     if sizes and not air:
         if _chance(rng, 0.35):
-            out[-1] = out[-1][:-1] + expand(phrases.NO_AIR_TAIL, rng) + "."
+            out[-1] = f"{out[-1][:-1]} {expand(phrases.NO_AIR_TAIL, rng)}."
         elif _chance(rng, 0.5):
             out.append(_sentence(phrases.NO_AIR, rng))
         elif len(sizes) == 1 and _chance(rng, 0.5):
@@ -265,7 +265,7 @@ def _compose(labels: frozenset[str], rng: np.random.Generator, compact: bool) ->
         "bones": [],
         "end": [],
     }
-    target = float(np.clip(rng.normal(45.0, 8.0), 30.0, 62.0))
+    target = float(np.clip(rng.normal(49.0, 8.0), 32.0, 66.0))
     options = _fillers(labels)
     for index in rng.permutation(len(options)):
         place, template = options[int(index)]

@@ -25,8 +25,8 @@ DEVICE_SENTENCES = {
         "|tip {lies|projects} over the superior vena cava}"
     ),
     "pacemaker": (
-        "{a pacemaker|pacemaker|a cardiac pacemaker} "
-        "{is in {place|situ}|with leads {over the heart|in place} is " + _SEEN + "|leads project over the heart}"
+        "{{a pacemaker|pacemaker|a cardiac pacemaker} {is in {place|situ}|with leads {over the heart|in place} is " + _SEEN + "}"
+        "|pacemaker leads project over the heart}"
     ),
     "sternal_wires": (
         "{sternal|sternotomy|median sternotomy} wires are {intact|in place|aligned|" + _SEEN + "}"
@@ -110,7 +110,7 @@ PLEURA_CLEAR = (
     "|{the costophrenic angles|both costophrenic angles|the pleural spaces} are clear {with no pneumothorax|with no pneumothorax|and there is no pneumothorax}}"
 )
 NO_AIR = "{no|there is no} pneumothorax {on either side|}"
-NO_AIR_TAIL = "{, without|, with no| without} {a|} pneumothorax"
+NO_AIR_TAIL = "{without {a|}|with no} pneumothorax"
 NO_FLUID = "{no {pleural|} effusion {is seen|}|there is no pleural effusion|the costophrenic angles are clear}"
 
 # --- diaphragm and bones ---
