@@ -167,6 +167,8 @@ def _pleura(labels: frozenset[str], rng: np.random.Generator, compact: bool) -> 
     if not sizes and not air:
         return [_sentence(phrases.PLEURA_CLEAR, rng)]
     out: list[str] = []
+    if sizes and air and (compact or _chance(rng, 0.3)):
+        return [_sentence(f"{_effusion_clause(sizes, rng)} and {_air_clause(air, rng)}", rng)]
     if sizes:
         clause = _effusion_clause(sizes, rng)
         out.append(_state(clause, len(sizes) == 2, rng))
@@ -254,6 +256,7 @@ def _compose(labels: frozenset[str], rng: np.random.Generator, compact: bool) ->
     heart = phrases.HEART_LARGE if "cardiomegaly" in labels else phrases.HEART_NORMAL
     if not compact and _chance(rng, 0.5):
         heart = f"{heart} {phrases.AND} {phrases.MEDIASTINUM}"
+    limit = MAX_SENTENCES - int(rng.choice(3, p=(0.6, 0.3, 0.1)))
     sections: dict[str, list[str]] = {
         "devices": _devices(labels, rng, compact),
         "heart": [_sentence(heart, rng)],
@@ -265,18 +268,25 @@ def _compose(labels: frozenset[str], rng: np.random.Generator, compact: bool) ->
         "bones": [],
         "end": [],
     }
-    target = float(np.clip(rng.normal(49.0, 8.0), 32.0, 66.0))
+    merged = False
+    fluid = any(name.startswith("effusion") for name in labels)
+    if not (compact or fluid or sections["diaphragm"]) and _chance(rng, 0.35):
+        sections["pleura"][-1] = _sentence(f"{sections['pleura'][-1][:-1]} and {phrases.DIAPHRAGM_NORMAL}", rng)
+        merged = True
+    target = float(np.clip(rng.normal(51.0, 8.0), 34.0, 66.0))
     options = _fillers(labels)
+    if merged:
+        options = [option for option in options if option[0] != "diaphragm"]
     for index in rng.permutation(len(options)):
         place, template = options[int(index)]
-        if sections[place] or _count(sections) >= MAX_SENTENCES:
+        total = _words(sections)
+        if sections[place] or (total >= MIN_WORDS and _count(sections) >= limit):
             continue
         if place == "mediastinum" and " and the " in sections["heart"][0]:
             continue
         if place == "lungs_tail" and _says_focal(sections["lungs"][0]) and "edema" not in template:
             continue
         sentence = _sentence(template, rng)
-        total = _words(sections)
         if total >= MIN_WORDS and total + 0.5 * len(sentence.split()) > target:
             continue
         sections[place].append(sentence)

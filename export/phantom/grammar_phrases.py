@@ -120,13 +120,12 @@ DIAPHRAGM_ONE = (
 )
 DIAPHRAGM_BOTH = "{both hemidiaphragms are {elevated|raised}|{elevation of both|elevated|raised} hemidiaphragms}"
 DIAPHRAGM_NORMAL = (
-    "{{the|both} hemidiaphragms are {normal in position|well defined|smooth}|the diaphragm is {normal|well defined}}"
+    "{{the|both} hemidiaphragms are {normal in position|well defined}|the diaphragm is {normal|well defined}}"
 )
 BONES = (
-    "{no {acute|} {bony|osseous} {abnormality|lesion} {is seen|}"
-    "|{the bones|the visible bones|the ribs|bones and soft tissues|the ribs and clavicles} are "
-    "{intact|unremarkable|normal}|{the bony thorax|the thoracic skeleton} is {intact|unremarkable|normal}"
-    "|no {rib|} fracture {is seen|and unremarkable soft tissues|}}"
+    "{{no {acute|} {bony|osseous} {abnormality|lesion} {is seen|}|no {rib|} fracture {is seen|}}{| and {normal|unremarkable} soft tissues}"
+    "|{the {visible|} bones|the ribs|the {visible|} bones and soft tissues|the ribs and clavicles} are "
+    "{intact|unremarkable|normal}|{the bony thorax|the thoracic skeleton} is {intact|unremarkable|normal}}"
 )
 NORMAL_END = (
     "{no acute {cardiopulmonary|chest|thoracic} {abnormality|process|disease} {is seen|}"
