@@ -57,21 +57,25 @@ def draw_spine(canvas: Canvas, body: Anatomy) -> Bytes:
     layer = canvas.layer()
     bend, size = rng.uniform(-0.02, 0.02), rng.uniform(0.085, 0.10)
     turn = body.case.turn * 0.3
-    for i in range(-5, 21):
-        v0 = i * size - 0.02
-        half = 0.085 + 0.002 * i
-        mid = turn + bend * np.sin(np.pi * v0)
-        top, bottom = v0 + 0.006, v0 + size - 0.012
-        waist = half * 0.86
-        box = np.array([(-half, top), (half, top), (waist, (top + bottom) / 2), (half, bottom), (-half, bottom), (-waist, (top + bottom) / 2)])
-        canvas.fill(layer, body.film(box + [mid, 0]), 150)
-        for v in (top, bottom):
-            canvas.stroke(layer, body.film(np.array([(mid - half, v), (mid, v + 0.001), (mid + half, v)])), 0.005, 230)
-        for sign in (-1, 1):
-            centre = np.array([mid + sign * half * 0.55, v0 + 0.35 * size])
-            ring = centre + 0.016 * np.stack([np.cos(_TURN), 0.9 * np.sin(_TURN)], 1)
-            canvas.fill(layer, body.film(ring), 225)
-        canvas.stroke(layer, body.film(np.array([(mid, v0 + 0.45 * size), (mid, v0 + 0.95 * size)])), 0.010, 215)
+    v0 = np.arange(-5, 21) * size - 0.02
+    half = 0.085 + 0.002 * np.arange(-5, 21)
+    mid = turn + bend * np.sin(np.pi * v0)
+    for m, h, v in zip(mid, half, v0, strict=True):
+        middle, bottom = v + size / 2 - 0.003, v + size - 0.012
+        box = np.array([(-h, v + 0.006), (h, v + 0.006), (0.86 * h, middle), (h, bottom), (-h, bottom), (-0.86 * h, middle)])
+        canvas.fill(layer, body.film(box + [m, 0]), 150)
+
+    def lines(u: Points, v: Points, width: float, value: int) -> None:
+        path = body.film(np.stack(np.broadcast_arrays(u, v), -1))
+        canvas.strokes(layer, path, np.full(path.shape[:2], width), [value] * len(path))
+
+    across = half[:, None] * np.linspace(-1, 1, 3) + mid[:, None]
+    for plate in (v0 + 0.006, v0 + size - 0.012):
+        lines(across, plate[:, None], 0.005, 230)
+    for sign in (-1, 1):
+        centre = (mid + sign * half * 0.55)[:, None]
+        lines(centre, (v0 + 0.35 * size)[:, None] + np.array([-0.013, 0.0, 0.013]), 0.013, 225)
+    lines(mid[:, None], v0[:, None] + size * np.array([0.45, 0.7, 0.95]), 0.010, 215)
     return layer
 
 
@@ -113,9 +117,14 @@ def draw_vessels(canvas: Canvas, body: Anatomy, thick: float = 1.0) -> Bytes:
     count = 2 * _FAN
     sign = np.repeat((-1.0, 1.0), _FAN)
     angle = np.tile(np.linspace(-1.35, 1.40, _FAN), 2) + rng.normal(0, 0.08, count)
-    start = np.stack([sign * 0.215 + body.case.turn * 0.8, np.where(sign > 0, 0.425, 0.455) + 0.075 * np.sin(angle)], 1)
+    start = np.stack([sign * 0.17 + body.case.turn * 0.8, np.where(sign > 0, 0.425, 0.455) + 0.075 * np.sin(angle)], 1)
     length = rng.uniform(0.30, 0.42, count) * (1.0 + 0.3 * np.abs(np.sin(angle)))
     width = rng.uniform(0.015, 0.023, count) * body.case.lung_height * thick
+    for u0, v0 in ((-0.205, 0.455), (0.215, 0.425)):
+        turn = 2 * np.pi * np.arange(16) / 16
+        radius = 1 + rng.normal(0, 0.10, 16)
+        blob = np.stack([u0 + body.case.turn * 0.8 + 0.062 * radius * np.cos(turn), v0 + 0.07 * radius * np.sin(turn)], 1)
+        canvas.fill(layer, body.film(smooth(blob, 3, closed=True)), 105)
     paths, widths = [], []
     for level, places in enumerate(((2, 4, 6), (3, 6), ())):
         path, along, taper = _grow(rng, start, angle, length, width, sign)

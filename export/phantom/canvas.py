@@ -15,7 +15,7 @@ Bytes = npt.NDArray[np.uint8]
 Points = npt.NDArray[np.floating]
 
 _SHIFT = 4
-_MIN_SIDE = 900
+_MIN_SIDE = 768
 _COARSE = 160
 
 

@@ -102,7 +102,8 @@ def conflicts(labels: frozenset[str] | set[str]) -> list[frozenset[str]]:
 NORMAL_RATE = 0.18
 _COUNTS = (0.22, 0.38, 0.40)
 _DEVICE_RATE = {"endotracheal_tube": 0.085, "central_line": 0.055, "pacemaker": 0.10, "sternal_wires": 0.085}
-_WEIGHT = {"cardiomegaly": 1.5, "edema": 1.7, "opacity_left_lower": 1.35, "nodule_left_lower": 1.15,
+_WEIGHT = {"cardiomegaly": 1.35, "edema": 1.6, "pneumothorax_left": 1.35, "pneumothorax_right": 1.35, "elevated_hemidiaphragm_left": 1.25,
+           "opacity_left_mid": 1.15, "opacity_left_lower": 1.35, "nodule_left_lower": 1.15,
            "effusion_left_large": 1.15}  # fmt: skip
 _WEIGHTS = np.array([_WEIGHT.get(name, 1.0) for name in LABELS[:22]])
 
@@ -148,9 +149,9 @@ def sample_case(rng: np.random.Generator, labels: frozenset[str] | None = None) 
     seed = int(rng.integers(1, 2**31))
     sex = "F" if rng.random() < 0.48 else "M"
     aspect = between(1.0, 1.25)
-    half_width = between(0.345, 0.405)
-    lung_height = min(half_width * between(1.78, 2.05), 0.79 * aspect)
-    slack_x = 0.47 - half_width
+    half_width = between(0.365, 0.43)
+    lung_height = min(half_width * between(1.72, 2.0), 0.79 * aspect)
+    slack_x = 0.475 - half_width
     slack_y = 0.46 - 0.5 * lung_height / aspect
     border = rng.uniform(0.0, 0.03, 4) * (rng.random(4) < 0.6) if rng.random() < 0.35 else np.zeros(4)
     return Case(

@@ -147,7 +147,8 @@ def draw(case: Case, height: int, width: int) -> Phantom:
     density *= trunk
     density += _texture(canvas, body, u, v) * (0.35 + 0.65 * open_air)
     devices, places = draw_devices(canvas, body)
-    density += 0.42 * canvas.down(devices, 0.0007)
+    if places:
+        density += canvas.down(devices, 0.0007) * (0.27 + 0.72 * np.maximum(0.9 - density, 0))
     for name, outline in places.items():
         area = canvas.layer()
         canvas.fill(area, outline)
@@ -235,7 +236,7 @@ def _texture(canvas: Canvas, body: Anatomy, u: Array, v: Array) -> Array:
 
 def _develop(canvas: Canvas, case: Case, body: Anatomy, density: Array) -> Array:
     """Tone curve, pixel noise, marker and collimation."""
-    level = (density - np.float32(0.03)) / np.float32(0.80)
+    level = (density - np.float32(0.03)) / np.float32(0.88)
     level = (level - 0.5) * np.float32(case.contrast) + np.float32(0.5 + case.brightness)
     image = np.clip(level, 0, 1) ** np.float32(case.gamma)
     rng = body.rng("grain")

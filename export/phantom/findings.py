@@ -83,32 +83,32 @@ def place(body: Anatomy, name: str, radius: float) -> Points:
 def add_nodule(canvas: Canvas, body: Anatomy, name: str, density: Array, region: np.ndarray) -> None:
     """Add a round, sharply bounded ball to ``density`` and mark it in ``region`` (both in place)."""
     rng = body.rng(name + "_size")
-    radius = float(rng.uniform(0.0245, 0.035))
+    radius = float(rng.uniform(0.0235, 0.032))
     x0, y0 = place(body, name, radius)
     rows, cols, x, y = canvas.window((x0, y0), radius * 1.6)
     angle = np.arctan2(y - y0, x - x0)
     wobble = 1 + 0.05 * np.cos(2 * angle + rng.uniform(0, 6)) + 0.03 * np.cos(3 * angle + rng.uniform(0, 6))
     r = np.hypot(x - x0, y - y0) / (radius * wobble)
     soft = np.clip((1.06 - r) / 0.16, 0, 1)
-    density[rows, cols] += (rng.uniform(0.19, 0.25) * soft * (0.62 + 0.38 * np.sqrt(np.maximum(1 - r**2, 0)))).astype(np.float32)
+    density[rows, cols] += (rng.uniform(0.23, 0.29) * soft * (0.62 + 0.38 * np.sqrt(np.maximum(1 - r**2, 0)))).astype(np.float32)
     region[rows, cols] |= r < 1.06
 
 
 def add_opacity(canvas: Canvas, body: Anatomy, name: str, density: Array, region: np.ndarray) -> None:
     """Add an ill-defined fluffy patch with dark air bronchograms, in place."""
     rng = body.rng(name + "_size")
-    diameter = float(rng.uniform(0.15, 0.22)) * 2 * body.case.half_width
+    diameter = float(rng.uniform(0.16, 0.22)) * 2 * body.case.half_width
     x0, y0 = place(body, name, diameter / 2)
     n = 96
     line = np.linspace(-1.5, 1.5, n, dtype=np.float32)
     gx, gy = np.meshgrid(line, line)
     patch = np.zeros((n, n), np.float32)
     for _ in range(7):
-        bx, by, size = rng.normal(0, 0.42), rng.normal(0, 0.40), rng.uniform(0.42, 0.62)
+        bx, by, size = rng.normal(0, 0.45), rng.normal(0, 0.45), rng.uniform(0.50, 0.75)
         patch += rng.uniform(0.5, 1.0) * np.exp(-((gx - bx) ** 2 + (gy - by) ** 2) / (2 * size**2) * 2.2)
     rough = cv2.resize(rng.normal(0, 1, (14, 14)).astype(np.float32), (n, n), interpolation=cv2.INTER_CUBIC)
     fine = cv2.resize(rng.normal(0, 1, (30, 30)).astype(np.float32), (n, n), interpolation=cv2.INTER_CUBIC)
-    patch = 1 / (1 + np.exp(-(patch * 3.2 - 3.0 + 0.7 * rough + 0.35 * fine)))
+    patch = 1 / (1 + np.exp(-(patch * 2.6 - 2.7 + 0.7 * rough + 0.35 * fine)))
     patch *= np.clip((1.45 - np.hypot(gx, gy)) / 0.45, 0, 1)
     air = np.zeros((n, n), np.uint8)
     toward = rng.uniform(-0.6, 0.6) + (0 if x0 < 0.5 else np.pi)
@@ -118,7 +118,7 @@ def add_opacity(canvas: Canvas, body: Anatomy, name: str, density: Array, region
         px, py = -np.cos(toward) * 0.1 + np.cos(a) * t, -np.sin(toward) * 0.1 + np.sin(a) * t + 0.1 * bend * t**2
         pts = np.rint((np.stack([px, py], 1) + 1.5) / 3 * (n - 1) * 16).astype(np.int32)
         cv2.polylines(air, [pts], False, 255, 2, cv2.LINE_AA, 4)
-    patch *= 1 - 0.32 * cv2.GaussianBlur(air, (0, 0), 1.0).astype(np.float32) / 255
+    patch *= 1 - 0.28 * cv2.GaussianBlur(air, (0, 0), 1.0).astype(np.float32) / 255
     span = 1.5 * diameter / 2
     rows, cols, x, y = canvas.window((x0, y0), span)
     mx = ((x - x0) / span * 1.5 + 1.5) / 3 * n - 0.5
@@ -126,7 +126,7 @@ def add_opacity(canvas: Canvas, body: Anatomy, name: str, density: Array, region
     shape = (y.shape[0], x.shape[1])
     value = cv2.remap(patch, np.ascontiguousarray(np.broadcast_to(mx, shape), np.float32), np.ascontiguousarray(np.broadcast_to(my, shape), np.float32),
                       cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # fmt: skip
-    density[rows, cols] += np.float32(rng.uniform(0.25, 0.31)) * value
+    density[rows, cols] += np.float32(rng.uniform(0.28, 0.35)) * value
     region[rows, cols] |= value > 0.3
 
 
