@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 import numpy as np
 
@@ -20,12 +21,37 @@ MIN_WORDS = 25
 MAX_WORDS = 75
 MAX_SENTENCES = 7
 
-_INNERMOST = re.compile(r"\{([^{}]*)\}")
+_MARKS = re.compile(r"([{}|])")
+_SPACE_BEFORE = re.compile(r"\s+([,;.])")
 _KNOWN = frozenset(LABELS)
 
 
+@lru_cache(maxsize=4096)
+def _parse(template: str) -> tuple[tuple[object, ...], ...]:
+    """The alternatives of a template; each is a tuple of strings and nested alternatives."""
+    alternatives: list[list[object]] = [[]]
+    stack: list[list[list[object]]] = []
+    for piece in _MARKS.split(template):
+        if piece == "{":
+            stack.append(alternatives)
+            alternatives = [[]]
+        elif piece == "}":
+            inner, alternatives = tuple(map(tuple, alternatives)), stack.pop()
+            alternatives[-1].append(inner)
+        elif piece == "|":
+            alternatives.append([])
+        elif piece:
+            alternatives[-1].append(piece)
+    return tuple(map(tuple, alternatives))
+
+
+def _walk(alternatives: tuple[tuple[object, ...], ...], rng: np.random.Generator) -> str:
+    chosen = alternatives[int(rng.integers(len(alternatives)))] if len(alternatives) > 1 else alternatives[0]
+    return "".join(part if isinstance(part, str) else _walk(part, rng) for part in chosen)  # type: ignore[arg-type]
+
+
 def expand(template: str, rng: np.random.Generator) -> str:
-    """Expand ``{a|b|c}`` choices, innermost first, and tidy the spaces.
+    """Expand the ``{a|b|c}`` choices of a template and tidy the spaces.
 
     Parameters
     ----------
@@ -39,11 +65,7 @@ def expand(template: str, rng: np.random.Generator) -> str:
     str
         One expansion without double spaces or a space before punctuation.
     """
-    while (match := _INNERMOST.search(template)) is not None:
-        options = match.group(1).split("|")
-        chosen = options[int(rng.integers(len(options)))]
-        template = template[: match.start()] + chosen + template[match.end() :]
-    return re.sub(r"\s+([,;.])", r"\1", re.sub(r"\s+", " ", template)).strip()
+    return _SPACE_BEFORE.sub(r"\1", " ".join(_walk(_parse(template), rng).split()))
 
 
 def _chance(rng: np.random.Generator, probability: float) -> bool:

@@ -90,13 +90,13 @@ def _starts_segment(tokens: Sequence[str], i: int, begin: int, cues: Sequence[in
         rest = rest[1:]
     if not rest:
         return False
-    if before in _VERBS or rest[0] in _SUBJECTS or rest[0] in ("there", "the", "both", "this", "it"):
+    if before in _VERBS or rest[0] in ("there", "the", "both", "this", "it"):
         return True
-    head = rest[: rest.index("with")] if "with" in rest else rest
+    head = rest[: next((k for k, word in enumerate(rest) if word == "with" or word in _FINITE), len(rest))]
     listed = any(word in ("or", "nor") for word in head) and any(begin <= cue < i for cue in cues)
     if listed:
         return False
-    if rest[0] in _DETERMINERS or rest[0] in terms.SIZES:
+    if rest[0] in _DETERMINERS or rest[0] in terms.SIZES or rest[0] in _SUBJECTS:
         return True
     return rest[0] in terms.SIDES and any(word in _FINITE for word in rest)
 
@@ -113,9 +113,9 @@ def _parse(tokens: list[str]) -> _Clause:
     after = [(start, clause.segments[start]) for start, _ in _matches(terms.NEGATION_AFTER, tokens)]
     for term in clause.found:
         here = clause.segments[term.start]
-        term.negated = any(cue < term.end and clause.segments[cue] == here for cue in clause.cues) or any(
-            start >= term.end and where == here for start, where in after
-        )
+        term.negated = any(
+            term.start <= cue < term.end or (cue < term.start and clause.segments[cue] == here) for cue in clause.cues
+        ) or any(start >= term.end and where == here for start, where in after)
     return clause
 
 
@@ -212,7 +212,10 @@ def _pair(items: Sequence[Item], sides: Sides, default: str | None) -> set[tuple
         # Attribute, sides, attribute: the side between two attributes serves the last one too.
         groups.append(groups[-2])
     if groups[0][0] == "side" and len(groups) % 2 == 1:
-        groups.append(groups[-2])
+        if default is None:
+            groups.pop()
+        else:
+            groups.append(groups[-2])
     out: set[tuple[str, str]] = set()
     for first, second in zip(groups[::2], groups[1::2], strict=True):
         side_group, attribute_group = (first, second) if first[0] == "side" else (second, first)
@@ -279,16 +282,12 @@ class _Reader:
         complete = any(k == "side" for k, _ in items) and (
             not attributes or any(k == "attribute" for k, _ in items)
         )
+        late = _items(after, attributes)
         if not complete:
-            items = items + _items(after, attributes)
-        elif name == "effusion" and (late := _items(after, attributes)):
+            items = items + late
+        if name == "effusion" and {k for k, _ in late} == {"side", "attribute"}:
             # "bilateral effusions, small on the right and large on the left"
-            if any(k == "side" for k, _ in late) and any(k == "attribute" for k, _ in late):
-                items = late
-        if name == "effusion" and any(k == "side" for k, _ in items):
-            late = _items(after, attributes)
-            if any(k == "side" for k, _ in late) and any(k == "attribute" for k, _ in late):
-                items = late
+            items = late
         window = before + after
         if not items or (name in ("opacity", "nodule") and not any(k == "attribute" for k, _ in items)):
             rest = clause.tokens[term.end : _window_after(clause, index, len(clause.tokens))]
