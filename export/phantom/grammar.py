@@ -148,28 +148,31 @@ def _lungs(labels: frozenset[str], rng: np.random.Generator, compact: bool) -> l
     nodule = _focal(labels, "nodule", rng, compact)
     found = edema + opacity + nodule
     if not found:
-        return [_sentence(phrases.LUNGS_CLEAR, rng)]
+        aerated = not any(
+            name.startswith(("pneumo", "elevated")) or name.endswith("large") for name in labels
+        )
+        return [_sentence(phrases.LUNGS_CLEAR if aerated else phrases.LUNGS_CLEAR_PLAIN, rng)]
     return found
 
 
 # --- pleura and diaphragm ------------------------------------------------------------------------
 
 
-def _effusion_clause(sizes: dict[str, str], rng: np.random.Generator) -> str:
-    """Noun phrase or clause for the positive effusions; ``sizes`` maps side to small or large."""
+def _effusion_clause(sizes: dict[str, str], rng: np.random.Generator, plain: bool = False) -> str:
+    """Noun phrase for the positive effusions; ``sizes`` maps side to size, ``plain`` says no blunting."""
     word = {size: expand(phrases.EFFUSION_SIZES[size], rng) for size in ("small", "large")}
     noun = expand("{pleural|pleural|} effusion", rng)
     if len(sizes) == 2:
         if sizes["right"] == sizes["left"]:
             size = sizes["right"]
-            if size == "small" and _chance(rng, 0.25):
+            if size == "small" and not plain and _chance(rng, 0.25):
                 return expand("{minor|slight|mild} blunting of both costophrenic angles", rng)
             return f"{word[size]} bilateral {noun}s"
         if _chance(rng, 0.5):
             return f"{word[sizes['right']]} right and {word[sizes['left']]} left {noun}s"
         return f"{word[sizes['right']]} right {noun} and {word[sizes['left']]} left {noun}"
     side, size = next(iter(sizes.items()))
-    if size == "small" and _chance(rng, 0.25):
+    if size == "small" and not plain and _chance(rng, 0.25):
         return expand(phrases.BLUNTING.replace("<side>", side), rng)
     if _chance(rng, 0.2):
         return f"{word[size]} {noun} on the {side}"
@@ -190,7 +193,7 @@ def _pleura(labels: frozenset[str], rng: np.random.Generator, compact: bool) -> 
         return [_sentence(phrases.PLEURA_CLEAR, rng)]
     out: list[str] = []
     if sizes and air and (compact or _chance(rng, 0.3)):
-        return [_sentence(f"{_effusion_clause(sizes, rng)} and {_air_clause(air, rng)}", rng)]
+        return [_sentence(f"{_effusion_clause(sizes, rng, plain=True)} and {_air_clause(air, rng)}", rng)]
     if sizes:
         clause = _effusion_clause(sizes, rng)
         out.append(_state(clause, len(sizes) == 2, rng))
@@ -268,7 +271,7 @@ def _fillers(labels: frozenset[str]) -> list[tuple[str, str]]:
 
 
 def _says_focal(sentence: str) -> bool:
-    return "with no" in sentence or "without" in sentence
+    return any(words in sentence.lower() for words in ("with no", "without", "in either lung"))
 
 
 _ORDER = ("devices", "heart", "mediastinum", "lungs", "lungs_tail", "pleura", "diaphragm", "bones", "end")
@@ -292,8 +295,9 @@ def _compose(labels: frozenset[str], rng: np.random.Generator, compact: bool) ->
     }
     merged = False
     fluid = any(name.startswith("effusion") for name in labels)
-    if not (compact or fluid or sections["diaphragm"]) and _chance(rng, 0.35):
-        sections["pleura"][-1] = _sentence(f"{sections['pleura'][-1][:-1]} and {phrases.DIAPHRAGM_NORMAL}", rng)
+    last = sections["pleura"][-1][:-1]
+    if not (compact or fluid or sections["diaphragm"] or " and " in last) and _chance(rng, 0.35):
+        sections["pleura"][-1] = _sentence(f"{last} and {phrases.DIAPHRAGM_NORMAL}", rng)
         merged = True
     target = float(np.clip(rng.normal(51.0, 8.0), 34.0, 66.0))
     options = _fillers(labels)

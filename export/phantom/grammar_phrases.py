@@ -25,7 +25,8 @@ DEVICE_SENTENCES = {
         "|tip {lies|projects} over the superior vena cava}"
     ),
     "pacemaker": (
-        "{{a pacemaker|pacemaker|a cardiac pacemaker} {is in {place|situ}|with leads {over the heart|in place} is " + _SEEN + "}"
+        "{{a pacemaker|pacemaker|a cardiac pacemaker} "
+        "{is in {place|situ}|with leads {over the heart|in place} is " + _SEEN + "}"
         "|pacemaker leads project over the heart}"
     ),
     "sternal_wires": (
@@ -37,7 +38,7 @@ NO_DEVICES = "no {support devices|lines or tubes|tubes or lines} {are {seen|pres
 # --- heart and mediastinum ---
 HEART_NORMAL = (
     "{{the heart|the cardiac silhouette|cardiac silhouette} is {normal in size|not enlarged|of normal size}"
-    "|heart size is {normal|within normal limits}|{no cardiomegaly|no cardiac enlargement} {is seen|}}"
+    "|heart size is {normal|within normal limits}|no {cardiomegaly|cardiac enlargement} is {seen|present}}"
 )
 HEART_LARGE = (
     "{{the heart|the cardiac silhouette|cardiac silhouette} is {enlarged|enlarged|increased in size}"
@@ -51,8 +52,13 @@ MEDIASTINUM = (
 
 # --- lungs ---
 LUNGS_CLEAR = (
-    "{the lungs|both lungs|lungs} are {clear|clear|well aerated|well expanded and clear|clear and well aerated}"
+    "{the lungs|both lungs|lungs} are "
+    "{clear|clear|well aerated|well expanded and clear|clear and well aerated}"
     "{|| with no {focal|} {opacity|consolidation}| without focal {opacity|consolidation}}"
+)
+LUNGS_CLEAR_PLAIN = (
+    "{{the lungs|both lungs|lungs} are {|otherwise} clear{|| with no {focal|} {opacity|consolidation}}"
+    "|no {focal|} {opacity|consolidation} {or nodule|} in either lung}"
 )
 ZONE_NOUNS = {
     "upper": "{upper zone|upper lung zone|upper zone|lung apex}",
@@ -88,7 +94,9 @@ EDEMA = (
 )
 NO_OPACITY = "no {focal|airspace|} {consolidation|opacity} {is seen|}"
 NO_NODULE = "no {{pulmonary|lung|} nodule|{suspicious|} nodule or mass} {is seen|}"
-NO_OPACITY_NODULE = "no {focal {consolidation|opacity}|consolidation} or {nodule|mass|{pulmonary|lung} nodule} {is seen|}"
+NO_OPACITY_NODULE = (
+    "no {focal {consolidation|opacity}|consolidation} or {nodule|mass|{pulmonary|lung} nodule} {is seen|}"
+)
 NO_EDEMA = (
     "{no {interstitial|pulmonary} {oedema|edema} {is seen|}"
     "|the pulmonary vascularity is normal {with no {interstitial|pulmonary} {oedema|edema}|}}"
@@ -107,23 +115,29 @@ AIR_SIGN = "with a {visible|thin} pleural line"
 PLEURA_CLEAR = (
     "{no {pleural effusion or pneumothorax|pneumothorax or pleural effusion|effusion or pneumothorax} "
     "{is {seen|present}|}|there is no {pleural effusion or pneumothorax|pneumothorax or pleural effusion}"
-    "|{the costophrenic angles|both costophrenic angles|the pleural spaces} are clear {with no pneumothorax|with no pneumothorax|and there is no pneumothorax}}"
+    "|{the costophrenic angles|both costophrenic angles|the pleural spaces} are clear "
+    "{with no pneumothorax|with no pneumothorax|and there is no pneumothorax}}"
 )
 NO_AIR = "{no|there is no} pneumothorax {on either side|}"
 NO_AIR_TAIL = "{without {a|}|with no} pneumothorax"
-NO_FLUID = "{no {pleural|} effusion {is seen|}|there is no pleural effusion|the costophrenic angles are clear}"
+NO_FLUID = (
+    "{no {pleural|} effusion {is seen|}|there is no pleural effusion|the costophrenic angles are clear}"
+)
 
 # --- diaphragm and bones ---
 DIAPHRAGM_ONE = (
-    "{{the|} <side> hemidiaphragm is {elevated|raised|elevated}|{elevation of the|elevated|raised} <side> hemidiaphragm "
-    "{is " + _SEEN + "|}}"
+    "{{the|} <side> hemidiaphragm is {elevated|raised|elevated}"
+    "|{elevation of the|elevated|raised} <side> hemidiaphragm {is " + _SEEN + "|}}"
 )
-DIAPHRAGM_BOTH = "{both hemidiaphragms are {elevated|raised}|{elevation of both|elevated|raised} hemidiaphragms}"
+DIAPHRAGM_BOTH = (
+    "{both hemidiaphragms are {elevated|raised}|elevation of both hemidiaphragms {is " + _SEEN + "|}}"
+)
 DIAPHRAGM_NORMAL = (
     "{{the|both} hemidiaphragms are {normal in position|well defined}|the diaphragm is {normal|well defined}}"
 )
 BONES = (
-    "{{no {acute|} {bony|osseous} {abnormality|lesion} {is seen|}|no {rib|} fracture {is seen|}}{| and {normal|unremarkable} soft tissues}"
+    "{{no {acute|} {bony|osseous} {abnormality|lesion} {is seen|}|no {rib|} fracture {is seen|}}"
+    "{|, and the soft tissues are {normal|unremarkable}}"
     "|{the {visible|} bones|the ribs|the {visible|} bones and soft tissues|the ribs and clavicles} are "
     "{intact|unremarkable|normal}|{the bony thorax|the thoracic skeleton} is {intact|unremarkable|normal}}"
 )

@@ -16,15 +16,65 @@ from .labels import LABELS
 
 _TOKEN = re.compile(r"[a-z0-9']+|,")
 _SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n+")
-_DETERMINERS = frozenset("a an the there this it both".split())
+_DETERMINERS = frozenset(("a", "an", "the", "there", "this", "it", "both"))
 _SUBJECTS = frozenset(
-    "heart lungs lung cardiac cardiomegaly mediastinum mediastinal bones bony trachea hila hilar hemidiaphragm "
-    "hemidiaphragms diaphragm endotracheal pacemaker sternal sternotomy cardiomediastinal".split()
+    (
+        "heart",
+        "lungs",
+        "lung",
+        "cardiac",
+        "cardiomegaly",
+        "mediastinum",
+        "mediastinal",
+        "bones",
+        "bony",
+        "trachea",
+        "hila",
+        "hilar",
+        "hemidiaphragm",
+        "hemidiaphragms",
+        "diaphragm",
+        "endotracheal",
+        "pacemaker",
+        "sternal",
+        "sternotomy",
+        "cardiomediastinal",
+    )
 )
-_VERBS = frozenset("seen present identified noted evident visible detected demonstrated elevated raised clear".split())
-_FINITE = frozenset("is are was remains appears shows has".split())
-_PREPOSITIONS = frozenset("in at over on within of overlying projecting throughout projects overlies is are".split())
-_WITH_KEPT = frozenset("consistent compatible keeping associated along together".split())
+_VERBS = frozenset(
+    (
+        "seen",
+        "present",
+        "identified",
+        "noted",
+        "evident",
+        "visible",
+        "detected",
+        "demonstrated",
+        "elevated",
+        "raised",
+        "clear",
+    )
+)
+_FINITE = frozenset(("is", "are", "was", "remains", "appears", "shows", "has"))
+_PREPOSITIONS = frozenset(
+    (
+        "in",
+        "at",
+        "over",
+        "on",
+        "within",
+        "of",
+        "overlying",
+        "projecting",
+        "throughout",
+        "projects",
+        "overlies",
+        "is",
+        "are",
+    )
+)
+_WITH_KEPT = frozenset(("consistent", "compatible", "keeping", "associated", "along", "together"))
 _SIDED = {"pneumothorax": "pneumothorax_{}", "hemidiaphragm": "elevated_hemidiaphragm_{}"}
 
 Sides = tuple[str, ...]
@@ -114,7 +164,8 @@ def _parse(tokens: list[str]) -> _Clause:
     for term in clause.found:
         here = clause.segments[term.start]
         term.negated = any(
-            term.start <= cue < term.end or (cue < term.start and clause.segments[cue] == here) for cue in clause.cues
+            term.start <= cue < term.end or (cue < term.start and clause.segments[cue] == here)
+            for cue in clause.cues
         ) or any(start >= term.end and where == here for start, where in after)
     return clause
 
@@ -315,7 +366,7 @@ class _Reader:
 def label(text: str) -> frozenset[str]:
     """Read the labels that a findings text states as present.
 
-    Negated and unmentioned findings are not in the result; hedged ones ("possible", "cannot be excluded") are.
+    Negated and unmentioned findings are not in the result; hedged ones ("possible") are.
     An effusion without a size word is small; sided findings without a side are left out.
 
     Parameters

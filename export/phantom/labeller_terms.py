@@ -18,23 +18,41 @@ REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bright middle lobe\b", "right mid lobe"),
         (r"\blingula(r)?\b", "left mid zone"),
         (r"\bretrocardiac\b", "left lower retrocardiac"),
-        (r"\b(rul|rml|rll|lul|lll)\b", lambda m: {
-            "rul": "right upper lobe", "rml": "right mid lobe", "rll": "right lower lobe",
-            "lul": "left upper lobe", "lll": "left lower lobe"}[m.group(1)]),
+        (
+            r"\b(rul|rml|rll|lul|lll)\b",
+            lambda m: {
+                "rul": "right upper lobe",
+                "rml": "right mid lobe",
+                "rll": "right lower lobe",
+                "lul": "left upper lobe",
+                "lll": "left lower lobe",
+            }[m.group(1)],
+        ),
         (r"\b(rt)\b", "right"),
         (r"\b(lt)\b", "left"),
         # Hedges count as mentions; "no change" negates nothing.
-        (r"\b(can ?not|can't|could not|is not|are not|not) (be )?(entirely |completely |fully )?"
-         r"(excluded?|ruled out|rule out)", "possible"),
-        (r"\b(no|without) (significant |interval |appreciable |definite )*(interval )?change( in| of)?\b", "stable"),
+        (
+            r"\b(can ?not|can't|could not|is not|are not|not) (be )?(entirely |completely |fully )?"
+            r"(excluded?|ruled out|rule out)",
+            "possible",
+        ),
+        (
+            r"\b(no|without) (significant |interval |appreciable |definite )*(interval )?change( in| of)?\b",
+            "stable",
+        ),
         (r"\bnot only\b", ""),
         # Comparisons between sides.
-        (r"\b(right|left)( side)? (greater|larger|more|worse|bigger)( \w+)? than( on)?( the)? (left|right)\b",
-         r"right and left"),
+        (
+            r"\b(right|left)( side)? (greater|larger|more|worse|bigger)( \w+)? than( on)?( the)? (left|right)\b",
+            r"right and left",
+        ),
         (r"\b(higher|more elevated) than( on)?( the)? (left|right)\b", "elevated"),
         (r"\b(than|compared (to|with)|relative to)( on)?( the)? (left|right)( side| one)?\b", ""),
         # A range of sizes is read as its lower end, "moderate to large" stays large.
-        (r"\b(small|mild|minor|trace|tiny|minimal)( sized?)? (to|or) (moderate|small|mild)\w*( sized?)?\b", "small"),
+        (
+            r"\b(small|mild|minor|trace|tiny|minimal)( sized?)? (to|or) (moderate|small|mild)\w*( sized?)?\b",
+            "small",
+        ),
     )
 )
 
@@ -64,12 +82,37 @@ SIDES: dict[str, tuple[str, ...]] = {
 
 SIZES: dict[str, str] = {
     **dict.fromkeys(
-        ("small", "smaller", "trace", "tiny", "minor", "minimal", "mild", "slight", "little", "subtle", "minute", "thin"),
+        (
+            "small",
+            "smaller",
+            "trace",
+            "tiny",
+            "minor",
+            "minimal",
+            "mild",
+            "slight",
+            "little",
+            "subtle",
+            "minute",
+            "thin",
+        ),
         "small",
     ),
     **dict.fromkeys(
-        ("large", "moderate", "moderately", "massive", "sizeable", "sizable", "substantial", "huge", "extensive",
-         "considerable", "big", "marked"),
+        (
+            "large",
+            "moderate",
+            "moderately",
+            "massive",
+            "sizeable",
+            "sizable",
+            "substantial",
+            "huge",
+            "extensive",
+            "considerable",
+            "big",
+            "marked",
+        ),
         "large",
     ),
 }
@@ -81,13 +124,31 @@ ZONES: dict[str, str] = {
 }
 
 ZONE_DECOYS = frozenset(
-    "abdomen abdominal mediastinum mediastinal limit limits thoracic rib ribs trachea end svc border lumbar neck".split()
+    (
+        "abdomen",
+        "abdominal",
+        "mediastinum",
+        "mediastinal",
+        "limit",
+        "limits",
+        "thoracic",
+        "rib",
+        "ribs",
+        "trachea",
+        "end",
+        "svc",
+        "border",
+        "lumbar",
+        "neck",
+    )
 )
 """Words that make a preceding "upper", "mid" or "lower" no lung zone."""
 
-PLURAL_PLACE = re.compile(r"\b(zones|bases|apices|lobes|lungs|effusions|pneumothoraces|hemidiaphragms|angles|sulci)\b")
+PLURAL_PLACE = re.compile(
+    r"\b(zones|bases|apices|lobes|lungs|effusions|pneumothoraces|hemidiaphragms|angles|sulci)\b"
+)
 
-NORMAL = frozenset("clear normal unremarkable intact aerated expanded preserved".split())
+NORMAL = frozenset(("clear", "normal", "unremarkable", "intact", "aerated", "expanded", "preserved"))
 
 _HEART = r"(heart|cardiac|cardiomediastinal|cardiothoracic|cardiopericardial)"
 _HEART_PART = r"( (silhouette|size|shadow|contours?|ratio|outline))*"
@@ -97,44 +158,76 @@ TERMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (name, re.compile(r"\b(" + pattern + r")\b"))
     for name, pattern in (
         # Decoys come first and claim their words.
-        ("none", r"(pericardial|joint) (effusion|fluid)|(soft tissue|subcutaneous) edema|mass effect"
-                 r"|interstitial (opacit(y|ies)|infiltrates?)|(atrial|ventricular|hilar|aortic|vascular) enlargement"
-                 r"|tracheostomy( tube)?|large bore"),
-        ("cardiomegaly",
-         r"cardiomegaly|cardiac enlargement|enlarge(d|ment)( of)?( the)? " + _HEART + _HEART_PART
-         + r"|(large|big|increased)( the)? " + _HEART + _HEART_PART
-         + "|" + _HEART + _HEART_PART
-         + r"( (is|are|appears?|remains?|was|looks|again|not|mildly|moderately|markedly|grossly|borderline|slightly"
-           r"|severely|significantly|somewhat|to be|and|mediastin\w+|silhouette|contours?|overtly))*"
-           r" (enlarged|increased|enlargement|dilated|large|big)"),
-        ("edema", r"(interstitial |pulmonary |alveolar |cardiogenic )*edema|kerley( b)?( lines)?"
-                  r"|(thickened |prominent )?septal (lines|thickening)|perihilar haz(e|iness)|bat ?wing\w*|fluid overload"
-                  r"|(increased|prominent|thickened) interstitial markings"),
+        (
+            "none",
+            r"(pericardial|joint) (effusion|fluid)|(soft tissue|subcutaneous) edema|mass effect"
+            r"|interstitial (opacit(y|ies)|infiltrates?)|(atrial|ventricular|hilar|aortic|vascular) enlargement"
+            r"|tracheostomy( tube)?|large bore",
+        ),
+        (
+            "cardiomegaly",
+            r"cardiomegaly|cardiac enlargement|enlarge(d|ment)( of)?( the)? "
+            + _HEART
+            + _HEART_PART
+            + r"|(large|big|increased)( the)? "
+            + _HEART
+            + _HEART_PART
+            + "|"
+            + _HEART
+            + _HEART_PART
+            + r"( (is|are|appears?|remains?|was|looks|again|not|mildly|moderately|markedly|grossly|borderline|slightly"
+            r"|severely|significantly|somewhat|to be|and|mediastin\w+|silhouette|contours?|overtly))*"
+            r" (enlarged|increased|enlargement|dilated|large|big)",
+        ),
+        (
+            "edema",
+            r"(interstitial |pulmonary |alveolar |cardiogenic )*edema|kerley( b)?( lines)?"
+            r"|(thickened |prominent )?septal (lines|thickening)|perihilar haz(e|iness)|bat ?wing\w*|fluid overload"
+            r"|(increased|prominent|thickened) interstitial markings",
+        ),
         ("effusion", r"hydropneumothora(x|ces)"),
         ("pneumothorax", r"(hemo)?pneumothora(x|ces)"),
-        ("effusion",
-         r"(pleural )?effusions?|pleural fluid|subpulmonic fluid|(hydro|hemo)thora(x|ces)"
-         r"|(blunt(ing|ed)|obliteration|obliterated)( of)?( the| both| right| left| lateral| posterior| bilateral| and)*"
-         r" (costophrenic|cp) (angles?|sulci|sulcus|recess(es)?)"
-         r"|(costophrenic|cp) (angles?|sulci|sulcus|recess(es)?)( \w+){0,3} (blunt(ing|ed)|obliterated)"),
-        ("nodule",
-         r"nodul(e|es|ar|arity)( (density|densities|opacity|opacities|lesions?|shadow|shadows|shadowing))?"
-         r"|(round|rounded|coin|well circumscribed|well defined|circumscribed|spherical)( \w+)?"
-         r" (lesions?|density|densities|opacity|opacities|mass|masses|shadows?)|mass(es)?|pulmonary lesions?"),
-        ("opacity",
-         r"consolidations?|consolidative( \w+)?|(airspace |air space )?(opacity|opacities|opacification|shadowing)"
-         r"|infiltrates?|infiltration|air ?space disease|pneumonia"),
-        ("hemidiaphragm",
-         r"(elevat(ed|ion)|rais(ed|ing)|high|high riding|eventration)( (of|the|right|left|both|bilateral|and|a))* " + _DIAPHRAGM
-         + "|" + _DIAPHRAGM
-         + r"( (is|are|appears?|remains?|was|not|mildly|moderately|slightly|markedly|again|also|somewhat))*"
-           r" (elevat(ed|ion)|raised|high)"),
+        (
+            "effusion",
+            r"(pleural )?effusions?|pleural fluid|subpulmonic fluid|(hydro|hemo)thora(x|ces)"
+            r"|(blunt(ing|ed)|obliteration|obliterated)( of)?( the| both| right| left| lateral| posterior| bilateral| and)*"
+            r" (costophrenic|cp) (angles?|sulci|sulcus|recess(es)?)"
+            r"|(costophrenic|cp) (angles?|sulci|sulcus|recess(es)?)( \w+){0,3} (blunt(ing|ed)|obliterated)",
+        ),
+        (
+            "nodule",
+            r"nodul(e|es|ar|arity)( (density|densities|opacity|opacities|lesions?|shadow|shadows|shadowing))?"
+            r"|(round|rounded|coin|well circumscribed|well defined|circumscribed|spherical)( \w+)?"
+            r" (lesions?|density|densities|opacity|opacities|mass|masses|shadows?)|mass(es)?|pulmonary lesions?",
+        ),
+        (
+            "opacity",
+            r"consolidations?|consolidative( \w+)?|(airspace |air space )?(opacity|opacities|opacification|shadowing)"
+            r"|infiltrates?|infiltration|air ?space disease|pneumonia",
+        ),
+        (
+            "hemidiaphragm",
+            r"(elevat(ed|ion)|rais(ed|ing)|high|high riding|eventration)( (of|the|right|left|both|bilateral|and|a))* "
+            + _DIAPHRAGM
+            + "|"
+            + _DIAPHRAGM
+            + r"( (is|are|appears?|remains?|was|not|mildly|moderately|slightly|markedly|again|also|somewhat))*"
+            r" (elevat(ed|ion)|raised|high)",
+        ),
         ("endotracheal_tube", r"endotracheal( tubes?)?|et tube|ett|tracheal tube|intubated|intubation"),
-        ("central_line",
-         r"central (venous )?(pressure )?(lines?|catheters?|access)|cvc|picc|(jugular|subclavian) (central )?(venous )?"
-         r"(lines?|catheters?)|swan ganz|port ?a ?cath|dialysis (line|catheter)|hickman"),
-        ("pacemaker", r"pacemakers?|pacing (device|leads?|wires?)|pacer|icd|aicd|cardioverter|pulse generator|cardiac device"),
-        ("sternal_wires", r"(sternal|sternotomy|cerclage)( \w+)? (wires?|sutures?)|(sternal|sternotomy|cerclage) (wires?|sutures?)"
-                          r"|sternotomy|cerclage"),
+        (
+            "central_line",
+            r"central (venous )?(pressure )?(lines?|catheters?|access)|cvc|picc|(jugular|subclavian) (central )?(venous )?"
+            r"(lines?|catheters?)|swan ganz|port ?a ?cath|dialysis (line|catheter)|hickman",
+        ),
+        (
+            "pacemaker",
+            r"pacemakers?|pacing (device|leads?|wires?)|pacer|icd|aicd|cardioverter|pulse generator|cardiac device",
+        ),
+        (
+            "sternal_wires",
+            r"(sternal|sternotomy|cerclage)( \w+)? (wires?|sutures?)|(sternal|sternotomy|cerclage) (wires?|sutures?)"
+            r"|sternotomy|cerclage",
+        ),
     )
 )
