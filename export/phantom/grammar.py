@@ -223,6 +223,8 @@ def _state(clause: str, plural: bool, rng: np.random.Generator) -> str:
     be = "are" if plural else "is"
     many = plural or " and " in clause or "angles" in clause
     roll = rng.random()
+    if clause.count("effusion") > 1:
+        roll = min(roll, 0.7)
     if " with " in clause or " suggest" in clause or " due " in clause or roll < 0.45:
         return _sentence(clause, rng)
     if roll < 0.75 or "blunting" in clause:

@@ -109,7 +109,7 @@ EFFUSION_SIZES = {
 }
 BLUNTING = (
     "{minor|slight|mild} blunting of the <side> costophrenic angle"
-    "{| {suggesting|due to} {a|} {small|trace} {pleural|} effusion}"
+    "{| {suggesting|due to} a {small|trace} {pleural|} effusion}"
 )
 AIR_SIGN = "with a {visible|thin} pleural line"
 PLEURA_CLEAR = (

@@ -285,14 +285,15 @@ class _Reader:
     def clause(self, clause: _Clause) -> None:
         if not clause.found:
             self._note_sides(clause.tokens)
-            ends_on_side = bool(clause.tokens) and clause.tokens[-1] in terms.SIDES
-            self.pending = clause.tokens if ends_on_side and not clause.cues else []
+            short = len(clause.tokens) <= 4 and not any(t in _PREPOSITIONS for t in clause.tokens)
+            ends_on_side = clause.tokens[-1] in terms.SIDES
+            self.pending = clause.tokens if short and ends_on_side and not clause.cues else []
             return
+        if self.pending:
+            self._lend(clause.found[0].name)
         consumed = 0
         for index, term in enumerate(clause.found):
             before = _window_before(clause, index, consumed)
-            if self.pending:
-                before, self.pending = self._borrow(term, before)
             after = _window_after(clause, index)
             consumed = after
             self._note_sides(before)
@@ -300,17 +301,15 @@ class _Reader:
                 self._emit(clause, index, before, clause.tokens[term.end : after])
             self._note_sides(clause.tokens[term.end : after])
 
-    def _borrow(self, term: _Term, before: list[str]) -> tuple[list[str], list[str]]:
-        """A side left without its noun before "but" ("right but not left effusion") takes the next one."""
-        if term.negated:
-            side = next((s for t in reversed(self.pending) for s in terms.SIDES.get(t, ())), None)
-            if side is not None and term.name in _SIDED:
-                self.labels.add(_SIDED[term.name].format(side))
-            elif side is not None and term.name == "effusion":
-                size = next((terms.SIZES[t] for t in self.pending if t in terms.SIZES), "small")
-                self.labels.add(f"effusion_{side}_{size}")
-            return before, []
-        return before, []
+    def _lend(self, name: str) -> None:
+        """Give the next noun to a side left alone before "but": "a right but not a left effusion"."""
+        side = terms.SIDES[self.pending[-1]][0]
+        if name in _SIDED:
+            self.labels.add(_SIDED[name].format(side))
+        elif name == "effusion":
+            size = next((terms.SIZES[t] for t in self.pending if t in terms.SIZES), "small")
+            self.labels.add(f"effusion_{side}_{size}")
+        self.pending = []
 
     def _note_sides(self, tokens: Sequence[str]) -> None:
         for token in tokens:

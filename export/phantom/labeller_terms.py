@@ -43,7 +43,8 @@ REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bnot only\b", ""),
         # Comparisons between sides.
         (
-            r"\b(right|left)( side)? (greater|larger|more|worse|bigger)( \w+)? than( on)?( the)? (left|right)\b",
+            r"\b(right|left)( side)? (greater|larger|more|worse"
+            r"|bigger)( \w+)? than( on)?( the)? (left|right)\b",
             r"right and left",
         ),
         (r"\b(higher|more elevated) than( on)?( the)? (left|right)\b", "elevated"),
@@ -62,14 +63,17 @@ CONTRAST = re.compile(
 )
 
 NEGATION = re.compile(
-    r"\b(no|not|without|neither|nor|never|nil|none|negative for|free (of|from)|clear of|rather than|instead of"
+    r"\b(no|not|without|neither|nor|never|nil|none|negative for|free (of|from)|clear of|rather than"
+    r"|instead of"
     r"|absence of|lack of|devoid of|lacks?|denies|isn't|aren't|doesn't|excludes|resolution of|removal of)\b"
 )
 
 NEGATION_AFTER = re.compile(
     r"\b((no longer|not|never)( been| be| clearly| definitely)* "
-    r"(seen|present|identified|demonstrated|evident|visible|visuali[sz]ed|detected|appreciated|noted|found|apparent"
-    r"|observed|shown)|absent|excluded|ruled out|(has|have) (completely )?(resolved|cleared)|removed|unlikely|negative)\b"
+    r"(seen|present|identified|demonstrated|evident|visible|visuali[sz]ed|detected|appreciated"
+    r"|noted|found|apparent"
+    r"|observed|shown)|absent|excluded|ruled out|(has|have) (completely )?(resolved|cleared)"
+    r"|removed|unlikely|negative)\b"
 )
 
 SIDES: dict[str, tuple[str, ...]] = {
@@ -161,7 +165,8 @@ TERMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "none",
             r"(pericardial|joint) (effusion|fluid)|(soft tissue|subcutaneous) edema|mass effect"
-            r"|interstitial (opacit(y|ies)|infiltrates?)|(atrial|ventricular|hilar|aortic|vascular) enlargement"
+            r"|interstitial (opacit(y|ies)|infiltrates?)|(atrial|ventricular|hilar|aortic"
+            r"|vascular) enlargement"
             r"|tracheostomy( tube)?|large bore",
         ),
         (
@@ -175,14 +180,16 @@ TERMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             + "|"
             + _HEART
             + _HEART_PART
-            + r"( (is|are|appears?|remains?|was|looks|again|not|mildly|moderately|markedly|grossly|borderline|slightly"
+            + r"( (is|are|appears?|remains?|was|looks|again|not|mildly|moderately|markedly|grossly"
+            r"|borderline|slightly"
             r"|severely|significantly|somewhat|to be|and|mediastin\w+|silhouette|contours?|overtly))*"
             r" (enlarged|increased|enlargement|dilated|large|big)",
         ),
         (
             "edema",
             r"(interstitial |pulmonary |alveolar |cardiogenic )*edema|kerley( b)?( lines)?"
-            r"|(thickened |prominent )?septal (lines|thickening)|perihilar haz(e|iness)|bat ?wing\w*|fluid overload"
+            r"|(thickened |prominent )?septal (lines|thickening)|perihilar haz(e|iness)"
+            r"|bat ?wing\w*|fluid overload"
             r"|(increased|prominent|thickened) interstitial markings",
         ),
         ("effusion", r"hydropneumothora(x|ces)"),
@@ -190,7 +197,8 @@ TERMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "effusion",
             r"(pleural )?effusions?|pleural fluid|subpulmonic fluid|(hydro|hemo)thora(x|ces)"
-            r"|(blunt(ing|ed)|obliteration|obliterated)( of)?( the| both| right| left| lateral| posterior| bilateral| and)*"
+            r"|(blunt(ing|ed)|obliteration|obliterated)( of)?( the| both| right| left| lateral"
+            r"| posterior| bilateral| and)*"
             r" (costophrenic|cp) (angles?|sulci|sulcus|recess(es)?)"
             r"|(costophrenic|cp) (angles?|sulci|sulcus|recess(es)?)( \w+){0,3} (blunt(ing|ed)|obliterated)",
         ),
@@ -198,35 +206,42 @@ TERMS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
             "nodule",
             r"nodul(e|es|ar|arity)( (density|densities|opacity|opacities|lesions?|shadow|shadows|shadowing))?"
             r"|(round|rounded|coin|well circumscribed|well defined|circumscribed|spherical)( \w+)?"
-            r" (lesions?|density|densities|opacity|opacities|mass|masses|shadows?)|mass(es)?|pulmonary lesions?",
+            r" (lesions?|density|densities|opacity|opacities|mass|masses|shadows?)|mass(es)?"
+            r"|pulmonary lesions?",
         ),
         (
             "opacity",
-            r"consolidations?|consolidative( \w+)?|(airspace |air space )?(opacity|opacities|opacification|shadowing)"
+            r"consolidations?|consolidative( \w+)?|(airspace |air space )?(opacity|opacities"
+            r"|opacification|shadowing)"
             r"|infiltrates?|infiltration|air ?space disease|pneumonia",
         ),
         (
             "hemidiaphragm",
-            r"(elevat(ed|ion)|rais(ed|ing)|high|high riding|eventration)( (of|the|right|left|both|bilateral|and|a))* "
+            r"(elevat(ed|ion)|rais(ed|ing)|high|high riding|eventration)( (of|the|right|left|both"
+            r"|bilateral|and|a))* "
             + _DIAPHRAGM
             + "|"
             + _DIAPHRAGM
-            + r"( (is|are|appears?|remains?|was|not|mildly|moderately|slightly|markedly|again|also|somewhat))*"
+            + r"( (is|are|appears?|remains?|was|not|mildly|moderately|slightly|markedly|again|also"
+            r"|somewhat))*"
             r" (elevat(ed|ion)|raised|high)",
         ),
         ("endotracheal_tube", r"endotracheal( tubes?)?|et tube|ett|tracheal tube|intubated|intubation"),
         (
             "central_line",
-            r"central (venous )?(pressure )?(lines?|catheters?|access)|cvc|picc|(jugular|subclavian) (central )?(venous )?"
+            r"central (venous )?(pressure )?(lines?|catheters?|access)|cvc|picc|(jugular"
+            r"|subclavian) (central )?(venous )?"
             r"(lines?|catheters?)|swan ganz|port ?a ?cath|dialysis (line|catheter)|hickman",
         ),
         (
             "pacemaker",
-            r"pacemakers?|pacing (device|leads?|wires?)|pacer|icd|aicd|cardioverter|pulse generator|cardiac device",
+            r"pacemakers?|pacing (device|leads?|wires?)|pacer|icd|aicd|cardioverter|pulse generator"
+            r"|cardiac device",
         ),
         (
             "sternal_wires",
-            r"(sternal|sternotomy|cerclage)( \w+)? (wires?|sutures?)|(sternal|sternotomy|cerclage) (wires?|sutures?)"
+            r"(sternal|sternotomy|cerclage)( \w+)? (wires?|sutures?)|(sternal|sternotomy"
+            r"|cerclage) (wires?|sutures?)"
             r"|sternotomy|cerclage",
         ),
     )
