@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bundle: a folder with a manifest and the files it pins.
 
-A bundle is data from anywhere. Opening one checks, in this order: the manifest (:mod:`edge.manifest`), that every
-listed file is a regular file inside the folder with the listed size, and the SHA-256 of every one. Only then is
-any of them parsed. Nothing in a bundle is a pickle or a program.
+A bundle is data from anywhere. Opening one checks, in this order: the manifest (:mod:`edge.manifest`), that
+every listed file is a regular file inside the folder with the listed size, and the SHA-256 of every one. Only
+then is any of them parsed. Nothing in a bundle is a pickle or a program.
 """
 
 from __future__ import annotations
@@ -79,10 +79,10 @@ class Bundle:
             if size != entry.bytes:
                 raise BundleError(f"{name} has {size} bytes instead of {entry.bytes}: copy the bundle again")
         with ThreadPoolExecutor(min(4, len(paths))) as pool:
-            for name in pool.map(lambda item: _check_hash(item[0], item[1], manifest.files[item[0]]), paths.items()):
+            for name in pool.map(lambda name: _check_hash(name, paths[name], manifest.files[name]), paths):
                 log.debug("%s: SHA-256 as listed", name)
-        unlisted = tuple(sorted(entry.name for entry in os.scandir(root) if entry.name not in manifest.files))
-        unlisted = tuple(name for name in unlisted if name != "manifest.json")
+        listed = {*manifest.files, "manifest.json"}
+        unlisted = tuple(sorted(name for name in os.listdir(root) if name not in listed))
         for name in unlisted:
             log.info("bundle %s: ignoring the unlisted file %r", manifest.name, name)
         notice = manifest.notice or (DEMO_NOTICE if is_demo else None)
@@ -100,7 +100,7 @@ class Bundle:
         Returns
         -------
         dict of str to ndarray
-            Names, shapes and types as in ``docs``: float32, and int8 with a float32 ``.scale`` per output row.
+            As :func:`edge.weights.expected_shapes`: float32, or int8 with a float32 ``.scale`` per row.
         """
         from edge.weights import check_weights, map_safetensors
 
@@ -124,14 +124,16 @@ def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:
     except (OSError, ValueError, RuntimeError):
         problem = "does not exist"
     if is_demo:
-        raise BundleError("this installation holds no demo bundle: give one with --bundle DIR or $" + ENVIRONMENT)
+        raise BundleError(
+            f"this installation holds no demo bundle: give one with --bundle DIR or ${ENVIRONMENT}"
+        )
     origin = "" if path is not None else f" (from ${ENVIRONMENT})"
-    raise BundleError(f"the bundle {str(folder)!r}{origin} {problem}; edge-export makes one from a checkpoint")
+    raise BundleError(f"the folder {str(folder)!r}{origin} {problem}; edge-export makes a bundle")
 
 
 def _read_manifest(root: Path) -> bytes:
     if not (root / "manifest.json").exists():
-        raise BundleError(f"{str(root)!r} holds no manifest.json: this is not a bundle; edge-export makes one")
+        raise BundleError(f"{str(root)!r} holds no manifest.json: edge-export makes a bundle")
     try:
         with open(_inside(root, "manifest.json"), "rb") as stream:
             return stream.read(MAX_MANIFEST_BYTES + 1)
@@ -160,5 +162,7 @@ def _check_hash(name: str, path: Path, entry: FileEntry) -> str:
     except OSError as error:
         raise BundleError(f"{name} cannot be read ({error.strerror})") from None
     if digest != entry.sha256:
-        raise BundleError(f"{name} differs from what the manifest lists (SHA-256): copy or export the bundle again")
+        raise BundleError(
+            f"{name} does not match its SHA-256 in the manifest: copy or export the bundle again"
+        )
     return name

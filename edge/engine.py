@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine: one film in, one report out.
 
-film -> 8-bit picture -> pixels -> vision graph -> mask check -> decoding kernel -> report; one way, no back and forth.
+film -> 8-bit picture -> pixels -> vision graph -> mask check -> decoding kernel -> report; one way only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from edge.bundle import Bundle
 from edge.errors import Cancelled, MissingRuntime, UsageError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from edge.decoder import CancelToken, GenerationResult
     from edge.film import Film
 
-    Source = str | Path | pydicom.Dataset | NDArray[np.generic]
+    Source: TypeAlias = str | Path | pydicom.Dataset | NDArray[np.generic]
 
 log = logging.getLogger("edge")
 
@@ -49,8 +49,8 @@ def load(
     Parameters
     ----------
     bundle
-        Folder of a bundle. ``None``: ``$EDGE_REPORT_BUNDLE``, and without it the demo bundle of the package, whose
-        model was trained on synthetic phantoms and is not for clinical use.
+        Folder of a bundle. ``None``: ``$EDGE_REPORT_BUNDLE``, and without it the demo bundle of the package,
+        whose model was trained on synthetic phantoms and is not for clinical use.
     device
         ``auto``, ``cpu`` or ``cuda``.
     threads
@@ -126,8 +126,8 @@ class Engine:
         Parameters
         ----------
         source
-            Path of a DICOM, PNG or JPEG file, a :class:`pydicom.Dataset`, or an array [rows, columns] (brighter
-            means denser).
+            Path of a DICOM, PNG or JPEG file, a :class:`pydicom.Dataset`, or an array [rows, columns]
+            (brighter means denser).
         force
             Report in spite of a soft refusal (another body part or view in the header).
         max_new_tokens
@@ -143,8 +143,8 @@ class Engine:
         cut
             Drop a last sentence that the token cap broke off. Default: the bundle's.
         on_text
-            Called with pieces of the findings as they become certain, never inside a character; put together they
-            are `Report.findings`.
+            Called with pieces of the findings as they become certain, never inside a character; put together
+            they are `Report.findings`.
         cancel
             Cancel it from another thread to stop; :class:`edge.Cancelled` is raised then.
 
@@ -202,7 +202,7 @@ class Engine:
             grid=self.manifest.prefix.grid,
         )
         timings = clock.finish()
-        after_first = len(result.token_ids) - 1
+        after_first, decode_ms = len(result.token_ids) - 1, timings["decode"]
         return Report(
             findings=findings,
             sentences=sentences,
@@ -219,8 +219,13 @@ class Engine:
             },
             input=_provenance(film),
             timings_ms=timings,
-            tokens_per_s=round(after_first / timings["decode"] * 1e3, 2) if after_first > 0 and timings["decode"] else 0.0,
-            software={"version": __version__, "device": self.device, "isa": self.isa, "threads": self.threads},
+            tokens_per_s=round(after_first / decode_ms * 1e3, 2) if after_first > 0 and decode_ms else 0.0,
+            software={
+                "version": __version__,
+                "device": self.device,
+                "isa": self.isa,
+                "threads": self.threads,
+            },
             intended_use=self.manifest.intended_use,
             notice=self.notice,
             prompt=prompt,
@@ -297,7 +302,7 @@ class Engine:
         return result
 
     def _patch_evidence(self, result: GenerationResult) -> NDArray[np.floating[Any]] | None:
-        """Attention per generated token over the patches [tokens, grid_h * grid_w], register keys left out."""
+        """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""
         if result.evidence is None or not self.manifest.generation.evidence_layers:
             return None
         return cast("NDArray[np.floating[Any]]", result.evidence)[:, self.manifest.prefix.first_patch :]
@@ -322,13 +327,13 @@ class Engine:
         if rows not in BIAS_ROWS:
             raise UsageError(f"bias rows must be one of {', '.join(BIAS_ROWS)}, not {str(rows)[:40]!r}")
         if rows != "none" and not self.manifest.has_mask:
-            raise UsageError(f"bias rows {rows} ask for an anatomical bias, but this bundle holds no segmenter")
-        return cast(BiasRows, rows)
+            raise UsageError(f"bias rows {rows} ask for a bias, but this bundle holds no segmenter")
+        return rows
 
     def _check_cap(self, cap: int | None, forced: int) -> int:
         spec, generation = self.manifest.decoder, self.manifest.generation
         used = self.manifest.prefix.length + len(generation.begin_ids) + forced + spec["position_offset"]
-        room = spec["max_positions"] - used
+        room = int(spec["max_positions"] - used)
         if room < 1:
             raise UsageError("the prompt is too long for this model")
         if cap is None:

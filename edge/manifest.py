@@ -120,7 +120,7 @@ def parse_manifest(data: bytes) -> Manifest:
             else "export the model again with this version's edge-export"
         )
         raise BundleError(
-            f"the bundle has format version {version}, this edge-report reads version {FORMAT_VERSION}: {todo}"
+            f"the bundle has format version {version}, this edge-report reads {FORMAT_VERSION}: {todo}"
         )
     files = _files(top.section("files"))
     image = _image(top.section("image"))
@@ -135,7 +135,7 @@ def parse_manifest(data: bytes) -> Manifest:
         precision=cast(Any, top.choice("precision", ("fp32", "int8"))),
         producer=top.text("producer", 256),
         intended_use=top.text("intended_use", 4096),
-        notice=top.text("notice", 1024) if top.peek("notice") is not None else top.null("notice"),
+        notice=top.optional_text("notice", 1024),
         synthetic=top.boolean("synthetic"),
         image=image,
         prefix=prefix,
@@ -209,28 +209,22 @@ class _Section:
         got = _short(self.value[key]) if key in self.value else "nothing"
         raise BundleError(f"{self.where}: {_short(key)} must be {expected}, not {got}")
 
-    def peek(self, key: str) -> Any:
-        return self.value.get(key)
-
     def take(self, key: str, expected: str) -> Any:
         if key not in self.value:
             self.fail(key, expected)
         self.left.discard(key)
         return self.value[key]
 
-    def null(self, key: str) -> None:
-        if self.take(key, "null") is not None:
-            self.fail(key, "null")
-
     def section(self, key: str) -> _Section:
-        return _Section(self.take(key, "an object"), f"{self.where}.{key}" if self.where != "manifest" else key)
+        where = f"{self.where}.{key}" if self.where != "manifest" else key
+        return _Section(self.take(key, "an object"), where)
 
     def integer(self, key: str, low: int, high: int) -> int:
         expected = f"a whole number from {low} to {high}"
         value = self.take(key, expected)
         if type(value) is not int or not low <= value <= high:
             self.fail(key, expected)
-        return cast(int, value)
+        return value
 
     def number(self, key: str, low: float, high: float) -> float:
         expected = f"a number from {low:g} to {high:g}"
@@ -243,7 +237,7 @@ class _Section:
         value = self.take(key, "true or false")
         if type(value) is not bool:
             self.fail(key, "true or false")
-        return cast(bool, value)
+        return value
 
     def choice(self, key: str, options: tuple[str, ...]) -> str:
         expected = "one of " + ", ".join(options)
@@ -255,18 +249,25 @@ class _Section:
     def text(self, key: str, limit: int, *, empty: bool = True) -> str:
         expected = f"one line of printable text of at most {limit} characters"
         value = self.take(key, expected)
-        if not isinstance(value, str) or len(value) > limit or not value.isprintable() or not (value or empty):
+        if not isinstance(value, str) or len(value) > limit or not value.isprintable():
             self.fail(key, expected)
+        if not value and not empty:
+            self.fail(key, "not empty")
         return value
+
+    def optional_text(self, key: str, limit: int) -> str | None:
+        return None if self.take(key, "a text or null") is None else self.text(key, limit)
 
     def array(self, key: str, limit: int, exactly: int | None = None) -> list[Any]:
         expected = f"a list of {exactly}" if exactly is not None else f"a list of at most {limit}"
         value = self.take(key, expected)
-        if not isinstance(value, list) or len(value) > limit or (exactly is not None and len(value) != exactly):
+        if not isinstance(value, list) or len(value) > limit or exactly not in (None, len(value)):
             self.fail(key, expected)
-        return cast(list[Any], value)
+        return value
 
-    def integers(self, key: str, limit: int, low: int, high: int, exactly: int | None = None) -> tuple[int, ...]:
+    def integers(
+        self, key: str, limit: int, low: int, high: int, exactly: int | None = None
+    ) -> tuple[int, ...]:
         values = self.array(key, limit, exactly)
         if not all(type(v) is int and low <= v <= high for v in values):
             self.fail(key, f"a list of whole numbers from {low} to {high}")
@@ -418,7 +419,7 @@ def _check_together(manifest: Manifest) -> None:
     decoder, prefix, begin = manifest.decoder, manifest.prefix, len(manifest.generation.begin_ids)
     rows = prefix.length + begin + decoder["position_offset"]
     if rows >= decoder["max_positions"]:
-        raise BundleError(f"decoder: max_positions leaves no room for text after the prefix ({rows} positions)")
+        raise BundleError(f"decoder: max_positions leaves no room for text after {rows} positions")
     used = {manifest.vision_file, manifest.weights_file, manifest.tokenizer_file}
     if len(used) != 3:
         raise BundleError("graphs, weights and tokenizer must be three different files")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A look into an ONNX file without the ``onnx`` package: does it keep its data in other files?
 
-ONNX allows tensors that lie in a file of any name beside the graph. Such a file would be read without a hash, so
-a bundle's graph must hold all its data itself. This walks the protobuf wire format (onnx.proto3) and looks only at
-``TensorProto.data_location`` and ``external_data``.
+ONNX allows tensors that lie in a file of any name beside the graph. Such a file would be read without a hash,
+so a bundle's graph must hold all its data itself. This walks the protobuf wire format (onnx.proto3) and looks
+only at ``TensorProto.data_location`` and ``external_data``.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Evidence:
     peak : (int, int)
         Row and column of the largest value.
     box : (float, float, float, float)
-        Smallest rectangle that holds 60 % of the attention: left, top, right, bottom as shares of the picture.
+        Smallest rectangle that holds 60 % of it: left, top, right, bottom as shares of the picture.
     """
 
     grid: tuple[int, int]
@@ -87,7 +87,7 @@ def _smallest_box(heat: NDArray[np.float64], share: float) -> tuple[float, float
             bottom, left, right = (int(i) for i in np.unravel_index(at, size.shape))
             best = (left, top, right, top + 1 + bottom)
     left, top, right, bottom = best
-    return (round(left / columns, 4), round(top / rows, 4), round(right / columns, 4), round(bottom / rows, 4))
+    return round(left / columns, 4), round(top / rows, 4), round(right / columns, 4), round(bottom / rows, 4)
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,9 @@ def make_sentences(
             if left <= at < right:
                 tokens.append(token - forced)
     return tuple(
-        Sentence(text[left:right], _confidence([logprobs[i] for i in tokens]), _evidence(evidence, tokens, grid))
+        Sentence(
+            text[left:right], _confidence([logprobs[i] for i in tokens]), _evidence(evidence, tokens, grid)
+        )
         for (left, right), tokens in zip(spans, owned, strict=True)
     )
 
@@ -249,7 +251,9 @@ def _confidence(logprobs: Sequence[float]) -> float | None:
     return round(min(1.0, math.exp(mean)), 6) if not math.isnan(mean) else 0.0
 
 
-def _evidence(mass: NDArray[np.floating[Any]] | None, tokens: Sequence[int], grid: tuple[int, int]) -> Evidence | None:
+def _evidence(
+    mass: NDArray[np.floating[Any]] | None, tokens: Sequence[int], grid: tuple[int, int]
+) -> Evidence | None:
     if mass is None or not tokens:
         return None
     return Evidence.from_mass(mass[list(tokens)].sum(0), grid)

@@ -11,16 +11,17 @@ from pathlib import Path
 from edge.errors import BundleError, UsageError
 
 _REPLACEMENT = "\ufffd"
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def clean(text: str) -> str:
-    """Drop what a terminal could act on: control characters (but line breaks and tabs) and text direction marks.
+    """Drop what a terminal could act on: control characters but line breaks and tabs, direction marks.
 
     Works character by character, so cleaning pieces of a text gives the pieces of the cleaned text.
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) not in _UNSAFE)
 
 
 class TextDecoder:
@@ -42,7 +43,7 @@ class TextDecoder:
         except BaseException:  # the library's own panics are no Exceptions
             raise BundleError(f"{path.name} is not a tokenizer this version can read") from None
         if (size := self._tokenizer.get_vocab_size()) > vocab:
-            raise BundleError(f"{path.name} holds {size} tokens, the decoder {vocab}: they do not belong together")
+            raise BundleError(f"{path.name} holds {size} tokens, the decoder {vocab}: they do not match")
 
     def decode(self, ids: Sequence[int]) -> str:
         """The cleaned text of `ids`, special tokens skipped; characters not yet complete end as U+FFFD."""
@@ -62,8 +63,8 @@ class TextDecoder:
         text : str
             The text of all `ids`.
         ends : list of int
-            For each token how many characters of `text` are there once it is known. A token that only begins a
-            character adds none.
+            For each token how many characters of `text` are there once it is known. A token that only begins
+            a character adds none.
         """
         text = self.decode(ids)
         ends = [len(self.decode(ids[: i + 1]).rstrip(_REPLACEMENT)) for i in range(len(ids))]
@@ -79,7 +80,9 @@ class TextStream:
     `whole_sentences` a piece always ends with a sentence.
     """
 
-    def __init__(self, decoder: TextDecoder, forced: Sequence[int] = (), *, whole_sentences: bool = False) -> None:
+    def __init__(
+        self, decoder: TextDecoder, forced: Sequence[int] = (), *, whole_sentences: bool = False
+    ) -> None:
         self._decoder = decoder
         self._ids = list(forced)
         self._whole = whole_sentences
@@ -104,10 +107,10 @@ class TextStream:
 
 
 _ABBREVIATIONS = frozenset(
-    "dr mr mrs ms prof st vs e.g i.e cf approx ca resp incl dept fig figs ref min max avg est "
+    "dr mr mrs ms prof st vs e.g i.e cf approx ca resp incl dept fig figs ref min max avg est "  # noqa: SIM905
     "lat ant post sup inf int ext sec hrs ft lt rt".split()
 )
-_MAYBE = frozenset("a.m p.m etc al jr sr no nos".split())
+_MAYBE = frozenset({"a.m", "p.m", "etc", "al", "jr", "sr", "no", "nos"})
 """Abbreviations that may also end a sentence; what follows decides."""
 _STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n[^\S\n]*\n")
 _WORD = re.compile(r"[^\s(\[\"']+$")
@@ -116,8 +119,9 @@ _WORD = re.compile(r"[^\s(\[\"']+$")
 def sentence_spans(text: str) -> list[tuple[int, int]]:
     """Split a report into sentences.
 
-    A stop ends a sentence unless it belongs to an abbreviation (``Dr.``), an initial (``L. lung``), or a number
-    that begins a line (``1. Lines``); decimals hold no stop followed by a space. A blank line always ends one.
+    A stop ends a sentence unless it belongs to an abbreviation (``Dr.``), an initial (``L. lung``), or a
+    number that begins a line (``1. Lines``); decimals hold no stop followed by a space. A blank line always
+    ends one.
 
     Returns
     -------
@@ -177,8 +181,8 @@ def cut_at_sentence(text: str) -> str:
 
 _PRIOR = re.compile(
     r"\b(?:unchanged|compar(?:ed|ison)|interval(?:ly)?|again|stable|previous(?:ly)?|prior|redemonstrated|"
-    r"re-demonstrated|new(?:ly)? since|since the|persist(?:s|ent|ing)|improv(?:ed|ing|ement)|worsen(?:ed|ing)|"
-    r"resolv(?:ed|ing)|no longer)\b",
+    r"re-demonstrated|new(?:ly)? since|since the|persist(?:s|ent|ing)|improv(?:ed|ing|ement)|"
+    r"worsen(?:ed|ing)|resolv(?:ed|ing)|no longer)\b",
     re.IGNORECASE,
 )
 
@@ -191,5 +195,7 @@ def text_warnings(text: str) -> list[str]:
     words = sorted({match.group().lower() for match in _PRIOR.finditer(text)})
     if words:
         shown = ", ".join(words[:4])
-        warnings.append(f"the text compares with earlier films ({shown}), but the model has seen this one only")
+        warnings.append(
+            f"the text compares with earlier films ({shown}), but the model has seen only this one"
+        )
     return warnings

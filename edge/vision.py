@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vision graph: pixels to the prefix K/V of every decoder layer, the key bias, the mask and the first logits.
+"""The vision graph: pixels to the prefix K/V of every decoder layer, key bias, mask and first logits.
 
-One ONNX graph, run by ONNX Runtime. Its inputs and outputs are checked against the manifest when it is loaded.
+One ONNX graph, run by ONNX Runtime. Its inputs and outputs are checked against the manifest on loading.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("edge")
 
 DEVICES = ("auto", "cpu", "cuda", "tensorrt")
-_INSTALL = 'install it with  pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
+_INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,9 @@ def _import_runtime() -> Any:
         raise MissingRuntime(f"ONNX Runtime is not installed: {_INSTALL}") from None
     if not hasattr(onnxruntime, "InferenceSession"):
         # What is left when one of onnxruntime and onnxruntime-gpu was removed: they share a folder.
-        raise MissingRuntime(f"ONNX Runtime is broken: remove onnxruntime and onnxruntime-gpu, then {_INSTALL}")
+        raise MissingRuntime(
+            f"ONNX Runtime is broken: pip uninstall onnxruntime onnxruntime-gpu, then {_INSTALL}"
+        )
     return onnxruntime
 
 
@@ -163,7 +165,9 @@ def _providers(ort: Any, device: str) -> list[str]:
         log.info("device cuda: the vision graph runs on the GPU, decoding on the CPU")
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     if device == "auto" and "CUDAExecutionProvider" in available:
-        log.info("device auto: using the CPU (decoding on a GPU is not in this build; --device cuda moves the vision)")
+        log.info(
+            "device auto: using the CPU (this build does not decode on a GPU; --device cuda moves the vision)"
+        )
     return ["CPUExecutionProvider"]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decoder weights: a strict, zero-copy reader of safetensors, and the check against the decoder spec.
 
-Layout of the file: 8 bytes little-endian length of a JSON header, the header, the data. The header's offsets come
-from the file, so each is checked before it is used.
+Layout of the file: 8 bytes little-endian length of a JSON header, the header, the data. The header's offsets
+come from the file, so each is checked before it is used.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import math
 import mmap
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
         arrays[name] = array if array.flags.aligned else array.copy()
         spans.append((begin, end))
     spans.sort()
-    if any(left[1] > right[0] for left, right in zip(spans, spans[1:], strict=False)):
+    if any(left[1] > right[0] for left, right in pairwise(spans)):
         raise fail("two tensors overlap")
     return arrays
 
@@ -104,7 +105,8 @@ def expected_shapes(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
         for norm in ("attn_norm", "mlp_norm"):
             yield f"layers.{i}.{norm}.weight", (d,), False
             yield f"layers.{i}.{norm}.bias", (d,), False
-        for name, rows, columns in (("qkv", 3 * d, d), ("attn_out", d, d), ("mlp_in", f, d), ("mlp_out", d, f)):
+        shapes = {"qkv": (3 * d, d), "attn_out": (d, d), "mlp_in": (f, d), "mlp_out": (d, f)}
+        for name, (rows, columns) in shapes.items():
             yield f"layers.{i}.{name}.weight", (rows, columns), True
             yield f"layers.{i}.{name}.bias", (rows,), False
     yield "final_norm.weight", (d,), False

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options of ``edge-report``. Imports nothing but argparse, so that ``--help`` is instant."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from edge.version import __version__
+
+PROG = "edge-report"
+
+_EPILOG = """\
+The report goes to stdout, everything else to stderr. Films are DICOM, PNG or JPEG files.
+
+exit codes: 0 reported; 1 wrong usage; 20 cannot read, 21 not DICOM or a picture, 22 corrupt or truncated,
+23 unsupported modality, 24 not a frontal chest film, 25 no pixel data, 26 pixels not taken, 27 transfer
+syntax or its decoder missing; 30 bundle missing, damaged or of another format version; 40-59 cannot write;
+80-99 processing; 130 interrupted. Several films: the worst.
+
+Drafts are for research. This is not a medical device.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        line = "".join(c if c.isprintable() else "?" for c in message)
+        self.exit(1, f"{PROG}: usage: {line}; see {PROG} --help\n")
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= 1 << 20:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1")
+    return value
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser. Wrong usage ends the process with exit code 1 and one line on stderr."""
+    parser = _Parser(
+        prog=PROG,
+        description="Draft the findings of frontal chest radiographs.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("images", metavar="IMAGE", nargs="+", help="a DICOM, PNG or JPEG file")
+    add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
+    add(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="several films as json: one object per line",
+    )
+    add("-o", "--output", metavar="PATH", help="write the report there, whole or not at all")
+    add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="default: auto")
+    add("--threads", metavar="N", type=_positive, help="default: the physical cores this process may use")
+    add("--max-new-tokens", metavar="N", type=_positive, help="token cap (default: the bundle's)")
+    add(
+        "--bias-rows",
+        choices=("all", "prefill", "none"),
+        help="which rows get the anatomical bias (default: the bundle's)",
+    )
+    add(
+        "--overlay",
+        metavar="PNG",
+        help="write a picture: film, mask outline, where each sentence looked; several: NAME-1.png, ...",
+    )
+    add("--stream", action="store_true", help="print the text while it is written")
+    add("--timings", action="store_true", help="one line of timings per film on stderr")
+    add(
+        "--force",
+        action="store_true",
+        help="report in spite of a header that names another body part or view",
+    )
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument(
+        "-q", "--quiet", action="store_true", help="no warnings on stderr (notices of a model stay)"
+    )
+    loud.add_argument("-v", "--verbose", action="count", default=0, help="more on stderr; twice for more")
+    add("--version", action="version", version=f"{PROG} {__version__}")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse and check what argparse cannot."""
+    parser = make_parser()
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if options.stream and (options.format != "text" or options.output):
+        parser.error("--stream prints text to stdout: it goes with neither --format json nor -o")
+    if options.overlay is not None and not options.overlay.lower().endswith(".png"):
+        parser.error("--overlay must name a .png file")
+    return options

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writing results: whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from edge.errors import OutputError
+
+
+class ClosedPipe(Exception):
+    """Whoever read our stdout has stopped reading."""
+
+
+def check_target(path: str) -> None:
+    """Find out before the work that a file cannot be written.
+
+    Raises
+    ------
+    OutputError
+    """
+    target = Path(path)
+    folder = target.parent
+    if not folder.is_dir():
+        raise OutputError(f"the folder {printable(str(folder))} does not exist: create it first")
+    if target.is_dir():
+        raise OutputError("this is a folder: give the name of a file")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"the folder {printable(str(folder))} cannot be written to")
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """Write a file as a whole: a temporary file beside it, synced, then renamed over it.
+
+    Raises
+    ------
+    OutputError
+        The old file, if there was one, is then still as it was.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
+        _write_through(target, data)
+        return
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent
+        )
+        with open(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        os.replace(temporary, target)
+        temporary = None
+        with contextlib.suppress(OSError):
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:
+        raise OutputError(
+            f"{error.strerror or 'the file could not be written'}: nothing was changed"
+        ) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+
+def _write_through(target: Path, data: bytes) -> None:
+    try:
+        with open(target, "wb") as stream:
+            stream.write(data)
+    except OSError as error:
+        raise OutputError(f"{error.strerror or 'the device could not be written'}") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_stdout(text: str) -> None:
+    """Write to stdout and flush.
+
+    Raises
+    ------
+    ClosedPipe
+    OutputError
+    """
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        raise ClosedPipe from None
+    except (OSError, ValueError) as error:
+        _silence_stdout()
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise OutputError(f"stdout: {reason or 'closed'}") from None
+
+
+def _silence_stdout() -> None:
+    """Keep the interpreter from complaining again when it flushes stdout at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+
+
+def say(line: str) -> None:
+    """One line on stderr; losing it is no failure."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(printable(line) + "\n")
+        sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """`text` on one line and without anything a terminal could act on."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def numbered(path: str, index: int) -> str:
+    """``out.png`` as ``out-3.png``."""
+    stem, suffix = os.path.splitext(path)
+    return f"{stem}-{index}{suffix}"

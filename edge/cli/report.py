@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edge-report``: films in, findings drafts out. See :mod:`edge.cli.options` for the options."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from edge.cli.options import PROG, parse
+from edge.cli.output import ClosedPipe, check_target, numbered, printable, say, write_stdout, write_whole
+from edge.errors import CannotRead, EdgeError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from edge.engine import Engine
+    from edge.report import Report
+
+INTERRUPTED = 130
+CLOSED_PIPE = 141
+INTERNAL = 80
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        options = parse(argv)
+    except SystemExit as end:  # argparse has said what there was to say
+        return int(end.code or 0)
+    try:
+        return _Run(options).go()
+    except KeyboardInterrupt:
+        say(f"{PROG}: interrupted")
+        return INTERRUPTED
+    except ClosedPipe:
+        return CLOSED_PIPE
+
+
+class _Run:
+    """One call of the command."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.films: list[str] = options.images
+        self.several = len(self.films) > 1
+        self.codes = [0]
+        self.parts: list[str] = []  # what goes to -o
+
+    def go(self) -> int:
+        options = self.options
+        _prepare_streams(options.verbose)
+        for target in (options.output, options.overlay):
+            if target is not None:
+                try:
+                    check_target(target)
+                except OutputError as error:
+                    return self.fail(target, error)
+        ready = [self.attempt(film, partial(_check_film, film)) for film in self.films]
+        if not any(ready):
+            return max(self.codes)
+        engine = self.load()
+        if engine is None:
+            return max(self.codes)
+        if engine.notice:
+            say(f"{PROG}: {engine.notice}")
+        for index, film in enumerate(self.films, 1):
+            if ready[index - 1]:
+                self.attempt(film, partial(self.one, engine, film, index))
+        if options.output is not None and self.parts:
+            data = "".join(self.parts).encode()
+            self.attempt(options.output, lambda: write_whole(options.output, data))
+        return max(self.codes)
+
+    def attempt(self, name: str, action: Callable[[], None]) -> bool:
+        """Run `action`; a failure becomes one line on stderr and an exit code."""
+        try:
+            action()
+            return True
+        except EdgeError as error:
+            self.fail(name, error)
+        except (KeyboardInterrupt, ClosedPipe):
+            raise
+        except MemoryError:
+            self.fail(name, EdgeError("not enough memory"))
+        except Exception as error:  # no traceback, and no text of it: that might quote the header
+            self.fail(name, EdgeError(f"internal error ({type(error).__name__}); please report it"))
+        return False
+
+    def fail(self, name: str, error: EdgeError) -> int:
+        say(f"{PROG}: {name}: {error.kind}: {error}")
+        self.codes.append(error.exit_code)
+        return error.exit_code
+
+    def load(self) -> Engine | None:
+        from edge.bundle import ENVIRONMENT
+
+        options = self.options
+        engine: list[Engine] = []
+
+        def action() -> None:
+            from edge.engine import load
+
+            engine.append(load(options.bundle, options.device, options.threads, options.bias_rows))
+
+        self.attempt(options.bundle or os.environ.get(ENVIRONMENT) or "demo bundle", action)
+        return engine[0] if engine else None
+
+    def one(self, engine: Engine, film: str, index: int) -> None:
+        """Report one film and deliver the result."""
+        options = self.options
+        heading = f"{'' if index == 1 else chr(10)}== {printable(film)} ==\n" if self.several else ""
+        begun: list[bool] = []
+
+        def on_text(piece: str) -> None:
+            write_stdout(piece if begun else heading + piece)
+            begun.append(True)
+
+        try:
+            report = engine.report(
+                film,
+                force=options.force,
+                max_new_tokens=options.max_new_tokens,
+                on_text=on_text if options.stream else None,
+            )
+        except BaseException:
+            if begun:
+                write_stdout("\n")
+            raise
+        overlay_failed = self.overlay(report, index)
+        if options.stream:
+            write_stdout("\n" if begun else heading + "\n")
+        elif options.format == "json":
+            self.deliver(report.to_json(indent=None if self.several else 2) + "\n")
+        else:
+            self.deliver(heading + report.findings + "\n")
+        if not options.quiet:
+            for warning in report.warnings:
+                say(f"{PROG}: {film}: warning: {warning}")
+        if options.timings:
+            say(f"{PROG}: {film}: {timings_line(report)}")
+        if overlay_failed is not None:
+            self.fail(overlay_failed[0], overlay_failed[1])
+
+    def overlay(self, report: Report, index: int) -> tuple[str, EdgeError] | None:
+        """Write the picture, if one is wanted; a failure is returned, so that the report still gets out."""
+        if self.options.overlay is None:
+            return None
+        path = numbered(self.options.overlay, index) if self.several else self.options.overlay
+        try:
+            from edge.render.overlay import overlay_png
+
+            write_whole(path, overlay_png(report))
+        except EdgeError as error:
+            return path, error
+        return None
+
+    def deliver(self, text: str) -> None:
+        if self.options.output is not None:
+            self.parts.append(text)
+        else:
+            write_stdout(text)
+
+
+def timings_line(report: Report) -> str:
+    """The stages in order, in milliseconds, and the speed of the decode stage."""
+    ms = report.timings_ms
+    return (
+        f"{ms['dicom']:.1f} ms dicom, {ms['preprocess']:.1f} ms preprocess, {ms['vision']:.1f} ms vision, "
+        f"{ms['first_token']:.1f} ms first token, {ms['decode']:.1f} ms decode "
+        f"({len(report.token_ids)} tokens, {report.tokens_per_s:.1f} tokens/s), {ms['total']:.1f} ms total"
+    )
+
+
+def _check_film(film: str) -> None:
+    """Find out before a model is loaded that a film cannot be read."""
+    if os.path.isdir(film):
+        example = os.path.join(film, "*.dcm")
+        raise UsageError(f"this is a folder; give its films, for example  {PROG} {printable(example)}")
+    try:
+        os.stat(film)
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "not a file name"
+        raise CannotRead(f"{reason}; check the name") from None
+
+
+def _prepare_streams(verbose: int) -> None:
+    """Characters that a terminal cannot show must not end the program; -v shows the package's log."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):
+            errors = "backslashreplace" if stream is sys.stderr else "replace"
+            stream.reconfigure(errors=errors)  # type: ignore[union-attr]
+    if verbose:
+        import logging
+
+        class Lines(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                say(f"{PROG}: {record.getMessage()}")
+
+        logger = logging.getLogger("edge")
+        logger.setLevel(logging.INFO if verbose == 1 else logging.DEBUG)
+        logger.addHandler(Lines())
+        logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
