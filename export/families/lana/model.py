@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The layer-wise anatomical attention generator as one PyTorch module.
 
-Networks come from ``transformers``: a DINOv3 ViT, two DINOv3 ConvNeXt segmenters and a GPT-2 decoder. Only the
-glue is ours. Parameter names follow the flat checkpoints of the paper's code (``encoder.model.*``,
-``segmenter.lung_model.*``, ``segmenter.heart_model.*``, ``linear_projection.*``, ``decoder.*``), so a checkpoint
-loads with ``load_state_dict``. Source: "Radiology Report Generation with Layer-Wise Anatomical Attention",
-arXiv 2512.16841.
+Networks come from ``transformers``: a DINOv3 ViT, two DINOv3 ConvNeXt segmenters and a GPT-2 decoder. Only
+the glue is ours. Parameter names follow the flat checkpoints of the paper's code (``encoder.model.*``,
+``segmenter.lung_model.*``, ``segmenter.heart_model.*``, ``linear_projection.*``, ``decoder.*``), so a
+checkpoint loads with ``load_state_dict``. Source: "Radiology Report Generation with Layer-Wise Anatomical
+Attention", arXiv 2512.16841.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class Encoder(nn.Module):
 
 
 class SegmenterNetwork(nn.Module):
-    """ConvNeXt trunk (last stage, before any norm) and its up-sampling head: pixels to logits [B,C,H/8,W/8]."""
+    """ConvNeXt trunk (last stage, before any norm) and its up-sampling head: to logits [B,C,H/8,W/8]."""
 
     def __init__(self, config: SegmenterConfig, classes: int, adapter_name: str) -> None:
         super().__init__()
