@@ -12,7 +12,19 @@ from .canvas import Array, Points, smooth
 from .case import Case
 from .labels import LABELS
 
-_WALL = np.array([(0.46, -0.005), (0.62, 0.035), (0.765, 0.13), (0.86, 0.26), (0.93, 0.43), (0.978, 0.62), (1.0, 0.8), (0.995, 0.92), (0.98, 1.05)])
+_WALL = np.array(
+    [
+        (0.46, -0.005),
+        (0.62, 0.035),
+        (0.765, 0.13),
+        (0.86, 0.26),
+        (0.93, 0.43),
+        (0.978, 0.62),
+        (1.0, 0.8),
+        (0.995, 0.92),
+        (0.98, 1.05),
+    ]
+)
 _MEDIAL = 0.07
 NORMAL_CTR = (0.38, 0.46)
 ENLARGED_CTR = (0.575, 0.66)
@@ -20,7 +32,7 @@ ENLARGED_CTR = (0.575, 0.66)
 
 @dataclass(frozen=True)
 class Dome:
-    """One half of the diaphragm: height of the top, of the costophrenic angle and of the medial end (``v``)."""
+    """One half of the diaphragm: ``v`` of its top, costophrenic angle and medial end."""
 
     top: float
     angle: float
@@ -55,7 +67,9 @@ class Anatomy:
 
     def rng(self, name: str) -> np.random.Generator:
         """Random stream of one structure, fixed by the case's seed."""
-        tag = LABELS.index(name) if name in LABELS else 1000 + sum(ord(c) * (i + 7) for i, c in enumerate(name))
+        tag = (
+            LABELS.index(name) if name in LABELS else 1000 + sum(ord(c) * (i + 7) for i, c in enumerate(name))
+        )
         return np.random.default_rng([self.case.seed, tag])
 
     def _dome(self, side: str) -> Dome:
@@ -76,7 +90,9 @@ class Anatomy:
         """Film units to chest frame ``u``, ``v``."""
         dx, dy = x - np.float32(self._centre[0]), y - np.float32(self._centre[1])
         c, s = np.float32(self._cos), np.float32(self._sin)
-        return (dx * c + dy * s) / np.float32(self.case.half_width), (dy * c - dx * s) / np.float32(self.case.lung_height) + np.float32(0.5)
+        return (dx * c + dy * s) / np.float32(self.case.half_width), (dy * c - dx * s) / np.float32(
+            self.case.lung_height
+        ) + np.float32(0.5)
 
     @staticmethod
     def sign(side: str) -> float:
@@ -104,7 +120,9 @@ class Anatomy:
         lateral = np.stack([self.wall(v), v], 1)
         u = np.linspace(float(lateral[-1, 0]), _MEDIAL, 28)[1:]
         base = np.stack([u, self.floor(side, u)], 1)
-        top = smooth([(_MEDIAL, 0.22), (0.12, 0.09), (0.24, 0.022), (0.40, 0.0), (0.54, 0.008), tuple(lateral[0])], 6)
+        top = smooth(
+            [(_MEDIAL, 0.22), (0.12, 0.09), (0.24, 0.022), (0.40, 0.0), (0.54, 0.008), tuple(lateral[0])], 6
+        )
         outline = np.concatenate([top[:-1], lateral, base])
         outline[:, 0] *= self.sign(side)
         return outline
@@ -125,9 +143,11 @@ class Anatomy:
         r, left, turn = self.heart_right, self.heart_left, self.case.turn
         drop = 0.7 * (self.case.dome - 0.83)
         points = np.array([
-            (-0.10, 0.40), (-0.155, 0.45), (-0.80 * r, 0.56), (-r, 0.69), (-0.95 * r, 0.80), (-0.72 * r, 0.89),
+            (-0.10, 0.40), (-0.155, 0.45), (-0.80 * r, 0.56), (-r, 0.69), (-0.95 * r, 0.80),
+            (-0.72 * r, 0.89),
             (-0.3 * r, 0.96), (0.45 * left, 0.985), (0.82 * left, 0.95), (0.97 * left, 0.885), (left, 0.81),
-            (0.93 * left, 0.71), (0.76 * left, 0.60), (0.20 + 0.27 * left, 0.50), (0.245, 0.435), (0.15, 0.39),
+            (0.93 * left, 0.71), (0.76 * left, 0.60), (0.20 + 0.27 * left, 0.50), (0.245, 0.435),
+            (0.15, 0.39),
         ])  # fmt: skip
         points[:, 1] += drop * np.clip((points[:, 1] - 0.4) / 0.4, 0, 1)
         points[:, 0] += turn
@@ -137,8 +157,10 @@ class Anatomy:
         """Outline of the vessels and soft tissue above the heart."""
         knob, turn = 0.19 + 0.07 * self.knob, self.case.turn
         points = np.array([
-            (-0.17, -0.10), (-0.145, 0.05), (-0.14, 0.2), (-0.15, 0.33), (-0.165, 0.44), (-0.12, 0.56), (0.15, 0.56), (0.255, 0.46),
-            (0.225, 0.40), (0.165, 0.35), (knob - 0.02, 0.31), (knob, 0.265), (knob - 0.035, 0.215), (0.13, 0.16), (0.14, 0.05), (0.17, -0.10),
+            (-0.17, -0.10), (-0.145, 0.05), (-0.14, 0.2), (-0.15, 0.33), (-0.165, 0.44), (-0.12, 0.56),
+            (0.15, 0.56), (0.255, 0.46),
+            (0.225, 0.40), (0.165, 0.35), (knob - 0.02, 0.31), (knob, 0.265), (knob - 0.035, 0.215),
+            (0.13, 0.16), (0.14, 0.05), (0.17, -0.10),
         ])  # fmt: skip
         points[:, 0] += turn
         return smooth(points, 6, closed=True)

@@ -51,7 +51,7 @@ class Canvas:
         self.strokes(layer, path[None], np.broadcast_to(widths, (1, len(path))), (value,))
 
     def strokes(self, layer: Bytes, paths: Points, widths: Points, values: Sequence[int]) -> None:
-        """Draw many tubes at once: ``paths`` [M,N,2], ``widths`` [M,N] (film units), ``values`` [M]; later ones on top."""
+        """Draw tubes: ``paths`` [M,N,2], ``widths`` [M,N] (film units), ``values`` [M]; later ones on top."""
         pad = 0.7 / self.shape[1]
         outlines = tubes(paths, np.maximum(widths - pad, 0.3 * pad))
         pixels = np.rint((outlines * self._scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
@@ -69,7 +69,9 @@ class Canvas:
         sx, sy = sigma * self.width, sigma * self.height / self.aspect
         if max(sx, sy) < 0.25:
             return picture
-        return cv2.GaussianBlur(picture, (0, 0), sigmaX=max(sx, 0.05), sigmaY=max(sy, 0.05), borderType=cv2.BORDER_REPLICATE)
+        return cv2.GaussianBlur(
+            picture, (0, 0), sigmaX=max(sx, 0.05), sigmaY=max(sy, 0.05), borderType=cv2.BORDER_REPLICATE
+        )
 
     def mask(self, layer: Bytes) -> npt.NDArray[np.bool_]:
         """Layer as a mask at picture size (at least half covered)."""
@@ -85,8 +87,11 @@ class Canvas:
 
     def up(self, coarse: Array) -> Array:
         """A picture on any square grid over the film, brought to [height,width] float32."""
-        return cv2.resize(np.ascontiguousarray(coarse, np.float32), (self.width, self.height), interpolation=cv2.INTER_CUBIC
-                          if coarse.shape[0] <= min(self.height, self.width) else cv2.INTER_AREA)  # fmt: skip
+        finer = coarse.shape[0] <= min(self.height, self.width)
+        how = cv2.INTER_CUBIC if finer else cv2.INTER_AREA
+        return cv2.resize(
+            np.ascontiguousarray(coarse, np.float32), (self.width, self.height), interpolation=how
+        )
 
     def window(self, centre: Sequence[float], radius: float) -> tuple[slice, slice, Array, Array]:
         """Crop of the picture around ``centre``: row and column slices, and x, y (film units) inside it."""
@@ -113,7 +118,11 @@ def tubes(paths: Points, widths: Points) -> Points:
 def smooth(points: Sequence[Sequence[float]] | Points, steps: int = 8, closed: bool = False) -> Points:
     """Catmull-Rom curve through ``points`` with ``steps`` points per piece."""
     p = np.asarray(points, float)
-    q = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    q = (
+        np.concatenate([p[-1:], p, p[:2]])
+        if closed
+        else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
+    )
     a, b, c, d = q[:-3, None], q[1:-2, None], q[2:-1, None], q[3:, None]
     t = (np.arange(steps) / steps)[None, :, None]
     curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)

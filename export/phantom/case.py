@@ -15,7 +15,8 @@ class Case:
     """Everything that decides how a phantom looks; equal cases give equal pictures.
 
     Lengths are in film widths (the film is 1 wide and ``aspect`` high). The chest frame has ``u`` across
-    (0 midline, +1 the inner chest wall on the patient's left) and ``v`` down (0 lung apex, 1 costophrenic angle).
+    (0 midline, +1 the inner chest wall on the patient's left) and ``v`` down (0 lung apex, 1 costophrenic
+    angle).
     """
 
     seed: int
@@ -85,7 +86,13 @@ def _conflict_pairs() -> set[frozenset[str]]:
             add(f"opacity_{side}_{zone}", f"nodule_{side}_{zone}")
         add("edema", air, *(name for name in own if name.startswith("opacity") or name.endswith("mid")))
     add("elevated_hemidiaphragm_left", "elevated_hemidiaphragm_right")
-    add("cardiomegaly", "effusion_left_large", "opacity_left_lower", "nodule_left_lower", "elevated_hemidiaphragm_left")
+    add(
+        "cardiomegaly",
+        "effusion_left_large",
+        "opacity_left_lower",
+        "nodule_left_lower",
+        "elevated_hemidiaphragm_left",
+    )
     add("pacemaker", "opacity_left_upper", "nodule_left_upper")
     return pairs
 
@@ -102,14 +109,22 @@ def conflicts(labels: frozenset[str] | set[str]) -> list[frozenset[str]]:
 NORMAL_RATE = 0.18
 _COUNTS = (0.22, 0.38, 0.40)
 _DEVICE_RATE = {"endotracheal_tube": 0.085, "central_line": 0.055, "pacemaker": 0.10, "sternal_wires": 0.085}
-_WEIGHT = {"cardiomegaly": 1.35, "edema": 1.6, "pneumothorax_left": 1.35, "pneumothorax_right": 1.35, "elevated_hemidiaphragm_left": 1.25,
-           "opacity_left_mid": 1.15, "opacity_left_lower": 1.35, "nodule_left_lower": 1.15,
-           "effusion_left_large": 1.15}  # fmt: skip
+_WEIGHT = {
+    "cardiomegaly": 1.35,
+    "edema": 1.6,
+    "pneumothorax_left": 1.35,
+    "pneumothorax_right": 1.35,
+    "elevated_hemidiaphragm_left": 1.25,
+    "opacity_left_mid": 1.15,
+    "opacity_left_lower": 1.35,
+    "nodule_left_lower": 1.15,
+    "effusion_left_large": 1.15,
+}
 _WEIGHTS = np.array([_WEIGHT.get(name, 1.0) for name in LABELS[:22]])
 
 
 def sample_labels(rng: np.random.Generator) -> frozenset[str]:
-    """Draw a set of labels without conflicts: about 18 % normal, else one to three findings, devices apart."""
+    """Draw labels without conflicts: about 18 % normal, else one to three findings; devices apart."""
     chosen: set[str] = set()
     if rng.random() >= NORMAL_RATE:
         for _ in range(1 + int(rng.choice(3, p=_COUNTS))):

@@ -30,7 +30,7 @@ _DATE = "20240101"
 def film_size(case: Case, long_side: int = FILM_LONG_SIDE) -> tuple[int, int]:
     """Rows and columns of the case's film with its true aspect (both even)."""
     rows = long_side // 2 * 2
-    return rows, int(round(rows / case.aspect / 2)) * 2
+    return rows, round(rows / case.aspect / 2) * 2
 
 
 def uid(seed: int, what: str) -> str:

@@ -37,8 +37,8 @@ class Phantom:
     image : float32 [H,W]
         0..1, bright = dense (as films are displayed).
     lungs : bool [H,W]
-        Both lung fields as one would outline them: from the chest wall to the edge of heart and mediastinum and
-        down to the diaphragm. Air of a pneumothorax and opacities belong to them, pleural fluid does not.
+        Both lung fields as one would outline them: from the chest wall to the edge of heart and mediastinum
+        and down to the diaphragm. Air of a pneumothorax and opacities belong to them, pleural fluid does not.
     heart : bool [H,W]
         Cardiac silhouette above the diaphragm; it never overlaps ``lungs``.
     regions : dict of bool [H,W]
@@ -94,7 +94,11 @@ def draw(case: Case, height: int, width: int) -> Phantom:
     u, v = body.chest(x, y)
     tissue, air = _soft_tissue(case, body, u, v), _air(case, body, u, v)
     central = cv2.max(whole_heart, vessels_above)
-    open_air = canvas.down(cavity, 0.0022) * (1 - 0.90 * canvas.down(central, 0.0032)) * (1 - 0.93 * canvas.down(fluid, 0.0045))
+    open_air = (
+        canvas.down(cavity, 0.0022)
+        * (1 - 0.90 * canvas.down(central, 0.0032))
+        * (1 - 0.93 * canvas.down(fluid, 0.0045))
+    )
     density = canvas.up(tissue) - open_air * canvas.up(air)
     density += 0.035 * canvas.down(heart, 0.012) + 0.05 * canvas.down(fluid, 0.006)
 
@@ -112,7 +116,10 @@ def draw(case: Case, height: int, width: int) -> Phantom:
             gas_soft = canvas.down(gas, 0.001)
             inside *= 1 - gas_soft
             half = canvas.up(((u * body.sign(side)) > 0).astype(np.float32))
-            density += open_air * (0.045 * half - 0.125 * gas_soft) + 0.17 * canvas.down(cv2.min(edge, cavity)) * open_air
+            density += (
+                open_air * (0.045 * half - 0.125 * gas_soft)
+                + 0.17 * canvas.down(cv2.min(edge, cavity)) * open_air
+            )
             regions[name] = canvas.mask(gas)
     density += 0.155 * case.vessel_contrast * vessels * inside
     if "edema" in labels:
@@ -125,7 +132,9 @@ def draw(case: Case, height: int, width: int) -> Phantom:
     trunk = canvas.up(_trunk(case, body, u, v))
     bones = 0.125 * canvas.down(back, 0.0016) + 0.065 * canvas.down(front, 0.0025)
     bones = case.rib_contrast * bones * (0.30 + 0.70 * open_air) + 0.11 * canvas.down(clavicles, 0.0016)
-    bones += (0.08 * canvas.down(blades, 0.003) + 0.085 * canvas.down(draw_spine(canvas, body), 0.002)) * (1 - 0.35 * open_air)
+    bones += (0.08 * canvas.down(blades, 0.003) + 0.085 * canvas.down(draw_spine(canvas, body), 0.002)) * (
+        1 - 0.35 * open_air
+    )
     density += bones * trunk
     density -= 0.13 * canvas.down(_airway(canvas, body), 0.0028)
     if case.bubble:
@@ -146,13 +155,11 @@ def draw(case: Case, height: int, width: int) -> Phantom:
 
     density *= trunk
     density += _texture(canvas, body, u, v) * (0.35 + 0.65 * open_air)
-    devices, places = draw_devices(canvas, body)
-    if places:
+    devices, alone = draw_devices(canvas, body)
+    if alone:
         density += canvas.down(devices, 0.0007) * (0.27 + 0.72 * np.maximum(0.9 - density, 0))
-    for name, outline in places.items():
-        area = canvas.layer()
-        canvas.fill(area, outline)
-        regions[name] = canvas.mask(area)
+    for name, layer in alone.items():
+        regions[name] = canvas.down(layer, 0.005) > 0.04
     image = _develop(canvas, case, body, density)
     return Phantom(image, lungs, heart_mask, regions)
 
@@ -175,12 +182,22 @@ def _soft_tissue(case: Case, body: Anatomy, u: Array, v: Array) -> Array:
     """Attenuation without any air (coarse)."""
     a = np.abs(u)
     rng = body.rng("tissue")
-    out = 0.47 + 0.06 * case.build + 0.14 * np.exp(-((u / 0.32) ** 2)) + 0.12 * _step(v - 0.92, 0.07) - 0.07 * _step(a - 1.1, 0.08) * _step(0.75 - v, 0.1)
+    out = (
+        0.47
+        + 0.06 * case.build
+        + 0.14 * np.exp(-((u / 0.32) ** 2))
+        + 0.12 * _step(v - 0.92, 0.07)
+        - 0.07 * _step(a - 1.1, 0.08) * _step(0.75 - v, 0.1)
+    )
     out += 0.05 * np.exp(-(((a - 1.15) / 0.35) ** 2 + ((v - 0.08) / 0.18) ** 2))
     if case.breasts:
         size, low = rng.uniform(0.26, 0.36), rng.uniform(0.72, 0.82)
         shape = ((a - 0.58) / (size * 1.5)) ** 2 + ((v - low) / (size * 0.75)) ** 2
-        out += rng.uniform(0.05, 0.085) * _step(1 - shape, 0.10) * (0.7 + 0.3 * np.clip((v - low) / 0.2 + 0.5, 0, 1))
+        out += (
+            rng.uniform(0.05, 0.085)
+            * _step(1 - shape, 0.10)
+            * (0.7 + 0.3 * np.clip((v - low) / 0.2 + 0.5, 0, 1))
+        )
     return out.astype(np.float32)
 
 
@@ -188,7 +205,11 @@ def _air(case: Case, body: Anatomy, u: Array, v: Array) -> Array:
     """How much an open lung takes away (coarse)."""
     a = np.abs(u)
     edge = np.clip((body.wall(v) - a) / 0.45, 0, 1)
-    out = 0.315 + 0.10 * np.sqrt(edge) - 0.045 * np.exp(-(((a - 0.24) / 0.16) ** 2 + ((v - 0.46) / 0.17) ** 2)) * 2.0
+    out = (
+        0.315
+        + 0.10 * np.sqrt(edge)
+        - 0.045 * np.exp(-(((a - 0.24) / 0.16) ** 2 + ((v - 0.46) / 0.17) ** 2)) * 2.0
+    )
     out -= 0.05 * _step(v - 0.78, 0.08) + 0.03 * np.exp(-((v / 0.12) ** 2))
     return out.astype(np.float32)
 
@@ -198,9 +219,25 @@ def _airway(canvas: Canvas, body: Anatomy) -> npt.NDArray[np.uint8]:
     layer = canvas.layer()
     turn, lean = body.case.turn * 0.7, rng.uniform(-0.02, 0.0)
     fork = np.array([turn + lean, 0.35])
-    canvas.stroke(layer, body.film(smooth([(turn, -0.7), (turn, -0.3), (turn, -0.05), (turn + lean * 0.6, 0.2), tuple(fork)], 6)), 0.032 * body.case.lung_height / 0.72, 220)
+    canvas.stroke(
+        layer,
+        body.film(
+            smooth([(turn, -0.7), (turn, -0.3), (turn, -0.05), (turn + lean * 0.6, 0.2), tuple(fork)], 6)
+        ),
+        0.032 * body.case.lung_height / 0.72,
+        220,
+    )
     for sign, reach in ((-1, (-0.19, 0.45)), (1, (0.23, 0.435))):
-        canvas.stroke(layer, body.film(smooth([tuple(fork - [0, 0.015]), (turn + sign * 0.09, 0.395), (turn + reach[0], reach[1])], 6)), 0.022, 160)
+        canvas.stroke(
+            layer,
+            body.film(
+                smooth(
+                    [tuple(fork - [0, 0.015]), (turn + sign * 0.09, 0.395), (turn + reach[0], reach[1])], 6
+                )
+            ),
+            0.022,
+            160,
+        )
     return layer
 
 
@@ -210,7 +247,9 @@ def _bubble(canvas: Canvas, body: Anatomy) -> npt.NDArray[np.uint8]:
     u0, a, b = rng.uniform(0.36, 0.52), rng.uniform(0.13, 0.2), rng.uniform(0.04, 0.065)
     top = float(body.floor("left", u0)) + 0.022 + b
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    ring = np.stack([u0 + a * np.cos(turn), top + b * np.where(np.sin(turn) > 0, 0.75, 1.0) * np.sin(turn)], 1)
+    ring = np.stack(
+        [u0 + a * np.cos(turn), top + b * np.where(np.sin(turn) > 0, 0.75, 1.0) * np.sin(turn)], 1
+    )
     canvas.fill(layer, body.film(ring), 230)
     return layer
 
@@ -231,7 +270,9 @@ def _texture(canvas: Canvas, body: Anatomy, u: Array, v: Array) -> Array:
     rng = body.rng("texture")
     fine = rng.normal(0, 1, (256, 256)).astype(np.float32)
     coarse = rng.normal(0, 1, (72, 72)).astype(np.float32)
-    return np.float32(body.case.noise) * (np.float32(0.0085) * canvas.up(fine) + np.float32(0.011) * canvas.up(coarse))
+    return np.float32(body.case.noise) * (
+        np.float32(0.0085) * canvas.up(fine) + np.float32(0.011) * canvas.up(coarse)
+    )
 
 
 def _develop(canvas: Canvas, case: Case, body: Anatomy, density: Array) -> Array:
@@ -246,10 +287,17 @@ def _develop(canvas: Canvas, case: Case, body: Anatomy, density: Array) -> Array
         image = np.maximum(image, 0.96 * canvas.down(_marker(canvas, case, body), 0.0006))
     left, top, right, bottom = case.collimation
     if any(case.collimation):
-        ramp_x, ramp_y = (np.arange(canvas.width) + 0.5) / canvas.width, (np.arange(canvas.height) + 0.5) / canvas.height
+        ramp_x, ramp_y = (
+            (np.arange(canvas.width) + 0.5) / canvas.width,
+            (np.arange(canvas.height) + 0.5) / canvas.height,
+        )
         soft = 0.0025
-        gate_x = np.clip((ramp_x - left) / soft + (left <= 0), 0, 1) * np.clip((1 - right - ramp_x) / soft + (right <= 0), 0, 1)
-        gate_y = np.clip((ramp_y - top) / soft + (top <= 0), 0, 1) * np.clip((1 - bottom - ramp_y) / soft + (bottom <= 0), 0, 1)
+        gate_x = np.clip((ramp_x - left) / soft + (left <= 0), 0, 1) * np.clip(
+            (1 - right - ramp_x) / soft + (right <= 0), 0, 1
+        )
+        gate_y = np.clip((ramp_y - top) / soft + (top <= 0), 0, 1) * np.clip(
+            (1 - bottom - ramp_y) / soft + (bottom <= 0), 0, 1
+        )
         image *= (gate_x[None, :] * gate_y[:, None]).astype(np.float32)
     return np.clip(image, 0, 1, out=image).astype(np.float32, copy=False)
 

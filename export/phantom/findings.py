@@ -46,7 +46,9 @@ def lung_edge(body: Anatomy, side: str) -> tuple[Points, Points]:
     w = np.linspace(0, 1, 28)
     inset = gap * (1 - 0.75 * w**2.5) + 0.012 * np.sin(rng.uniform(5, 9) * w + rng.uniform(0, 6))
     u = body.wall(v) - inset - 0.16 * np.maximum(1 - w / 0.2, 0) ** 1.6
-    line = np.concatenate([smooth([(0.20, top + 0.05), (0.30, top + 0.008), (float(u[0]), top)], 5)[:-1], np.stack([u, v], 1)])
+    line = np.concatenate(
+        [smooth([(0.20, top + 0.05), (0.30, top + 0.008), (float(u[0]), top)], 5)[:-1], np.stack([u, v], 1)]
+    )
     vw = np.linspace(body.domes[side].angle - 0.03, 0.0, 28)
     outer = np.stack([body.wall(vw) + 0.05, vw], 1)
     outline = np.concatenate([line, outer, [(0.40, -0.03), (0.16, 0.0)]])
@@ -90,7 +92,9 @@ def add_nodule(canvas: Canvas, body: Anatomy, name: str, density: Array, region:
     wobble = 1 + 0.05 * np.cos(2 * angle + rng.uniform(0, 6)) + 0.03 * np.cos(3 * angle + rng.uniform(0, 6))
     r = np.hypot(x - x0, y - y0) / (radius * wobble)
     soft = np.clip((1.06 - r) / 0.16, 0, 1)
-    density[rows, cols] += (rng.uniform(0.23, 0.29) * soft * (0.62 + 0.38 * np.sqrt(np.maximum(1 - r**2, 0)))).astype(np.float32)
+    density[rows, cols] += (
+        rng.uniform(0.23, 0.29) * soft * (0.62 + 0.38 * np.sqrt(np.maximum(1 - r**2, 0)))
+    ).astype(np.float32)
     region[rows, cols] |= r < 1.06
 
 
@@ -115,7 +119,10 @@ def add_opacity(canvas: Canvas, body: Anatomy, name: str, density: Array, region
     for bend in (-0.45, 0.05, 0.5):
         t = np.linspace(-0.75, 0.6, 9)
         a = toward + np.pi + bend
-        px, py = -np.cos(toward) * 0.1 + np.cos(a) * t, -np.sin(toward) * 0.1 + np.sin(a) * t + 0.1 * bend * t**2
+        px, py = (
+            -np.cos(toward) * 0.1 + np.cos(a) * t,
+            -np.sin(toward) * 0.1 + np.sin(a) * t + 0.1 * bend * t**2,
+        )
         pts = np.rint((np.stack([px, py], 1) + 1.5) / 3 * (n - 1) * 16).astype(np.int32)
         cv2.polylines(air, [pts], False, 255, 2, cv2.LINE_AA, 4)
     patch *= 1 - 0.28 * cv2.GaussianBlur(air, (0, 0), 1.0).astype(np.float32) / 255
@@ -124,8 +131,8 @@ def add_opacity(canvas: Canvas, body: Anatomy, name: str, density: Array, region
     mx = ((x - x0) / span * 1.5 + 1.5) / 3 * n - 0.5
     my = ((y - y0) / span * 1.5 + 1.5) / 3 * n - 0.5
     shape = (y.shape[0], x.shape[1])
-    value = cv2.remap(patch, np.ascontiguousarray(np.broadcast_to(mx, shape), np.float32), np.ascontiguousarray(np.broadcast_to(my, shape), np.float32),
-                      cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)  # fmt: skip
+    mx, my = (np.ascontiguousarray(np.broadcast_to(m, shape), np.float32) for m in (mx, my))
+    value = cv2.remap(patch, mx, my, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     density[rows, cols] += np.float32(rng.uniform(0.28, 0.35)) * value
     region[rows, cols] |= value > 0.3
 
@@ -139,7 +146,9 @@ def edema_haze(body: Anatomy, u: Array, v: Array) -> Array:
         du, dv = (sign * u - 0.40) / 0.30, (v - rng.uniform(0.46, 0.52)) / 0.23
         haze += np.exp(-0.5 * (du**2 + dv**2)) * (sign * u > 0)
         haze += 0.35 * np.exp(-0.5 * (((sign * u - 0.5) / 0.4) ** 2 + ((v - 0.72) / 0.18) ** 2))
-    rough = cv2.resize(rng.normal(0, 1, (22, 22)).astype(np.float32), u.shape[::-1], interpolation=cv2.INTER_CUBIC)
+    rough = cv2.resize(
+        rng.normal(0, 1, (22, 22)).astype(np.float32), u.shape[::-1], interpolation=cv2.INTER_CUBIC
+    )
     return (haze * np.clip(1 + 0.30 * rough, 0.2, 2)).astype(np.float32)
 
 
@@ -153,7 +162,13 @@ def draw_kerley(canvas: Canvas, body: Anatomy) -> Bytes:
         for v in np.linspace(bottom - 0.30, bottom, 11) + rng.normal(0, 0.006, 11):
             reach = float(body.wall(v)) - 0.015
             length = rng.uniform(0.06, 0.13)
-            path = np.array([(sign * reach, v), (sign * (reach - length / 2), v + 0.002), (sign * (reach - length), v + rng.normal(0.004, 0.006))])
+            path = np.array(
+                [
+                    (sign * reach, v),
+                    (sign * (reach - length / 2), v + 0.002),
+                    (sign * (reach - length), v + rng.normal(0.004, 0.006)),
+                ]
+            )
             canvas.stroke(layer, body.film(path), 0.0042, 220)
         for _ in range(26):
             v, u, turn = rng.uniform(0.25, 0.82), rng.uniform(0.3, 0.85), rng.uniform(0, np.pi)

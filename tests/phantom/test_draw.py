@@ -31,8 +31,11 @@ def plain() -> Phantom:
 
 
 def test_labels_are_unique_and_split() -> None:
-    assert len(set(LABELS)) == 26 and len(FINDINGS) == 22 and len(DEVICES) == 4
-    assert is_normal(frozenset(DEVICES)) and not is_normal({"edema", "pacemaker"})
+    assert len(set(LABELS)) == 26
+    assert len(FINDINGS) == 22
+    assert len(DEVICES) == 4
+    assert is_normal(frozenset(DEVICES))
+    assert not is_normal({"edema", "pacemaker"})
 
 
 def test_same_case_same_picture() -> None:
@@ -40,17 +43,26 @@ def test_same_case_same_picture() -> None:
     assert case == sample_case(np.random.default_rng(11))
     first, second = draw(case, 256, 256), draw(case, 256, 256)
     assert np.array_equal(first.image, second.image)
-    assert np.array_equal(first.lungs, second.lungs) and np.array_equal(first.heart, second.heart)
-    assert not np.array_equal(first.image, draw(dataclasses.replace(case, seed=case.seed + 1), 256, 256).image)
+    assert np.array_equal(first.lungs, second.lungs)
+    assert np.array_equal(first.heart, second.heart)
+    assert not np.array_equal(
+        first.image, draw(dataclasses.replace(case, seed=case.seed + 1), 256, 256).image
+    )
 
 
 def test_plain_film(plain: Phantom) -> None:
-    assert plain.image.shape == (SIZE, SIZE) and plain.image.dtype == np.float32
-    assert 0 <= plain.image.min() and plain.image.max() <= 1 and np.isfinite(plain.image).all()
+    assert plain.image.shape == (SIZE, SIZE)
+    assert plain.image.dtype == np.float32
+    assert plain.image.min() >= 0
+    assert plain.image.max() <= 1
+    assert np.isfinite(plain.image).all()
     assert plain.regions == {}
     assert not (plain.lungs & plain.heart).any()
-    assert 0.18 < plain.lungs.mean() < 0.5 and 0.03 < plain.heart.mean() < 0.15
-    assert plain.image[plain.lungs].mean() < 0.7 * plain.image[plain.heart].mean(), "air is dark, heart bright"
+    assert 0.18 < plain.lungs.mean() < 0.5
+    assert 0.03 < plain.heart.mean() < 0.15
+    assert plain.image[plain.lungs].mean() < 0.7 * plain.image[plain.heart].mean(), (
+        "air is dark, heart bright"
+    )
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -59,7 +71,8 @@ def test_masks_on_any_case(seed: int) -> None:
     phantom = draw(case, 256, 256)
     assert set(phantom.regions) == case.labels
     assert not (phantom.lungs & phantom.heart).any()
-    assert phantom.lungs.mean() > 0.10 and phantom.heart.mean() > 0.02
+    assert phantom.lungs.mean() > 0.10
+    assert phantom.heart.mean() > 0.02
     for edge in (phantom.lungs[0], phantom.lungs[-1], phantom.lungs[:, 0], phantom.lungs[:, -1]):
         assert not edge.any(), "the lungs lie on the film"
 
@@ -77,7 +90,17 @@ def test_finding_changes_its_region(label: str, plain: Phantom) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("kind", ["effusion_{}_small", "effusion_{}_large", "pneumothorax_{}", "opacity_{}_upper", "nodule_{}_lower", "elevated_hemidiaphragm_{}"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "effusion_{}_small",
+        "effusion_{}_large",
+        "pneumothorax_{}",
+        "opacity_{}_upper",
+        "nodule_{}_lower",
+        "elevated_hemidiaphragm_{}",
+    ],
+)
 def test_patient_left_is_image_right(kind: str, side: str) -> None:
     label = kind.format(side)
     case = dataclasses.replace(_case(label), tilt=0.0, centre_x=0.5)
@@ -93,7 +116,9 @@ def test_lesions_lie_in_their_zone(kind: str, zone: str) -> None:
         phantom = draw(case, 256, 256)
         region = phantom.regions[f"{kind}_right_{zone}"]
         rows, columns = np.nonzero(region)
-        _, v = Anatomy(case).chest(np.float32(columns.mean() / 256), np.float32(rows.mean() / 256 * case.aspect))
+        _, v = Anatomy(case).chest(
+            np.float32(columns.mean() / 256), np.float32(rows.mean() / 256 * case.aspect)
+        )
         low, high = Anatomy(case).zone("right", zone)
         assert low < v < high + 0.02
         assert (region & phantom.heart).mean() < 0.3 * region.mean()
@@ -104,7 +129,10 @@ def test_lesions_lie_in_their_zone(kind: str, zone: str) -> None:
 def test_heart_sizes_leave_a_gap() -> None:
     def ratio(case: Case) -> float:
         phantom = draw(dataclasses.replace(case, tilt=0.0), 300, 300)
-        heart, lungs = np.nonzero(phantom.heart.any(0))[0], np.nonzero((phantom.lungs | phantom.heart).any(0))[0]
+        heart, lungs = (
+            np.nonzero(phantom.heart.any(0))[0],
+            np.nonzero((phantom.lungs | phantom.heart).any(0))[0],
+        )
         return float(np.ptp(heart) / np.ptp(lungs))
 
     for seed in range(5):
@@ -113,11 +141,16 @@ def test_heart_sizes_leave_a_gap() -> None:
 
 
 def test_same_look_at_every_resolution() -> None:
-    for labels in ((), ("edema", "sternal_wires", "effusion_left_small"), ("opacity_left_mid", "nodule_right_upper", "central_line")):
+    for labels in (
+        (),
+        ("edema", "sternal_wires", "effusion_left_small"),
+        ("opacity_left_mid", "nodule_right_upper", "central_line"),
+    ):
         case = _case(*labels, seed=3)
         small, large = draw(case, 400, 400), draw(case, 800, 800)
         a, b = (cv2.resize(p.image, (200, 200), interpolation=cv2.INTER_AREA) for p in (small, large))
-        assert np.abs(a - b).mean() < 0.008 and np.quantile(np.abs(a - b), 0.999) < 0.08
+        assert np.abs(a - b).mean() < 0.008
+        assert np.quantile(np.abs(a - b), 0.999) < 0.08
         both = cv2.resize(large.lungs.astype(np.uint8), (400, 400), interpolation=cv2.INTER_AREA) > 0
         assert 2 * (both & small.lungs).sum() / (both.sum() + small.lungs.sum()) > 0.985
 
@@ -161,10 +194,18 @@ def test_dicom_reads_back(tmp_path: Path, modality: str, photometric: str) -> No
     write_dicom(to_dataset(phantom, case, bits=14, photometric=photometric, modality=modality), path)
     assert [item.name for item in tmp_path.iterdir()] == ["film.dcm"]
     ds = pydicom.dcmread(path)
-    assert (ds.Modality, ds.PhotometricInterpretation, ds.BodyPartExamined, ds.ViewPosition) == (modality, photometric, "CHEST", case.view)
+    assert (ds.Modality, ds.PhotometricInterpretation, ds.BodyPartExamined, ds.ViewPosition) == (
+        modality,
+        photometric,
+        "CHEST",
+        case.view,
+    )
     assert (ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit) == (rows, columns, 16, 14, 13)
-    assert ds.SOPClassUID == ("1.2.840.10008.5.1.4.1.1.1.1" if modality == "DX" else "1.2.840.10008.5.1.4.1.1.1")
-    assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID and ds.SOPInstanceUID.startswith("2.25.")
+    assert ds.SOPClassUID == (
+        "1.2.840.10008.5.1.4.1.1.1.1" if modality == "DX" else "1.2.840.10008.5.1.4.1.1.1"
+    )
+    assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID
+    assert ds.SOPInstanceUID.startswith("2.25.")
     assert all(uid.is_valid for uid in (ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID))
     assert str(ds.PatientName) == f"PHANTOM^{case.seed}"
     values = ds.pixel_array.astype(np.float64)
@@ -173,7 +214,8 @@ def test_dicom_reads_back(tmp_path: Path, modality: str, photometric: str) -> No
     assert shade > 0.999 if photometric == "MONOCHROME2" else shade < -0.999
     assert abs(float(ds.WindowCenter) - (values.min() + values.max()) / 2) < 0.2 * 2**14
     again = to_dataset(phantom, case, bits=14, photometric=photometric, modality=modality)
-    assert again.SOPInstanceUID == ds.SOPInstanceUID and again.PixelData == ds.PixelData
+    assert again.SOPInstanceUID == ds.SOPInstanceUID
+    assert again.PixelData == ds.PixelData
 
 
 def test_dicom_rle_and_bad_arguments(tmp_path: Path) -> None:
@@ -192,5 +234,6 @@ def test_dicom_rle_and_bad_arguments(tmp_path: Path) -> None:
 def test_png(tmp_path: Path, plain: Phantom) -> None:
     write_png8(plain, tmp_path / "sub" / "film.png")
     back = cv2.imread(str(tmp_path / "sub" / "film.png"), cv2.IMREAD_UNCHANGED)
-    assert back.dtype == np.uint8 and back.shape == (SIZE, SIZE)
+    assert back.dtype == np.uint8
+    assert back.shape == (SIZE, SIZE)
     assert np.abs(back / 255.0 - plain.image).max() < 0.003
