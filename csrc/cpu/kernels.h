@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernel table: what each instruction set implements. Kernels are pure: no checks, no allocation, no
+// threads; the caller has checked every shape. Only fixed-size types here: files built with wide instruction
+// flags include this header and must not instantiate library code that the linker could share.
+#pragma once
+
+#include <stdint.h>
+
+namespace edge {
+
+// Keys of one attention task. Blocks start at multiples of it whatever the number of threads or rows, so the
+// order in which a softmax is summed never changes.
+inline constexpr int64_t kKeyBlock = 128;
+// Keys are cached in groups, transposed inside a group ([head_dim][kKeyGroup]): scores of a group then come
+// out as whole vectors, without a horizontal sum per key.
+inline constexpr int64_t kKeyGroup = 16;
+
+// y[r, o] = scale[o] * sum_k w[o, k] x[r, k] + bias[o], for o in [begin, end) and r in [0, rows).
+// The order of every sum depends on `cols` alone, neither on the range nor on the number of rows.
+struct MatmulArgs {
+  const void* w;       // [*, cols] row-major, float or int8
+  const float* scale;  // [*] for int8, null for float
+  const float* bias;   // [*] or null
+  const float* x;      // [rows, cols], row stride x_stride
+  float* y;            // [rows, *], row stride y_stride
+  int64_t cols, begin, end, rows, x_stride, y_stride;
+  bool accumulate;  // y += instead of y =
+};
+
+// One head, one block of at most kKeyBlock keys, `rows` queries:
+// score[j] = scale * q.k[j] + bias[j]; m = max score; p[j] = exp(score[j] - m); l = sum p; acc = sum p[j] v[j].
+struct AttendArgs {
+  const float* q;            // row r at q + r * q_stride, [head_dim]
+  const void* k;             // [groups][head_dim][kKeyGroup], float or half
+  const void* v;             // [keys][head_dim], float or half
+  const float* const* bias;  // per row: [kKeyBlock] readable floats, or null for none
+  const int64_t* counts;     // per row: visible keys of the block, 0 to kKeyBlock
+  float* m;                  // row r at m + r * stat_stride
+  float* l;
+  float* acc;  // row r at acc + r * acc_stride, [head_dim]
+  float* p;    // row r at p + r * p_stride, [kKeyBlock], or null
+  int64_t rows, head_dim, q_stride, stat_stride, acc_stride, p_stride;
+  float scale;
+};
+
+struct Kernels {
+  const char* name;
+  void (*matmul_f32)(const MatmulArgs&);
+  void (*matmul_i8)(const MatmulArgs&);
+  // y = (x - mean) / sqrt(var + eps) * weight + bias over n values; mean first, then the variance about it.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps);
+  void (*gelu_tanh)(float* x, int64_t n);
+  void (*gelu_erf)(float* x, int64_t n);
+  void (*exp)(float* x, int64_t n);
+  float (*max)(const float* x, int64_t n);
+  // sum of exp(x[i] - shift)
+  float (*sum_exp)(const float* x, int64_t n, float shift);
+  void (*attend_f32)(const AttendArgs&);
+  void (*attend_f16)(const AttendArgs&);
+  // Joins the partial results of `blocks` blocks of one row and head, in block order: out = sum_b f[b] acc[b]
+  // with f[b] = exp(m[b] - max m) / sum_b' exp(m[b'] - max m) l[b'].
+  void (*attend_join)(const float* m, const float* l, const float* acc, int64_t blocks, int64_t head_dim,
+                      float* factors, float* out);
+  // Rounds to nearest even; values beyond the range of a half become its largest finite number.
+  void (*to_half)(const float* x, uint16_t* y, int64_t n);
+  // out[i] += scale * w[i] (embedding rows)
+  void (*add_f32)(const void* w, float scale, float* out, int64_t n);
+  void (*add_i8)(const void* w, float scale, float* out, int64_t n);
+  // out[i] += factor * x[i] (evidence)
+  void (*axpy)(const float* x, float factor, float* out, int64_t n);
+};
+
+const Kernels& kernels_generic();
+const Kernels& kernels_avx2();
+const Kernels& kernels_avx512();
+const Kernels& kernels_avx512vnni();
+
+}  // namespace edge

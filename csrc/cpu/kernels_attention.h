@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of a few queries over one block of cached keys, and the join of the blocks.
+#pragma once
+
+#include <float.h>
+#include <stdint.h>
+
+#include "cpu/kernels.h"
+
+namespace edge {
+namespace {
+
+constexpr int kGroupVecs = static_cast<int>(kKeyGroup) / kLanes;
+
+// Dot products of ROWS queries with GROUPS groups of kKeyGroup keys; each sum runs over d in order.
+template <class T, int ROWS, int GROUPS>
+inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t head_dim, float* scores) {
+  Vec sum[ROWS][GROUPS][kGroupVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int g = 0; g < GROUPS; ++g)
+#pragma GCC unroll 16
+      for (int c = 0; c < kGroupVecs; ++c) sum[r][g][c] = set1(0.0f);
+  for (int64_t d = 0; d < head_dim; ++d) {
+#pragma GCC unroll 16
+    for (int g = 0; g < GROUPS; ++g)
+#pragma GCC unroll 16
+      for (int c = 0; c < kGroupVecs; ++c) {
+        const Vec key = load(k + (g * head_dim + d) * kKeyGroup + c * kLanes);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; ++r) sum[r][g][c] = fma(set1(q[r * q_stride + d]), key, sum[r][g][c]);
+      }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int g = 0; g < GROUPS; ++g)
+#pragma GCC unroll 16
+      for (int c = 0; c < kGroupVecs; ++c)
+        store(scores + r * kKeyBlock + g * kKeyGroup + c * kLanes, sum[r][g][c]);
+}
+
+constexpr int groups_per_tile(int rows) {
+  const int n = 8 * kLanes / static_cast<int>(kKeyGroup) / rows;
+  return n < 1 ? 1 : n;
+}
+
+template <class T, int ROWS>
+inline void score_rows(const AttendArgs& a, int64_t row, int64_t groups, float* scores) {
+  constexpr int kTile = groups_per_tile(ROWS);
+  const float* q = a.q + row * a.q_stride;
+  const T* k = static_cast<const T*>(a.k);
+  const int64_t group_size = a.head_dim * kKeyGroup;
+  int64_t g = 0;
+  for (; g + kTile <= groups; g += kTile)
+    score_tile<T, ROWS, kTile>(q, a.q_stride, k + g * group_size, a.head_dim, scores + g * kKeyGroup);
+  for (; g < groups; ++g)
+    score_tile<T, ROWS, 1>(q, a.q_stride, k + g * group_size, a.head_dim, scores + g * kKeyGroup);
+}
+
+// Turns the scores of one row into p = exp(score - max), in place, zero beyond `count`.
+inline void softmax_part(float* scores, const float* bias, float scale, int64_t count, float* m_out,
+                         float* l_out) {
+  const Vec s = set1(scale), lowest = set1(-FLT_MAX);
+  const int64_t padded = (count + kKeyGroup - 1) / kKeyGroup * kKeyGroup;
+  for (int64_t j = 0; j < padded; j += kLanes) {
+    Vec v = mul(load(scores + j), s);
+    if (bias) v = add(v, load(bias + j));
+    // A hidden key's bias is the lowest finite number: keep the sum finite, or max - score would be NaN.
+    store(scores + j, max(v, lowest));
+  }
+  for (int64_t j = count; j < padded; ++j) scores[j] = -FLT_MAX;
+  Vec top = load(scores);
+  for (int64_t j = kLanes; j < padded; j += kLanes) top = max(top, load(scores + j));
+  const float m = hmax(top);
+  const Vec shift = set1(m);
+  for (int64_t j = 0; j < padded; j += kLanes) store(scores + j, exp_vec(sub(load(scores + j), shift)));
+  // Where every key of the block is hidden the padding would count as much as they do.
+  for (int64_t j = count; j < padded; ++j) scores[j] = 0.0f;
+  Vec sum = set1(0.0f);
+  for (int64_t j = 0; j < padded; j += kLanes) sum = add(sum, load(scores + j));
+  *m_out = m;
+  *l_out = hsum(sum);
+}
+
+// acc[r][d .. d + VECS * kLanes) = sum_j p[r][j] v[j][d ..], j in order.
+template <class T, int ROWS, int VECS>
+inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t d, const float* p) {
+  const T* v = static_cast<const T*>(a.v) + d;
+  Vec sum[ROWS][VECS];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int c = 0; c < VECS; ++c) sum[r][c] = set1(0.0f);
+  for (int64_t j = 0; j < count; ++j) {
+    Vec weight[ROWS];
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) weight[r] = set1(p[r * kKeyBlock + j]);
+#pragma GCC unroll 16
+    for (int c = 0; c < VECS; ++c) {
+      const Vec value = load(v + j * a.head_dim + c * kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < ROWS; ++r) sum[r][c] = fma(weight[r], value, sum[r][c]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int c = 0; c < VECS; ++c) store(a.acc + (row + r) * a.acc_stride + d + c * kLanes, sum[r][c]);
+}
+
+// `count` is the largest of the rows; a row that sees fewer keys has p = 0 beyond its own, and adding 0 * v
+// changes no bit of a sum.
+template <class T, int ROWS>
+inline void value_rows(const AttendArgs& a, int64_t row, int64_t count, const float* p) {
+  constexpr int kVecs = 8 / ROWS;
+  int64_t d = 0;
+  for (; d + kVecs * kLanes <= a.head_dim; d += kVecs * kLanes)
+    value_tile<T, ROWS, kVecs>(a, row, count, d, p);
+  for (; d + kLanes <= a.head_dim; d += kLanes) value_tile<T, ROWS, 1>(a, row, count, d, p);
+  if (d == a.head_dim) return;
+  const T* v = static_cast<const T*>(a.v) + d;
+  const int64_t rest = a.head_dim - d;
+  for (int r = 0; r < ROWS; ++r) {
+    Vec sum = set1(0.0f);
+    for (int64_t j = 0; j < count; ++j)
+      sum = fma(set1(p[r * kKeyBlock + j]), load_part(v + j * a.head_dim, rest), sum);
+    store_part(a.acc + (row + r) * a.acc_stride + d, sum, rest);
+  }
+}
+
+template <class T, int ROWS>
+inline void attend_rows(const AttendArgs& a, int64_t row) {
+  alignas(64) float p[ROWS * kKeyBlock];
+  int64_t count = 0;
+  for (int r = 0; r < ROWS; ++r) count = a.counts[row + r] > count ? a.counts[row + r] : count;
+  if (count > 0) score_rows<T, ROWS>(a, row, (count + kKeyGroup - 1) / kKeyGroup, p);
+  for (int r = 0; r < ROWS; ++r) {
+    const int64_t stat = (row + r) * a.stat_stride, own = a.counts[row + r];
+    float* scores = p + r * kKeyBlock;
+    if (own > 0) {
+      softmax_part(scores, a.bias[row + r], a.scale, own, a.m + stat, a.l + stat);
+    } else {
+      a.m[stat] = -FLT_MAX;
+      a.l[stat] = 0.0f;
+    }
+    const int64_t padded = own > 0 ? (own + kKeyGroup - 1) / kKeyGroup * kKeyGroup : 0;
+    for (int64_t j = padded; j < kKeyBlock; ++j) scores[j] = 0.0f;
+    if (a.p)
+      for (int64_t j = 0; j < kKeyBlock; ++j) a.p[(row + r) * a.p_stride + j] = scores[j];
+  }
+  value_rows<T, ROWS>(a, row, count, p);
+}
+
+template <class T>
+void attend(const AttendArgs& a) {
+  int64_t r = 0;
+  if constexpr (kRowTile == 4)
+    for (; r + 4 <= a.rows; r += 4) attend_rows<T, 4>(a, r);
+  for (; r + 2 <= a.rows; r += 2) attend_rows<T, 2>(a, r);
+  for (; r < a.rows; ++r) attend_rows<T, 1>(a, r);
+}
+
+void attend_join_row(const float* m, const float* l, const float* acc, int64_t blocks, int64_t head_dim,
+                     float* factors, float* out) {
+  const float top = max_row(m, blocks);
+  for (int64_t b = 0; b < blocks; ++b) factors[b] = m[b] - top;
+  exp_row(factors, blocks);
+  float total = 0.0f;
+  for (int64_t b = 0; b < blocks; ++b) total += factors[b] * l[b];
+  for (int64_t b = 0; b < blocks; ++b) factors[b] /= total;
+  int64_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) {
+    Vec sum = set1(0.0f);
+    for (int64_t b = 0; b < blocks; ++b) sum = fma(set1(factors[b]), load(acc + b * head_dim + d), sum);
+    store(out + d, sum);
+  }
+  for (; d < head_dim; ++d) {
+    float sum = 0.0f;
+    for (int64_t b = 0; b < blocks; ++b) sum += factors[b] * acc[b * head_dim + d];
+    out[d] = sum;
+  }
+}
+
+}  // namespace
+}  // namespace edge

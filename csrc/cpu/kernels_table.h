@@ -1,0 +1,30 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fills the kernel table with the functions built for the including file's instruction set.
+#pragma once
+
+#include "cpu/kernels.h"
+
+namespace edge {
+namespace {
+
+constexpr Kernels make_table(const char* name) {
+  return {.name = name,
+          .matmul_f32 = matmul<float>,
+          .matmul_i8 = matmul<int8_t>,
+          .layer_norm = layer_norm_row,
+          .gelu_tanh = gelu_tanh_row,
+          .gelu_erf = gelu_erf_row,
+          .exp = exp_row,
+          .max = max_row,
+          .sum_exp = sum_exp_row,
+          .attend_f32 = attend<float>,
+          .attend_f16 = attend<uint16_t>,
+          .attend_join = attend_join_row,
+          .to_half = to_half_row,
+          .add_f32 = add_row<float>,
+          .add_i8 = add_row<int8_t>,
+          .axpy = axpy_row};
+}
+
+}  // namespace
+}  // namespace edge

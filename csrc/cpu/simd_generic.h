@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vector type of the generic level: four floats through the compiler's portable vector extension, which GCC
+// and Clang lower to SSE2, NEON or plain scalar code. No intrinsics.
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+namespace edge {
+namespace {
+
+typedef float Vec __attribute__((vector_size(16)));
+typedef int32_t VecInt __attribute__((vector_size(16)));
+typedef int8_t VecByte __attribute__((vector_size(4)));
+typedef uint16_t VecHalf __attribute__((vector_size(8)));
+
+constexpr int kLanes = 4;
+constexpr int kRowTile = 2;      // chunk rows that share one pass over a weight row
+constexpr int kRowTileOut = 2;   // weight rows per pass then
+constexpr int kSoloOut = 4;      // weight rows per pass when there is one chunk row
+
+inline Vec load(const float* p) { Vec v; memcpy(&v, p, sizeof v); return v; }
+inline Vec load(const int8_t* p) {
+  VecByte v;
+  memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Vec);
+}
+inline Vec load(const uint16_t* p) {
+  // Shift exponent and mantissa into place, then let one multiplication rebias the exponent; this is exact
+  // for every finite half, subnormal ones included.
+  VecHalf h;
+  memcpy(&h, p, sizeof h);
+  const VecInt bits = __builtin_convertvector(h, VecInt);
+  const VecInt magnitude = (bits & 0x7fff) << 13, sign = (bits & 0x8000) << 16;
+  const Vec scaled = (Vec)magnitude * 0x1p112f;
+  return (Vec)((VecInt)scaled | sign);
+}
+inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+inline Vec set1(float x) { return Vec{x, x, x, x}; }
+inline Vec add(Vec a, Vec b) { return a + b; }
+inline Vec sub(Vec a, Vec b) { return a - b; }
+inline Vec mul(Vec a, Vec b) { return a * b; }
+inline Vec div(Vec a, Vec b) { return a / b; }
+inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+inline Vec max(Vec a, Vec b) { const VecInt m = a > b; return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m)); }
+inline Vec min(Vec a, Vec b) { const VecInt m = a < b; return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m)); }
+// v where x >= limit, else 0
+inline Vec keep_ge(Vec v, Vec x, Vec limit) { const VecInt m = x >= limit; return (Vec)((VecInt)v & m); }
+// Nearest integer of |x| < 2^22 by adding and subtracting 1.5 * 2^23.
+inline Vec round_near(Vec x) { const Vec magic = set1(12582912.0f); return (x + magic) - magic; }
+// 2^n for integral n in [-126, 127]
+inline Vec pow2(Vec n) { return (Vec)((__builtin_convertvector(n, VecInt) + 127) << 23); }
+inline float hsum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
+inline float hmax(Vec v) {
+  const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];
+  return a > b ? a : b;
+}
+
+inline uint16_t half_of(float x) {
+  uint32_t bits;
+  if (x > 65504.0f) x = 65504.0f;
+  if (x < -65504.0f) x = -65504.0f;
+  memcpy(&bits, &x, sizeof bits);
+  const uint32_t sign = (bits >> 16) & 0x8000u;
+  uint32_t mag = bits & 0x7fffffffu;
+  if (mag > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (mag < 0x38800000u) {
+    // Subnormal half: adding 0.5 aligns the mantissa so that the float addition does the rounding.
+    float f;
+    memcpy(&f, &mag, sizeof f);
+    f += 0.5f;
+    memcpy(&mag, &f, sizeof mag);
+    return static_cast<uint16_t>(sign | (mag - 0x3f000000u));
+  }
+  mag += 0xfffu + ((mag >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((mag - 0x38000000u) >> 13));
+}
+inline void store_half(uint16_t* p, Vec v) { for (int i = 0; i < kLanes; ++i) p[i] = half_of(v[i]); }
+
+}  // namespace
+}  // namespace edge

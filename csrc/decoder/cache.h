@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The KV cache: keys and values of every layer and head, the prefix first, then one row per text token.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <cstdlib>
+
+#include "cpu/kernels.h"
+#include "decoder/spec.h"
+
+namespace edge {
+
+enum class KvType { f32, f16 };
+
+// Per layer and head: keys as [capacity / kKeyGroup][head_dim][kKeyGroup], values as [capacity][head_dim].
+// Memory is reserved for max_positions but only touched as rows arrive.
+class KvCache {
+ public:
+  KvCache(const DecoderSpec& spec, KvType type);
+
+  KvType type() const { return type_; }
+  // max_positions rounded up to whole key blocks.
+  int64_t capacity() const { return capacity_; }
+  // Bytes that a decode step with `keys` cached keys reads.
+  int64_t bytes(int64_t keys) const { return layers_ * heads_ * keys * head_dim_ * 2 * element_; }
+
+  const void* key_block(int64_t layer, int64_t head, int64_t block) const;
+  const void* value_block(int64_t layer, int64_t head, int64_t block) const;
+
+  // Stores n consecutive rows [n, head_dim] with a row stride, from key index `at` on.
+  void store_keys(const Kernels& kernels, int64_t layer, int64_t head, int64_t at, const float* rows,
+                  int64_t n, int64_t stride);
+  void store_values(const Kernels& kernels, int64_t layer, int64_t head, int64_t at, const float* rows,
+                    int64_t n, int64_t stride);
+
+  void attend(const Kernels& kernels, const AttendArgs& args) const {
+    (type_ == KvType::f32 ? kernels.attend_f32 : kernels.attend_f16)(args);
+  }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  std::byte* at(std::byte* base, int64_t layer, int64_t head, int64_t key) const;
+
+  KvType type_;
+  int64_t layers_, heads_, head_dim_, capacity_, element_;
+  std::unique_ptr<void, Free> storage_;
+  std::byte* keys_ = nullptr;
+  std::byte* values_ = nullptr;
+};
+
+}  // namespace edge

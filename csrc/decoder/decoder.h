@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decode loop: prompt, token by token, stop.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "decoder/sampling.h"
+#include "decoder/transformer.h"
+
+namespace edge {
+
+enum class BiasRows { all, prefill, none };
+enum class StopReason { stop, length, cancelled };
+
+// Set from any thread; looked at before every token.
+class CancelToken {
+ public:
+  void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
+  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<bool> cancelled_{false};
+};
+
+struct GenerateOptions {
+  std::vector<int32_t> begin_ids;
+  std::vector<int32_t> forced_ids;
+  BiasRows bias_rows = BiasRows::all;
+  int64_t max_new_tokens = 100;
+  std::vector<int32_t> stop_ids;
+  SamplingOptions sampling;
+};
+
+struct GenerationResult {
+  std::vector<int32_t> token_ids;
+  std::vector<float> logprobs;
+  std::vector<float> evidence;  // [tokens, prefix length], empty without evidence layers
+  std::vector<int32_t> forced_ids;
+  StopReason stop_reason = StopReason::length;
+  double decode_seconds = 0.0;
+};
+
+// Another call on the same decoder is running.
+struct BusyError : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+class Decoder {
+ public:
+  // Throws std::invalid_argument for thread counts, layers or an instruction set that cannot be.
+  Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t threads, const std::string& isa,
+          std::vector<int64_t> evidence_layers);
+
+  // Returns false to end the generation as cancelled.
+  using OnToken = std::function<bool(int32_t id, float logprob)>;
+
+  void set_prefix(const Prefix& prefix);
+  // Appends rows to the text; logits [ids.size(), vocab].
+  void forward(std::span<const int32_t> ids, bool bias, float* logits);
+  void rewind(int64_t text_rows);
+  // Drops the text there is and writes a new one after the prefix. `first_logits` [vocab] or null are those of
+  // the last prefix row; without them the prompt (begin and forced ids) must not be empty.
+  GenerationResult generate(const float* first_logits, const GenerateOptions& options, const OnToken& on_token,
+                            const CancelToken* cancel);
+
+  const Transformer& network() const { return network_; }
+  int threads() const { return threads_; }
+
+ private:
+  class Claim;
+  void check_ids(std::span<const int32_t> ids, const char* what) const;
+
+  int threads_;
+  Transformer network_;
+  std::atomic_flag busy_;
+  bool has_prefix_ = false;
+};
+
+}  // namespace edge

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "decoder/sampling.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <stdexcept>
+
+namespace edge {
+namespace {
+
+constexpr float kNever = -std::numeric_limits<float>::infinity();
+
+void require(bool ok, const char* message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+}  // namespace
+
+TokenChooser::TokenChooser(const Kernels& kernels, int64_t vocab, SamplingOptions options)
+    : kernels_(kernels), vocab_(vocab), options_(std::move(options)), random_(options_.seed) {
+  require(std::isfinite(options_.repetition_penalty) && options_.repetition_penalty > 0.0f,
+          "repetition_penalty must be a positive number");
+  require(std::isfinite(options_.temperature) && options_.temperature >= 0.0f,
+          "temperature must be zero (greedy) or a positive number");
+  require(options_.top_k >= 0, "top_k must be zero (off) or positive");
+  require(options_.top_p > 0.0f && options_.top_p <= 1.0f, "top_p must be above 0 and at most 1");
+  for (const int32_t id : options_.suppressed) special_.push_back({id, true});
+  std::sort(special_.begin(), special_.end());
+  const auto last = std::unique(special_.begin(), special_.end(), [](auto a, auto b) { return a.id == b.id; });
+  special_.erase(last, special_.end());
+  require(special_.empty() || (special_.front().id >= 0 && special_.back().id < vocab_),
+          "suppressed_ids holds an id outside the vocabulary");
+  require(static_cast<int64_t>(special_.size()) < vocab_, "suppressed_ids holds the whole vocabulary");
+}
+
+float TokenChooser::adjusted(const Special& special, float score) const {
+  if (special.suppressed) return kNever;
+  return score < 0.0f ? score * options_.repetition_penalty : score / options_.repetition_penalty;
+}
+
+BlockStats TokenChooser::measure(const float* logits, int64_t block) const {
+  const int64_t begin = block * kVocabBlock, n = std::min(kVocabBlock, vocab_ - begin);
+  const float* raw = logits + begin;
+  BlockStats stats{};
+  stats.max = kernels_.max(raw, n);
+  stats.sum_exp = kernels_.sum_exp(raw, n, stats.max);
+  float scores[kVocabBlock];
+  const float* scored = raw;
+  auto special = std::lower_bound(special_.begin(), special_.end(), Special{static_cast<int32_t>(begin), false});
+  if (special != special_.end() && special->id < begin + n) {
+    std::copy(raw, raw + n, scores);
+    for (; special != special_.end() && special->id < begin + n; ++special)
+      scores[special->id - begin] = adjusted(*special, scores[special->id - begin]);
+    scored = scores;
+  }
+  stats.best = kernels_.max(scored, n);
+  const auto at = std::find(scored, scored + n, stats.best) - scored;
+  stats.id = static_cast<int32_t>(begin + (at < n ? at : 0));
+  return stats;
+}
+
+Choice TokenChooser::choose(const float* logits, std::span<const BlockStats> stats) {
+  float top = stats[0].max;
+  for (const BlockStats& block : stats) top = std::max(top, block.max);
+  double sum = 0.0;
+  const BlockStats* best = &stats[0];
+  for (const BlockStats& block : stats) {
+    sum += static_cast<double>(block.sum_exp) * std::exp(static_cast<double>(block.max) - top);
+    if (block.best > best->best) best = &block;
+  }
+  if (!std::isfinite(sum) || !std::isfinite(top)) throw std::runtime_error("the logits are not finite");
+  int32_t id = best->id;
+  if (options_.temperature > 0.0f) {
+    const std::vector<Candidate> drawn_from = candidates(logits);
+    double u = random_.uniform();
+    id = drawn_from.back().id;
+    for (const Candidate& c : drawn_from) {
+      u -= c.probability;
+      if (u < 0.0) {
+        id = c.id;
+        break;
+      }
+    }
+  }
+  return {id, static_cast<float>(static_cast<double>(logits[id]) - top - std::log(sum))};
+}
+
+Choice TokenChooser::choose(const float* logits) {
+  std::vector<BlockStats> stats(static_cast<size_t>(blocks()));
+  for (size_t b = 0; b < stats.size(); ++b) stats[b] = measure(logits, static_cast<int64_t>(b));
+  return choose(logits, stats);
+}
+
+void TokenChooser::generated(int32_t id) {
+  if (options_.repetition_penalty == 1.0f) return;
+  const Special entry{id, false};
+  const auto at = std::lower_bound(special_.begin(), special_.end(), entry);
+  if (at == special_.end() || at->id != id) special_.insert(at, entry);
+}
+
+std::vector<Candidate> TokenChooser::candidates(const float* logits) const {
+  std::vector<float> scores(logits, logits + vocab_);
+  for (const Special& special : special_) {
+    float& score = scores[static_cast<size_t>(special.id)];
+    score = adjusted(special, score);
+  }
+  const float temperature = options_.temperature > 0.0f ? options_.temperature : 1.0f;
+  for (float& score : scores) score /= temperature;
+
+  float lowest = std::numeric_limits<float>::lowest();
+  if (options_.top_k > 0 && options_.top_k < vocab_) {
+    // Ties with the k-th score stay.
+    std::vector<float> order(scores);
+    const auto kth = order.begin() + (options_.top_k - 1);
+    std::nth_element(order.begin(), kth, order.end(), std::greater<>());
+    lowest = std::max(lowest, *kth);
+  }
+  std::vector<Candidate> kept;
+  for (int64_t i = 0; i < vocab_; ++i)
+    if (const float score = scores[static_cast<size_t>(i)]; score >= lowest)
+      kept.push_back({static_cast<int32_t>(i), static_cast<double>(score)});
+  double top = kept.front().probability, sum = 0.0;
+  for (const Candidate& c : kept) top = std::max(top, c.probability);
+  for (Candidate& c : kept) sum += c.probability = std::exp(c.probability - top);
+  for (Candidate& c : kept) c.probability /= sum;
+
+  if (options_.top_p < 1.0f) {
+    // An id stays while those more probable than it (lower id first where equal) hold less than top_p.
+    const auto later = [](const Candidate& a, const Candidate& b) {
+      return a.probability != b.probability ? a.probability < b.probability : a.id > b.id;
+    };
+    std::make_heap(kept.begin(), kept.end(), later);
+    auto end = kept.end();
+    double mass = 0.0;
+    while (end != kept.begin() && mass < options_.top_p) {
+      std::pop_heap(kept.begin(), end, later);
+      mass += (--end)->probability;
+    }
+    kept.erase(kept.begin(), end);
+    std::sort(kept.begin(), kept.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
+    for (Candidate& c : kept) c.probability /= mass;
+  }
+  return kept;
+}
+
+}  // namespace edge

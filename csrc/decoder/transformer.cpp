@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "decoder/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "decoder/sampling.h"
+
+namespace edge {
+namespace {
+
+// Weight rows are shared out in units of one cache line of outputs.
+constexpr int64_t kRowUnit = 16;
+
+// The part of `count` items that thread `i` of `n` takes: contiguous, sizes differing by one at most.
+std::pair<int64_t, int64_t> share(int64_t count, int i, int n) {
+  return {count * i / n, count * (i + 1) / n};
+}
+
+std::pair<int64_t, int64_t> share_rows(int64_t rows, int i, int n) {
+  const auto [begin, end] = share((rows + kRowUnit - 1) / kRowUnit, i, n);
+  return {std::min(begin * kRowUnit, rows), std::min(end * kRowUnit, rows)};
+}
+
+size_t size_of(int64_t n) { return static_cast<size_t>(n); }
+
+}  // namespace
+
+Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads,
+                         const Kernels& kernels, std::vector<int64_t> evidence_layers)
+    : spec_(spec),
+      weights_(std::move(weights)),
+      kernels_(kernels),
+      pool_(threads),
+      cache_(spec, kv),
+      evidence_layers_(std::move(evidence_layers)),
+      is_evidence_layer_(size_of(spec.layers), false),
+      max_blocks_(cache_.capacity() / kKeyBlock) {
+  for (const int64_t layer : evidence_layers_) is_evidence_layer_[size_of(layer)] = true;
+  x_.resize(size_of(kMaxRows * spec.hidden));
+  qkv_.resize(size_of(kMaxRows * 3 * spec.hidden));
+  mlp_.resize(size_of(kMaxRows * spec.mlp));
+  max_.resize(size_of(kMaxRows * spec.heads * max_blocks_));
+  sum_.resize(max_.size());
+  partial_.resize(max_.size() * size_of(spec.head_dim));
+  own_.resize(size_of(threads));
+  for (Own& own : own_) {
+    own.row.resize(size_of(kMaxRows * spec.hidden));
+    own.factors.resize(max_.size());
+  }
+}
+
+int64_t Transformer::weight_bytes() const {
+  int64_t bytes = weights_.head.bytes();
+  for (const Layer& l : weights_.layers)
+    bytes += l.qkv.bytes() + l.attn_out.bytes() + l.mlp_in.bytes() + l.mlp_out.bytes();
+  return bytes;
+}
+
+void Transformer::set_prefix(const Prefix& prefix) {
+  const int64_t head_dim = spec_.head_dim, heads = spec_.layers * spec_.heads;
+  const std::function<void(int)> copy = [&](int thread) {
+    const auto [begin, end] = share(heads, thread, pool_.size());
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t layer = i / spec_.heads, head = i % spec_.heads, from = i * prefix.length * head_dim;
+      cache_.store_keys(kernels_, layer, head, 0, prefix.keys + from, prefix.length, head_dim);
+      cache_.store_values(kernels_, layer, head, 0, prefix.values + from, prefix.length, head_dim);
+    }
+  };
+  pool_.run(copy);
+  prefix_rows_ = prefix.length;
+  text_rows_ = 0;
+  span_ = prefix.span;
+  bias_length_ = prefix.key_bias ? prefix.bias_length : 0;
+  const int64_t row = span_ == BiasSpan::prefix ? cache_.capacity() : bias_length_;
+  key_bias_.assign(bias_length_ ? size_of(spec_.layers * row) : 0, 0.0f);
+  for (int64_t l = 0; l < spec_.layers && bias_length_; ++l)
+    std::copy_n(prefix.key_bias + l * bias_length_, bias_length_, key_bias_.begin() + l * row);
+  stretched_.resize(span_ == BiasSpan::sequence && bias_length_ ? size_of(kMaxRows * cache_.capacity()) : 0);
+  if (has_evidence()) {
+    const int64_t blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
+    mass_.resize(size_of(kMaxRows * spec_.heads * blocks * kKeyBlock));
+  }
+}
+
+void Transformer::append(const Step& step) {
+  embed(step);
+  if (step.evidence) {
+    const int64_t n = (static_cast<int64_t>(step.ids.size()) - step.logits_from) * prefix_rows_;
+    std::fill_n(step.evidence, n, 0.0f);
+  }
+  pool_.run([&](int thread) { work(thread, step); });
+  text_rows_ += static_cast<int64_t>(step.ids.size());
+}
+
+void Transformer::embed(const Step& step) {
+  for (size_t r = 0; r < step.ids.size(); ++r) {
+    float* x = x_.data() + static_cast<int64_t>(r) * spec_.hidden;
+    const int64_t position = prefix_rows_ + text_rows_ + static_cast<int64_t>(r) + spec_.position_offset;
+    std::copy_n(weights_.positions + position * spec_.hidden, spec_.hidden, x);
+    weights_.embed.add_row(kernels_, step.ids[r], x);
+  }
+}
+
+// Five barriers per layer. Norms and the join of the attention blocks are computed by every thread for itself.
+void Transformer::work(int thread, const Step& step) {
+  const int64_t rows = static_cast<int64_t>(step.ids.size()), hidden = spec_.hidden, mlp = spec_.mlp;
+  float* own = own_[size_of(thread)].row.data();
+  const auto [out_begin, out_end] = share_rows(hidden, thread, pool_.size());
+  const auto [mlp_begin, mlp_end] = share_rows(mlp, thread, pool_.size());
+  const auto activate = spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf;
+  for (int64_t i = 0; i < spec_.layers; ++i) {
+    const Layer& layer = weights_.layers[size_of(i)];
+    normalise(layer.attn_norm, x_.data(), own, rows);
+    project_qkv(thread, layer, i, rows);
+    if (step.bias && bias_length_ && span_ == BiasSpan::sequence) stretch_bias(thread, i, rows);
+    pool_.barrier();
+    attend(thread, i, rows, step);
+    pool_.barrier();
+    join(thread, i, rows, step);
+    layer.attn_out.multiply(kernels_, own, rows, x_.data(), hidden, out_begin, out_end, true);
+    pool_.barrier();
+    normalise(layer.mlp_norm, x_.data(), own, rows);
+    layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, mlp_begin, mlp_end);
+    for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + mlp_begin, mlp_end - mlp_begin);
+    pool_.barrier();
+    layer.mlp_out.multiply(kernels_, mlp_.data(), rows, x_.data(), hidden, out_begin, out_end, true);
+    pool_.barrier();
+  }
+  project_logits(thread, rows, step);
+}
+
+void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t rows) const {
+  for (int64_t r = 0; r < rows; ++r)
+    kernels_.layer_norm(x + r * spec_.hidden, norm.weight, norm.bias, y + r * spec_.hidden, spec_.hidden,
+                        spec_.norm_eps);
+}
+
+// Shared out by whole heads, so that the thread that computes a head's key or value also stores it.
+void Transformer::project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows) {
+  const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
+  const auto [begin, end] = share(3 * heads, thread, pool_.size());
+  layer.qkv.multiply(kernels_, own_[size_of(thread)].row.data(), rows, qkv_.data(), stride, begin * head_dim,
+                     end * head_dim);
+  const int64_t at = prefix_rows_ + text_rows_;
+  for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
+    const float* from = qkv_.data() + unit * head_dim;
+    if (unit < 2 * heads)
+      cache_.store_keys(kernels_, index, unit - heads, at, from, rows, stride);
+    else
+      cache_.store_values(kernels_, index, unit - 2 * heads, at, from, rows, stride);
+  }
+}
+
+// The base bias linearly stretched over the row's whole sequence (half-pixel centres, edges repeated); a row
+// that sees T keys uses the bias stretched to length T.
+void Transformer::stretch_bias(int thread, int64_t layer, int64_t rows) {
+  const float* base = key_bias_.data() + layer * bias_length_;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t length = prefix_rows_ + text_rows_ + r + 1;
+    const auto [begin, end] = share(length, thread, pool_.size());
+    const float scale = static_cast<float>(bias_length_) / static_cast<float>(length);
+    float* out = stretched_.data() + r * cache_.capacity();
+    for (int64_t j = begin; j < end; ++j) {
+      const float at = std::max(scale * (static_cast<float>(j) + 0.5f) - 0.5f, 0.0f);
+      const int64_t low = std::min(static_cast<int64_t>(at), bias_length_ - 1);
+      const int64_t high = std::min(low + 1, bias_length_ - 1);
+      const float part = at - static_cast<float>(low);
+      out[j] = (1.0f - part) * base[low] + part * base[high];
+    }
+  }
+}
+
+int64_t Transformer::key_blocks(int64_t row) const {
+  return (prefix_rows_ + text_rows_ + row + kKeyBlock) / kKeyBlock;
+}
+
+bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
+  return step.evidence && is_evidence_layer_[size_of(layer)];
+}
+
+void Transformer::attend(int thread, int64_t layer, int64_t rows, const Step& step) {
+  const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
+  const int64_t blocks = key_blocks(rows - 1), keys = prefix_rows_ + text_rows_;
+  const int64_t prefix_blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
+  const auto [begin, end] = share(heads * blocks, thread, pool_.size());
+  const float* bias[kMaxRows] = {};
+  int64_t counts[kMaxRows];
+  for (int64_t task = begin; task < end; ++task) {
+    const int64_t head = task / blocks, block = task % blocks, first = block * kKeyBlock;
+    for (int64_t r = 0; r < rows; ++r) {
+      counts[r] = std::clamp<int64_t>(keys + r + 1 - first, 0, kKeyBlock);
+      if (!step.bias || !bias_length_) continue;
+      bias[r] = first + (span_ == BiasSpan::prefix ? key_bias_.data() + layer * cache_.capacity()
+                                                   : stretched_.data() + r * cache_.capacity());
+    }
+    const int64_t at = head * max_blocks_ + block;
+    const bool mass = block < prefix_blocks && gathers_evidence(layer, step);
+    cache_.attend(kernels_, {.q = qkv_.data() + head * head_dim,
+                             .k = cache_.key_block(layer, head, block),
+                             .v = cache_.value_block(layer, head, block),
+                             .bias = bias,
+                             .counts = counts,
+                             .m = max_.data() + at,
+                             .l = sum_.data() + at,
+                             .acc = partial_.data() + at * head_dim,
+                             .p = mass ? mass_.data() + (head * prefix_blocks + block) * kKeyBlock : nullptr,
+                             .rows = rows,
+                             .head_dim = head_dim,
+                             .q_stride = 3 * spec_.hidden,
+                             .stat_stride = heads * max_blocks_,
+                             .acc_stride = heads * max_blocks_ * head_dim,
+                             .p_stride = heads * prefix_blocks * kKeyBlock,
+                             .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))});
+  }
+}
+
+void Transformer::join(int thread, int64_t layer, int64_t rows, const Step& step) {
+  const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
+  Own& own = own_[size_of(thread)];
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t h = 0; h < heads; ++h) {
+      const int64_t at = (r * heads + h) * max_blocks_;
+      kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * head_dim, key_blocks(r),
+                           head_dim, own.factors.data() + at, own.row.data() + r * spec_.hidden + h * head_dim);
+    }
+  if (!gathers_evidence(layer, step)) return;
+  // Each thread sums its own blocks of prefix keys over the heads, in head order.
+  const int64_t prefix_blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
+  const auto [begin, end] = share(prefix_blocks, thread, pool_.size());
+  const float mean = 1.0f / static_cast<float>(heads * static_cast<int64_t>(evidence_layers_.size()));
+  for (int64_t r = step.logits_from; r < rows; ++r)
+    for (int64_t b = begin; b < end; ++b) {
+      float* out = step.evidence + (r - step.logits_from) * prefix_rows_ + b * kKeyBlock;
+      const int64_t n = std::min(kKeyBlock, prefix_rows_ - b * kKeyBlock);
+      for (int64_t h = 0; h < heads; ++h)
+        kernels_.axpy(mass_.data() + ((r * heads + h) * prefix_blocks + b) * kKeyBlock,
+                      own.factors[size_of((r * heads + h) * max_blocks_ + b)] * mean, out, n);
+    }
+}
+
+void Transformer::project_logits(int thread, int64_t rows, const Step& step) {
+  const int64_t n = rows - step.logits_from;
+  if (n <= 0) return;
+  float* own = own_[size_of(thread)].row.data();
+  normalise(weights_.final_norm, x_.data() + step.logits_from * spec_.hidden, own, n);
+  const int64_t blocks = (spec_.vocab + kVocabBlock - 1) / kVocabBlock;
+  const auto [begin, end] = share(blocks, thread, pool_.size());
+  for (int64_t b = begin; b < end; ++b) {
+    weights_.head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,
+                           std::min((b + 1) * kVocabBlock, spec_.vocab));
+    if (step.on_block)
+      for (int64_t r = 0; r < n; ++r) (*step.on_block)(r, b);
+  }
+}
+
+}  // namespace edge

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder network: appends rows to the cache and computes their logits, with all threads of its pool.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "cpu/thread_pool.h"
+#include "decoder/cache.h"
+#include "decoder/spec.h"
+#include "decoder/weights.h"
+
+namespace edge {
+
+// Rows that share one pass over the weights.
+inline constexpr int64_t kMaxRows = 16;
+
+enum class BiasSpan { prefix, sequence };
+
+// Prefix of one film: keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or null.
+struct Prefix {
+  const float* keys = nullptr;
+  const float* values = nullptr;
+  int64_t length = 0;
+  const float* key_bias = nullptr;
+  int64_t bias_length = 0;
+  BiasSpan span = BiasSpan::prefix;
+};
+
+// Called on the pool's threads when the logits of one block of kVocabBlock entries of one row are there.
+using BlockHook = std::function<void(int64_t row, int64_t block)>;
+
+struct Step {
+  std::span<const int32_t> ids;  // 1 to kMaxRows
+  bool bias = false;             // these rows get the key bias
+  int64_t logits_from = 0;       // logits are computed for the rows from this one on
+  float* logits = nullptr;       // [rows - logits_from, vocab]
+  float* evidence = nullptr;     // [rows - logits_from, prefix length] or null
+  const BlockHook* on_block = nullptr;
+};
+
+class Transformer {
+ public:
+  Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads, const Kernels& kernels,
+              std::vector<int64_t> evidence_layers);
+
+  const DecoderSpec& spec() const { return spec_; }
+  const Kernels& kernels() const { return kernels_; }
+  ThreadPool& pool() { return pool_; }
+  int64_t prefix_rows() const { return prefix_rows_; }
+  int64_t text_rows() const { return text_rows_; }
+  // Text rows that still fit.
+  int64_t rows_left() const { return spec_.max_positions - prefix_rows_ - text_rows_; }
+  bool has_evidence() const { return !evidence_layers_.empty(); }
+  int64_t weight_bytes() const;
+  int64_t cache_bytes() const { return cache_.bytes(prefix_rows_ + text_rows_); }
+
+  // Copies the prefix into the cache and drops all text. Shapes are the caller's to check.
+  void set_prefix(const Prefix& prefix);
+  // Drops the text rows after the first n.
+  void rewind(int64_t n) { text_rows_ = n; }
+  // Appends the rows. Ids and room are the caller's to check.
+  void append(const Step& step);
+
+ private:
+  // Buffers of one thread: what every thread computes for itself because that is cheaper than a barrier.
+  struct Own {
+    std::vector<float> row;      // [kMaxRows, hidden] normalised rows, or joined attention
+    std::vector<float> factors;  // [kMaxRows, heads, blocks]
+  };
+
+  void embed(const Step& step);
+  void work(int thread, const Step& step);
+  void project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows);
+  void stretch_bias(int thread, int64_t layer, int64_t rows);
+  void attend(int thread, int64_t layer, int64_t rows, const Step& step);
+  void join(int thread, int64_t layer, int64_t rows, const Step& step);
+  void project_logits(int thread, int64_t rows, const Step& step);
+  void normalise(const Norm& norm, const float* x, float* y, int64_t rows) const;
+  bool gathers_evidence(int64_t layer, const Step& step) const;
+  int64_t key_blocks(int64_t row) const;
+
+  DecoderSpec spec_;
+  Weights weights_;
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  KvCache cache_;
+  std::vector<int64_t> evidence_layers_;
+  std::vector<bool> is_evidence_layer_;
+  int64_t prefix_rows_ = 0;
+  int64_t text_rows_ = 0;
+  int64_t max_blocks_;
+
+  BiasSpan span_ = BiasSpan::prefix;
+  int64_t bias_length_ = 0;      // 0: no bias
+  std::vector<float> key_bias_;  // span prefix: [layers, capacity], zero beyond the prefix; else [layers, length]
+  std::vector<float> stretched_; // span sequence: [kMaxRows, capacity], of the layer at work
+
+  std::vector<float> x_;    // [kMaxRows, hidden] residual stream
+  std::vector<float> qkv_;  // [kMaxRows, 3 hidden]
+  std::vector<float> mlp_;  // [kMaxRows, mlp]
+  std::vector<float> max_, sum_;  // [kMaxRows, heads, blocks] of the streamed softmax
+  std::vector<float> partial_;    // [kMaxRows, heads, blocks, head_dim]
+  std::vector<float> mass_;       // [kMaxRows, heads, prefix blocks, kKeyBlock], when evidence is asked for
+  std::vector<Own> own_;
+};
+
+}  // namespace edge

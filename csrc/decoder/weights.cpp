@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "decoder/weights.h"
+
+#include <set>
+#include <stdexcept>
+
+namespace edge {
+namespace {
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+class Binder {
+ public:
+  explicit Binder(const std::map<std::string, TensorView>& tensors) : tensors_(tensors) {}
+
+  const float* vector(const std::string& name, std::vector<int64_t> shape) {
+    const TensorView* t = get(name, shape);
+    if (!t) return nullptr;
+    if (t->dtype != DType::f32) return error(name + " must be float32"), nullptr;
+    return static_cast<const float*>(t->data);
+  }
+
+  Matrix matrix(const std::string& name, int64_t rows, int64_t cols, bool has_bias) {
+    Matrix m{.rows = rows, .cols = cols};
+    if (const TensorView* t = get(name + ".weight", {rows, cols})) {
+      m.data = t->data;
+      m.dtype = t->dtype;
+      if (t->dtype == DType::i8) m.scale = vector(name + ".weight.scale", {rows});
+    }
+    if (has_bias) m.bias = vector(name + ".bias", {rows});
+    return m;
+  }
+
+  Norm norm(const std::string& name, int64_t size) {
+    return {vector(name + ".weight", {size}), vector(name + ".bias", {size})};
+  }
+
+  void finish() {
+    for (const auto& [name, tensor] : tensors_)
+      if (!used_.contains(name)) error("unexpected " + name + " " + shape_text(tensor.shape));
+    if (errors_.empty()) return;
+    std::string message = "decoder weights do not fit the spec: ";
+    for (size_t i = 0; i < errors_.size(); ++i) message += (i ? "; " : "") + errors_[i];
+    throw std::invalid_argument(message);
+  }
+
+ private:
+  const TensorView* get(const std::string& name, const std::vector<int64_t>& shape) {
+    used_.insert(name);
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end()) return error("missing " + name + " " + shape_text(shape)), nullptr;
+    if (found->second.shape != shape) {
+      error(name + " has shape " + shape_text(found->second.shape) + ", not " + shape_text(shape));
+      return nullptr;
+    }
+    return &found->second;
+  }
+
+  void error(std::string message) { errors_.push_back(std::move(message)); }
+
+  const std::map<std::string, TensorView>& tensors_;
+  std::set<std::string> used_;
+  std::vector<std::string> errors_;
+};
+
+}  // namespace
+
+void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* y, int64_t y_stride,
+                      int64_t begin, int64_t end, bool accumulate) const {
+  const MatmulArgs args{.w = data,
+                        .scale = scale,
+                        .bias = bias,
+                        .x = x,
+                        .y = y,
+                        .cols = cols,
+                        .begin = begin,
+                        .end = end,
+                        .rows = n,
+                        .x_stride = cols,
+                        .y_stride = y_stride,
+                        .accumulate = accumulate};
+  (dtype == DType::i8 ? kernels.matmul_i8 : kernels.matmul_f32)(args);
+}
+
+void Matrix::add_row(const Kernels& kernels, int64_t index, float* out) const {
+  if (dtype == DType::i8)
+    kernels.add_i8(static_cast<const int8_t*>(data) + index * cols, scale[index], out, cols);
+  else
+    kernels.add_f32(static_cast<const float*>(data) + index * cols, 1.0f, out, cols);
+}
+
+Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, TensorView>& tensors) {
+  Binder in(tensors);
+  const int64_t d = spec.hidden;
+  Weights w;
+  w.embed = in.matrix("embed", spec.vocab, d, false);
+  w.positions = in.vector("positions.weight", {spec.max_positions + spec.position_offset, d});
+  w.layers.reserve(static_cast<size_t>(spec.layers));
+  for (int64_t i = 0; i < spec.layers; ++i) {
+    const std::string at = "layers." + std::to_string(i) + ".";
+    Layer layer;
+    layer.attn_norm = in.norm(at + "attn_norm", d);
+    layer.qkv = in.matrix(at + "qkv", 3 * d, d, true);
+    layer.attn_out = in.matrix(at + "attn_out", d, d, true);
+    layer.mlp_norm = in.norm(at + "mlp_norm", d);
+    layer.mlp_in = in.matrix(at + "mlp_in", spec.mlp, d, true);
+    layer.mlp_out = in.matrix(at + "mlp_out", d, spec.mlp, true);
+    w.layers.push_back(layer);
+  }
+  w.final_norm = in.norm("final_norm", d);
+  w.head = spec.tied_head ? w.embed : in.matrix("head", spec.vocab, d, false);
+  in.finish();
+  return w;
+}
+
+}  // namespace edge

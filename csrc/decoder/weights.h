@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// Views of the decoder's weights: nothing is copied, the owner of the arrays must outlive them.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "decoder/spec.h"
+
+namespace edge {
+
+enum class DType { f32, i8 };
+
+// An array as the binding hands it over: C-contiguous and aligned for its type.
+struct TensorView {
+  const void* data = nullptr;
+  DType dtype = DType::f32;
+  std::vector<int64_t> shape;
+};
+
+// A matrix [rows, cols] with its bias: float, or int8 with one scale per row.
+struct Matrix {
+  const void* data = nullptr;
+  const float* scale = nullptr;
+  const float* bias = nullptr;
+  int64_t rows = 0;
+  int64_t cols = 0;
+  DType dtype = DType::f32;
+
+  // y = W x + b for the weight rows [begin, end).
+  void multiply(const Kernels& kernels, const float* x, int64_t n, float* y, int64_t y_stride, int64_t begin,
+                int64_t end, bool accumulate = false) const;
+  // out += row `index`, dequantised.
+  void add_row(const Kernels& kernels, int64_t index, float* out) const;
+  int64_t bytes() const { return rows * cols * (dtype == DType::f32 ? 4 : 1); }
+};
+
+struct Norm {
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+};
+
+struct Layer {
+  Norm attn_norm, mlp_norm;
+  Matrix qkv, attn_out, mlp_in, mlp_out;
+};
+
+struct Weights {
+  Matrix embed, head;
+  const float* positions = nullptr;  // [max_positions + position_offset, hidden]
+  Norm final_norm;
+  std::vector<Layer> layers;
+};
+
+// Throws std::invalid_argument listing every missing, unexpected and wrongly shaped array at once.
+Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, TensorView>& tensors);
+
+}  // namespace edge

@@ -1,0 +1,230 @@
+// SPDX-License-Identifier: Apache-2.0
+// Python bindings of the decoding kernel: conversions and lifetime only.
+#include <pybind11/functional.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "cpu/isa.h"
+#include "decoder/decoder.h"
+#include "python/ops.h"
+
+namespace py = pybind11;
+
+namespace edge {
+namespace {
+
+using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
+using IdArray = py::array_t<int32_t, py::array::c_style>;
+
+std::map<std::string, SpecValue> spec_values(const py::dict& dict) {
+  std::map<std::string, SpecValue> values;
+  for (const auto& [key, value] : dict) {
+    const std::string name = py::str(key);
+    if (py::isinstance<py::bool_>(value))
+      values[name] = value.cast<bool>();
+    else if (py::isinstance<py::int_>(value))
+      values[name] = value.cast<int64_t>();
+    else if (py::isinstance<py::float_>(value))
+      values[name] = value.cast<double>();
+    else
+      values[name] = std::string(py::str(value));
+  }
+  return values;
+}
+
+// A C-contiguous, aligned float32 or int8 array is used where it lies; anything laid out otherwise is copied once.
+py::array checked_weight(const std::string& name, const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) throw std::invalid_argument("weight " + name + " is not an array");
+  py::array array = py::reinterpret_borrow<py::array>(object);
+  const bool f32 = array.dtype().is(py::dtype::of<float>()), i8 = array.dtype().is(py::dtype::of<int8_t>());
+  if (!f32 && !i8)
+    throw std::invalid_argument("weight " + name + " must be float32 or int8, not " +
+                                std::string(py::str(array.dtype())));
+  const int aligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
+  if (!(array.flags() & py::array::c_style) || !(array.flags() & aligned))
+    array = py::module_::import("numpy").attr("array")(array, py::arg("order") = "C", py::arg("copy") = true);
+  return array;
+}
+
+std::vector<int64_t> shape_of(const py::array& array) {
+  return {array.shape(), array.shape() + array.ndim()};
+}
+
+void require_shape(const py::array& array, const std::vector<int64_t>& shape, const char* what) {
+  if (shape_of(array) == shape) return;
+  std::string text;
+  for (const int64_t n : shape) text += (text.empty() ? "" : ", ") + std::to_string(n);
+  throw std::invalid_argument(std::string(what) + " must have the shape [" + text + "]");
+}
+
+class PyDecoder {
+ public:
+  PyDecoder(const py::dict& spec_dict, const py::dict& weights, const std::string& kv_dtype, int64_t threads,
+            const std::optional<std::string>& isa, std::vector<int64_t> evidence_layers) {
+    const DecoderSpec spec = parse_spec(spec_values(spec_dict));
+    std::map<std::string, TensorView> views;
+    for (const auto& [key, value] : weights) {
+      const std::string name = py::str(key);
+      py::array array = checked_weight(name, value);
+      views[name] = {array.data(), array.itemsize() == 1 ? DType::i8 : DType::f32, shape_of(array)};
+      arrays_.push_back(std::move(array));
+    }
+    if (kv_dtype != "fp32" && kv_dtype != "fp16")
+      throw std::invalid_argument("kv_dtype '" + kv_dtype + "' is not one of fp32, fp16");
+    decoder_ = std::make_unique<Decoder>(spec, bind_weights(spec, views),
+                                         kv_dtype == "fp32" ? KvType::f32 : KvType::f16, threads,
+                                         isa.value_or(""), std::move(evidence_layers));
+  }
+
+  void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias,
+                  const std::string& span) {
+    const DecoderSpec& spec = decoder_->network().spec();
+    if (keys.ndim() != 4) throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");
+    Prefix prefix{.keys = keys.data(), .values = values.data(), .length = keys.shape(2)};
+    const std::vector<int64_t> shape{spec.layers, spec.heads, prefix.length, spec.head_dim};
+    require_shape(keys, shape, "keys");
+    require_shape(values, shape, "values");
+    if (span != "prefix" && span != "sequence")
+      throw std::invalid_argument("span '" + span + "' is not one of prefix, sequence");
+    prefix.span = span == "prefix" ? BiasSpan::prefix : BiasSpan::sequence;
+    if (key_bias) {
+      if (key_bias->ndim() != 2) throw std::invalid_argument("key_bias must have the shape [layers, keys]");
+      require_shape(*key_bias, {spec.layers, key_bias->shape(1)}, "key_bias");
+      prefix.key_bias = key_bias->data();
+      prefix.bias_length = key_bias->shape(1);
+    }
+    const py::gil_scoped_release released;
+    decoder_->set_prefix(prefix);
+  }
+
+  py::array_t<float> forward(const IdArray& ids, bool bias) {
+    if (ids.ndim() != 1) throw std::invalid_argument("ids must have one dimension");
+    // Not allocated for rows that cannot fit.
+    if (ids.shape(0) > decoder_->network().spec().max_positions)
+      throw std::invalid_argument("more ids than positions");
+    py::array_t<float> logits({ids.shape(0), static_cast<py::ssize_t>(decoder_->network().spec().vocab)});
+    const std::span<const int32_t> view(ids.data(), static_cast<size_t>(ids.shape(0)));
+    float* out = logits.mutable_data();
+    const py::gil_scoped_release released;
+    decoder_->forward(view, bias, out);
+    return logits;
+  }
+
+  void rewind(int64_t n) { decoder_->rewind(n); }
+
+  py::object generate(const std::optional<FloatArray>& first_logits, std::vector<int32_t> begin_ids,
+                      std::vector<int32_t> forced_ids, const std::string& bias_rows, int64_t max_new_tokens,
+                      float repetition_penalty, std::vector<int32_t> stop_ids, std::vector<int32_t> suppressed_ids,
+                      float temperature, int64_t top_k, float top_p, uint64_t seed, const py::object& on_token,
+                      const std::shared_ptr<CancelToken>& cancel) {
+    GenerateOptions options{.begin_ids = std::move(begin_ids),
+                            .forced_ids = std::move(forced_ids),
+                            .max_new_tokens = max_new_tokens,
+                            .stop_ids = std::move(stop_ids),
+                            .sampling = {.repetition_penalty = repetition_penalty,
+                                         .temperature = temperature,
+                                         .top_k = top_k,
+                                         .top_p = top_p,
+                                         .seed = seed,
+                                         .suppressed = std::move(suppressed_ids)}};
+    if (bias_rows == "all")
+      options.bias_rows = BiasRows::all;
+    else if (bias_rows == "prefill")
+      options.bias_rows = BiasRows::prefill;
+    else if (bias_rows == "none")
+      options.bias_rows = BiasRows::none;
+    else
+      throw std::invalid_argument("bias_rows '" + bias_rows + "' is not one of all, prefill, none");
+    if (first_logits) require_shape(*first_logits, {decoder_->network().spec().vocab}, "first_logits");
+    const float* first = first_logits ? first_logits->data() : nullptr;
+    Decoder::OnToken callback;
+    if (!on_token.is_none()) {
+      callback = [&](int32_t id, float logprob) {
+        const py::gil_scoped_acquire acquired;
+        const py::object answer = on_token(id, logprob);
+        return !(py::isinstance<py::bool_>(answer) && !answer.cast<bool>());
+      };
+    }
+    const py::gil_scoped_release released;
+    GenerationResult result = decoder_->generate(first, options, callback, cancel.get());
+    const py::gil_scoped_acquire acquired;
+    return py::cast(std::move(result));
+  }
+
+  const Decoder& decoder() const { return *decoder_; }
+
+ private:
+  std::vector<py::array> arrays_;  // owners of what the decoder reads
+  std::unique_ptr<Decoder> decoder_;
+};
+
+template <class T>
+py::array_t<T> to_array(const std::vector<T>& values) {
+  return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+const char* reason_text(StopReason reason) {
+  switch (reason) {
+    case StopReason::stop: return "stop";
+    case StopReason::length: return "length";
+    default: return "cancelled";
+  }
+}
+
+}  // namespace
+}  // namespace edge
+
+PYBIND11_MODULE(_kernel, m) {
+  using namespace edge;
+  m.doc() = "Decoding kernel: transformer decoder with an image prefix and a per-layer key bias.";
+  m.def("isa_supported", &isa_supported, "Instruction sets this machine can run, weakest first.");
+  m.def("isa_selected", [] { return isa_select(); }, "The best one, or the one EDGE_ISA names.");
+
+  py::class_<CancelToken, std::shared_ptr<CancelToken>>(m, "CancelToken")
+      .def(py::init<>())
+      .def("cancel", &CancelToken::cancel)
+      .def_property_readonly("cancelled", &CancelToken::cancelled);
+
+  py::register_exception<BusyError>(m, "BusyError", PyExc_RuntimeError);
+
+  py::class_<GenerationResult>(m, "GenerationResult")
+      .def_readonly("token_ids", &GenerationResult::token_ids)
+      .def_property_readonly("logprobs", [](const GenerationResult& r) { return to_array(r.logprobs); })
+      .def_property_readonly("evidence",
+                             [](const GenerationResult& r) {
+                               const auto n = static_cast<py::ssize_t>(r.token_ids.size());
+                               const auto keys = n ? static_cast<py::ssize_t>(r.evidence.size()) / n : 0;
+                               return to_array(r.evidence).reshape({n, keys});
+                             })
+      .def_readonly("forced_ids", &GenerationResult::forced_ids)
+      .def_property_readonly("stop_reason", [](const GenerationResult& r) { return reason_text(r.stop_reason); })
+      .def_readonly("decode_seconds", &GenerationResult::decode_seconds);
+
+  py::class_<PyDecoder>(m, "Decoder")
+      .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t, const std::optional<std::string>&,
+                    std::vector<int64_t>>(),
+           py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("kv_dtype") = "fp32", py::arg("threads"),
+           py::arg("isa") = py::none(), py::arg("evidence_layers") = std::vector<int64_t>{})
+      .def("set_prefix", &PyDecoder::set_prefix, py::arg("keys"), py::arg("values"),
+           py::arg("key_bias") = py::none(), py::arg("span") = "prefix")
+      .def("forward", &PyDecoder::forward, py::arg("ids"), py::arg("bias"))
+      .def("rewind", &PyDecoder::rewind, py::arg("n_text"))
+      .def("generate", &PyDecoder::generate, py::arg("first_logits") = py::none(), py::kw_only(),
+           py::arg("begin_ids") = std::vector<int32_t>{}, py::arg("forced_ids") = std::vector<int32_t>{},
+           py::arg("bias_rows") = "all", py::arg("max_new_tokens") = 100, py::arg("repetition_penalty") = 1.0f,
+           py::arg("stop_ids") = std::vector<int32_t>{}, py::arg("suppressed_ids") = std::vector<int32_t>{},
+           py::arg("temperature") = 0.0f, py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
+           py::arg("on_token") = py::none(), py::arg("cancel") = py::none())
+      .def_property_readonly("isa", [](const PyDecoder& d) { return d.decoder().network().kernels().name; })
+      .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().threads(); })
+      .def_property_readonly("prefix_rows", [](const PyDecoder& d) { return d.decoder().network().prefix_rows(); })
+      .def_property_readonly("text_rows", [](const PyDecoder& d) { return d.decoder().network().text_rows(); })
+      .def_property_readonly("weight_bytes", [](const PyDecoder& d) { return d.decoder().network().weight_bytes(); })
+      .def_property_readonly("cache_bytes", [](const PyDecoder& d) { return d.decoder().network().cache_bytes(); });
+
+  py::module_ ops = m.def_submodule("ops", "Single kernels, for the tests only.");
+  bind_ops(ops);
+}

@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// Single kernels of a named instruction set on NumPy arrays. Tests only: shapes are checked, nothing is fast.
+#include "python/ops.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <optional>
+
+#include "cpu/isa.h"
+#include "decoder/sampling.h"
+#include "decoder/weights.h"
+
+namespace py = pybind11;
+
+namespace edge {
+namespace {
+
+using Floats = py::array_t<float, py::array::c_style>;
+using Bytes = py::array_t<int8_t, py::array::c_style>;
+
+void require(bool ok, const char* message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+Floats map(const Floats& x, void (*f)(float*, int64_t)) {
+  Floats y(x.size());
+  std::memcpy(y.mutable_data(), x.data(), static_cast<size_t>(x.nbytes()));
+  f(y.mutable_data(), y.size());
+  return y;
+}
+
+Floats layer_norm(const std::string& isa, const Floats& x, const Floats& weight, const Floats& bias, float eps) {
+  require(x.ndim() == 1 && weight.size() == x.size() && bias.size() == x.size(), "three vectors of one size");
+  Floats y(x.size());
+  kernels_for(isa).layer_norm(x.data(), weight.data(), bias.data(), y.mutable_data(), x.size(), eps);
+  return y;
+}
+
+// w float32 or int8 [out, in], x [rows, in], bias [out] or none, start [rows, out] to add to, or none.
+Floats matmul(const std::string& isa, const py::array& w, const std::optional<Floats>& scale, const Floats& x,
+              const std::optional<Floats>& bias, const std::optional<Floats>& start, int64_t begin, int64_t end) {
+  require(w.ndim() == 2 && x.ndim() == 2 && x.shape(1) == w.shape(1), "w [out, in] and x [rows, in]");
+  const int64_t out = w.shape(0), rows = x.shape(0);
+  require(!bias || bias->size() == out, "bias [out]");
+  require(0 <= begin && begin <= end && end <= out, "0 <= begin <= end <= out");
+  Matrix m{.rows = out, .cols = w.shape(1)};
+  if (bias) m.bias = bias->data();
+  if (py::isinstance<Bytes>(w)) {
+    require(scale && scale->size() == out, "int8 weights need scale [out]");
+    m.dtype = DType::i8;
+    m.scale = scale->data();
+  } else {
+    require(py::isinstance<Floats>(w), "w must be C-contiguous float32 or int8");
+  }
+  m.data = w.data();
+  Floats y({rows, out});
+  std::memset(y.mutable_data(), 0, static_cast<size_t>(y.nbytes()));
+  if (start) {
+    require(start->ndim() == 2 && start->shape(0) == rows && start->shape(1) == out, "start [rows, out]");
+    std::memcpy(y.mutable_data(), start->data(), static_cast<size_t>(y.nbytes()));
+  }
+  m.multiply(kernels_for(isa), x.data(), rows, y.mutable_data(), out, begin, end, start.has_value());
+  return y;
+}
+
+py::array_t<uint16_t> to_half(const std::string& isa, const Floats& x) {
+  py::array_t<uint16_t> y(x.size());
+  kernels_for(isa).to_half(x.data(), y.mutable_data(), x.size());
+  return y;
+}
+
+py::tuple choose(const std::string& isa, const Floats& logits, const std::vector<int32_t>& generated,
+                 float repetition_penalty, const std::vector<int32_t>& suppressed, float temperature, int64_t top_k,
+                 float top_p, uint64_t seed) {
+  TokenChooser chooser(kernels_for(isa), logits.size(),
+                       {repetition_penalty, temperature, top_k, top_p, seed, suppressed});
+  for (const int32_t id : generated) {
+    require(id >= 0 && id < logits.size(), "generated ids inside the vocabulary");
+    chooser.generated(id);
+  }
+  const std::vector<Candidate> kept = chooser.candidates(logits.data());
+  std::vector<int32_t> ids;
+  std::vector<double> probabilities;
+  for (const Candidate& c : kept) ids.push_back(c.id), probabilities.push_back(c.probability);
+  const Choice choice = chooser.choose(logits.data());
+  return py::make_tuple(choice.id, choice.logprob, ids, probabilities);
+}
+
+}  // namespace
+
+void bind_ops(py::module_& m) {
+  m.def("exp", [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).exp); });
+  m.def("gelu_tanh", [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).gelu_tanh); });
+  m.def("gelu_erf", [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).gelu_erf); });
+  m.def("layer_norm", &layer_norm);
+  m.def("matmul", &matmul, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"), py::arg("bias"),
+        py::arg("start"), py::arg("begin"), py::arg("end"));
+  m.def("to_half", &to_half);
+  m.def("choose", &choose, py::arg("isa"), py::arg("logits"), py::arg("generated"), py::arg("repetition_penalty"),
+        py::arg("suppressed"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("seed"));
+  m.def("random", [](uint64_t seed, int n) {
+    Random random(seed);
+    std::vector<double> values;
+    for (int i = 0; i < n; ++i) values.push_back(random.uniform());
+    return values;
+  });
+}
+
+}  // namespace edge

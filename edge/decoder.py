@@ -1,0 +1,417 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoding kernel from Python: weights from a file, options from a manifest, typed errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import BundleError, DeviceError, ProcessingError, UsageError
+
+BiasRows = Literal["all", "prefill", "none"]
+OnToken = Callable[[int, float], bool | None]
+
+_DTYPES = {"F32": np.dtype("<f4"), "I8": np.dtype("i1")}
+_MAX_HEADER = 100 * 2**20
+
+
+def default_threads() -> int:
+    """Processors this process may use: the decoder's default number of threads."""
+    if hasattr(os, "sched_getaffinity"):
+        return max(1, len(os.sched_getaffinity(0)))
+    return os.cpu_count() or 1
+
+
+def read_weights(path: str | Path) -> dict[str, npt.NDArray[Any]]:
+    """Map a safetensors file into memory as read-only arrays.
+
+    Nothing is read before it is used, and processes that map the same file share its pages.
+
+    Parameters
+    ----------
+    path : str or Path
+        A safetensors file with F32 and I8 arrays.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Views of the file, in its shapes.
+
+    Raises
+    ------
+    BundleError
+        The file cannot be read, or its header and its data do not fit together.
+    """
+    path = Path(path)
+
+    def bad(what: str) -> BundleError:
+        return BundleError(f"decoder weights {path.name}: {what}; export the bundle again")
+
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, _MAX_HEADER):
+                raise bad("not a safetensors file (its header is longer than the file)")
+            header = json.loads(file.read(length))
+        data = np.memmap(path, mode="r", dtype=np.uint8)
+    except OSError as error:
+        raise BundleError(f"decoder weights {path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise bad("its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise bad("its header is not an object")
+    start = 8 + length
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        try:
+            dtype = _DTYPES[entry["dtype"]]
+            shape = [int(n) for n in entry["shape"]]
+            begin, end = (int(n) for n in entry["data_offsets"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise bad(f"the entry of {name!r} is not one we take") from error
+        count = 1
+        for n in shape:
+            count *= n
+        if min(shape, default=0) < 0 or not 0 <= begin <= end <= size - start:
+            raise bad(f"{name!r} lies outside the file")
+        if end - begin != count * dtype.itemsize:
+            raise bad(f"{name!r} has {end - begin} bytes, its shape {shape} needs {count * dtype.itemsize}")
+        # A plain view: the base keeps the mapping alive, without memmap's cost per slice.
+        arrays[name] = np.frombuffer(data, dtype, count, start + begin).reshape(shape)
+    return arrays
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How a text is written.
+
+    Attributes
+    ----------
+    max_new_tokens : int
+        Cap on generated tokens; the decoder's positions cap them too.
+    repetition_penalty : float
+        Over the generated ids only: a score below 0 is multiplied by it, others divided. 1 is off.
+    stop_ids, suppressed_ids : tuple of int
+        Ids that end the text (not part of it), and ids that are never chosen.
+    begin_ids, forced_ids : tuple of int
+        Prompt after the image: the model's begin tokens, then a text the report must begin with.
+    bias_rows : {"all", "prefill", "none"}
+        Which rows get the anatomical bias; prompt rows count as prefill.
+    temperature : float
+        0 is greedy (equal scores: the lowest id).
+    top_k, top_p : int, float
+        Sampling filters, 0 and 1 are off.
+    seed : int
+        Of the sampling; the same seed gives the same text on every platform and for any thread count.
+    """
+
+    max_new_tokens: int = 100
+    repetition_penalty: float = 1.0
+    stop_ids: tuple[int, ...] = ()
+    suppressed_ids: tuple[int, ...] = ()
+    begin_ids: tuple[int, ...] = ()
+    forced_ids: tuple[int, ...] = ()
+    bias_rows: BiasRows = "all"
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    @classmethod
+    def from_manifest(cls, generation: Mapping[str, Any], **overrides: Any) -> GenerationOptions:
+        """Options of a manifest's ``generation`` block; ``overrides`` that are not None win.
+
+        Keys of the block that do not concern the decoder (``cut_at_sentence``, ``evidence_layers``) are left
+        to others.
+
+        Raises
+        ------
+        UsageError
+            An override is no option of the decoder.
+        """
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in generation.items() if key in known}
+        for key, value in overrides.items():
+            if key not in known:
+                raise UsageError(f"unknown generation option {key!r}")
+            if value is not None:
+                values[key] = value
+        return cls(**values)
+
+    def __post_init__(self) -> None:
+        for name in ("stop_ids", "suppressed_ids", "begin_ids", "forced_ids"):
+            object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name)))
+
+    def but(self, **changes: Any) -> GenerationOptions:
+        """A copy with some options changed."""
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A generated text.
+
+    Attributes
+    ----------
+    token_ids : list of int
+        Generated ids, without the prompt and without the stop id.
+    logprobs : ndarray, float32, [n]
+        Log-probability of each id under the raw logits, before penalty and temperature.
+    stop_reason : {"stop", "length", "cancelled"}
+    evidence : ndarray, float32, [n, prefix]
+        Attention mass over the image keys in the row that chose each id, mean over heads and evidence layers;
+        ``[n, 0]`` without evidence layers. A first id chosen from ``first_logits`` has zeros.
+    decode_seconds : float
+    forced_ids : list of int
+    """
+
+    token_ids: list[int]
+    logprobs: npt.NDArray[np.float32]
+    stop_reason: Literal["stop", "length", "cancelled"]
+    evidence: npt.NDArray[np.float32]
+    decode_seconds: float
+    forced_ids: list[int]
+
+
+def cancel_token() -> Any:
+    """A token whose ``cancel()``, called from any thread, ends a running ``Decoder.generate``."""
+    return _kernel().CancelToken()
+
+
+def isa_supported() -> list[str]:
+    """Instruction sets that this build and this machine share, weakest first."""
+    return list(_kernel().isa_supported())
+
+
+def isa_selected() -> str:
+    """The instruction set in use: the best one, or the one the environment variable EDGE_ISA names.
+
+    Raises
+    ------
+    DeviceError
+        EDGE_ISA names an unknown one, or one this machine lacks.
+    """
+    try:
+        return str(_kernel().isa_selected())
+    except ValueError as error:
+        raise DeviceError(str(error)) from error
+
+
+def _kernel() -> Any:
+    try:
+        from . import _kernel as module
+    except ImportError as error:
+        raise DeviceError(f"the compiled decoding kernel does not load ({error}); reinstall the package") from error
+    return module
+
+
+class Decoder:
+    """A decoder on the CPU: weights, KV cache and a team of threads.
+
+    One generation at a time: a second concurrent call is refused. Several decoders may live in one process and
+    share the same weight arrays.
+
+    Parameters
+    ----------
+    spec : mapping
+        The manifest's decoder spec.
+    weights : mapping of str to ndarray
+        Arrays by name, float32 or int8 with scales. Kept alive and read in place when C-contiguous.
+    kv_dtype : {"fp32", "fp16"}, optional
+        Of the KV cache; by default fp32 where every matrix is float32, else fp16.
+    threads : int, optional
+        Including the caller's; by default all processors this process may use.
+    isa : str, optional
+        Instruction set; by default EDGE_ISA, else the best one.
+    evidence_layers : iterable of int
+        Layers whose attention over the image is gathered per token; none: no evidence.
+
+    Raises
+    ------
+    BundleError
+        Spec or weights are not what the kernel implements, naming each difference.
+    DeviceError
+        The instruction set is unknown or missing here.
+    UsageError
+        ``threads`` or ``kv_dtype`` out of range.
+    """
+
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        weights: Mapping[str, npt.NDArray[Any]],
+        *,
+        kv_dtype: Literal["fp32", "fp16"] | None = None,
+        threads: int | None = None,
+        isa: str | None = None,
+        evidence_layers: Iterable[int] = (),
+    ) -> None:
+        kernel = _kernel()
+        if kv_dtype is None:
+            kv_dtype = "fp16" if any(array.dtype == np.int8 for array in weights.values()) else "fp32"
+        if kv_dtype not in ("fp32", "fp16"):
+            raise UsageError(f"kv_dtype {kv_dtype!r} is not one of fp32, fp16")
+        threads = default_threads() if threads is None else int(threads)
+        if not 1 <= threads <= 1024:
+            raise UsageError(f"threads must be 1 to 1024, not {threads}")
+        if isa:
+            supported = kernel.isa_supported()
+            if isa not in supported:
+                raise DeviceError(f"instruction set {isa!r} cannot run here; choices: {', '.join(supported)}")
+        else:
+            isa_selected()
+        try:
+            self._kernel = kernel.Decoder(
+                dict(spec),
+                dict(weights),
+                kv_dtype=kv_dtype,
+                threads=threads,
+                isa=isa,
+                evidence_layers=list(evidence_layers),
+            )
+        except (ValueError, TypeError) as error:
+            raise BundleError(str(error)) from error
+        except (RuntimeError, MemoryError) as error:
+            raise ProcessingError(str(error) or "out of memory") from error
+        self.spec = dict(spec)
+        self.kv_dtype = kv_dtype
+
+    @classmethod
+    def from_files(cls, spec: Mapping[str, Any], path: str | Path, **options: Any) -> Decoder:
+        """A decoder on a memory-mapped safetensors file; ``options`` as for the class."""
+        return cls(spec, read_weights(path), **options)
+
+    @property
+    def isa(self) -> str:
+        """Instruction set in use."""
+        return str(self._kernel.isa)
+
+    @property
+    def threads(self) -> int:
+        return int(self._kernel.threads)
+
+    @property
+    def text_rows(self) -> int:
+        """Text rows in the cache."""
+        return int(self._kernel.text_rows)
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of weights and cache that the next decode step reads."""
+        return int(self._kernel.weight_bytes + self._kernel.cache_bytes)
+
+    def set_prefix(
+        self,
+        keys: npt.NDArray[np.float32],
+        values: npt.NDArray[np.float32],
+        key_bias: npt.NDArray[np.float32] | None = None,
+        span: Literal["prefix", "sequence"] = "prefix",
+    ) -> None:
+        """Begin a new film: copy its prefix into the cache and drop all text.
+
+        Parameters
+        ----------
+        keys, values : ndarray, float32, [layers, heads, prefix, head_dim]
+        key_bias : ndarray, float32, [layers, prefix], optional
+            Added to the scores of the image keys, strength included. With ``span="sequence"`` [layers, any]:
+            stretched linearly over each row's whole sequence.
+        span : {"prefix", "sequence"}
+
+        Raises
+        ------
+        ProcessingError
+            A wrong shape, or a prefix longer than the decoder's positions.
+        """
+        self._call(self._kernel.set_prefix, keys, values, key_bias, span)
+
+    def forward(self, ids: npt.ArrayLike, bias: bool = True) -> npt.NDArray[np.float32]:
+        """Append rows to the text and return their logits [n, vocab] (teacher forcing).
+
+        ``bias`` says whether these rows get the key bias. Logits do not depend on how rows are chunked.
+        """
+        return self._call(self._kernel.forward, np.ascontiguousarray(ids, dtype=np.int32), bool(bias))
+
+    def rewind(self, n_text: int) -> None:
+        """Drop the text rows after the first ``n_text``."""
+        self._call(self._kernel.rewind, int(n_text))
+
+    def generate(
+        self,
+        first_logits: npt.NDArray[np.float32] | None,
+        options: GenerationOptions | None = None,
+        *,
+        on_token: OnToken | None = None,
+        cancel: Any = None,
+    ) -> Generation:
+        """Write a text after the prefix; text that is there is dropped.
+
+        Parameters
+        ----------
+        first_logits : ndarray, float32, [vocab], or None
+            Logits of the last prefix row. Not used where there is a prompt (begin or forced ids).
+        options : GenerationOptions
+        on_token : callable
+            Called with (id, log-probability) after each token; returning False ends the text as cancelled, an
+            exception ends it and is raised here.
+        cancel : token of :func:`cancel_token`
+
+        Raises
+        ------
+        ProcessingError
+            Ids outside the vocabulary, options out of range, no prefix, logits that are not finite, or another
+            generation running on this decoder.
+        """
+        o = options or GenerationOptions()
+        raised: list[BaseException] = []
+
+        def guarded(token: int, logprob: float) -> bool:
+            try:
+                return on_token(token, logprob) is not False  # type: ignore[misc]
+            except BaseException as error:
+                raised.append(error)
+                return False
+
+        result = self._call(
+            self._kernel.generate,
+            first_logits,
+            begin_ids=list(o.begin_ids),
+            forced_ids=list(o.forced_ids),
+            bias_rows=o.bias_rows,
+            max_new_tokens=o.max_new_tokens,
+            repetition_penalty=o.repetition_penalty,
+            stop_ids=list(o.stop_ids),
+            suppressed_ids=list(o.suppressed_ids),
+            temperature=o.temperature,
+            top_k=o.top_k,
+            top_p=o.top_p,
+            seed=o.seed,
+            on_token=guarded if on_token else None,
+            cancel=cancel,
+        )
+        if raised:
+            raise raised[0]
+        return Generation(
+            token_ids=list(result.token_ids),
+            logprobs=result.logprobs,
+            stop_reason=result.stop_reason,
+            evidence=result.evidence,
+            decode_seconds=result.decode_seconds,
+            forced_ids=list(result.forced_ids),
+        )
+
+    @staticmethod
+    def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (ValueError, TypeError, RuntimeError, MemoryError) as error:
+            raise ProcessingError(f"decoder: {str(error).splitlines()[0] if str(error) else 'out of memory'}") from error
