@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Film to 8-bit picture to model input, as the bundle says.
+
+The 8-bit step is deliberate: the models of this field were trained on 8-bit pictures made from DICOM, so a
+bundle names how such a picture is made (``intensity``) and everything after that is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge.errors import BundleError
+
+if TYPE_CHECKING:
+    from edge.film import Film
+
+MODES = ("window", "minmax", "percentile")
+
+
+def to_gray8(film: Film, intensity: Mapping[str, Any]) -> NDArray[np.uint8]:
+    """The 8-bit picture of a film.
+
+    Parameters
+    ----------
+    film : Film
+    intensity : mapping
+        ``mode``: "window" (the file's VOI LUT or window; "percentile" where the file has none), "minmax" or
+        "percentile"; ``low``, ``high``: percentiles in 0..100 (default 0.5 and 99.5); ``equalize``: whether the
+        histogram is equalised afterwards (default false).
+
+    Returns
+    -------
+    ndarray of uint8, shape (rows, columns)
+        0 is black. Padding takes no part in the range or the histogram and is black.
+
+    Raises
+    ------
+    BundleError
+        `intensity` holds a value this version does not know.
+    """
+    mode = intensity.get("mode", "percentile")
+    if mode not in MODES:
+        raise BundleError(f"unknown intensity mode {mode!r}; known: {', '.join(MODES)}")
+    low, high = float(intensity.get("low", 0.5)), float(intensity.get("high", 99.5))
+    if not 0.0 <= low < high <= 100.0:
+        raise BundleError("intensity percentiles must satisfy 0 <= low < high <= 100")
+    pixels, valid = film.pixels, film.valid
+    if mode == "window" and film.window is not None:
+        unit = film.window.apply(pixels)
+    else:
+        inside = pixels if valid is None else pixels[valid]
+        if mode == "minmax":
+            bottom, top = float(inside.min()), float(inside.max())
+        else:
+            bottom, top = percentiles(inside, low, high)
+            if bottom == top:  # nearly uniform: what differs is in the tails
+                bottom, top = float(inside.min()), float(inside.max())
+        if not top > bottom:
+            return np.zeros(pixels.shape, np.uint8)
+        unit = pixels - np.float32(bottom)
+        unit *= np.float32(1.0 / (top - bottom))
+        np.clip(unit, 0.0, 1.0, out=unit)
+    unit *= np.float32(255.0)
+    unit += np.float32(0.5)
+    gray = unit.astype(np.uint8)
+    if intensity.get("equalize", False):
+        gray = equalize(gray, valid)
+    if valid is not None:
+        gray[~valid] = 0
+    return gray
+
+
+def percentiles(values: NDArray[np.float32], low: float, high: float) -> tuple[float, float]:
+    """Two percentiles (0..100), as ``numpy.percentile`` with linear interpolation; any shape.
+
+    Integral values within 2**20 of each other, as films have, are counted instead of sorted.
+    """
+    flat = values.ravel()
+    bottom, top = float(flat.min()), float(flat.max())
+    if not (top - bottom < 2**20 and abs(bottom) < 2**23 and bottom == math.floor(bottom)):
+        pair = np.percentile(flat, (low, high))
+        return float(pair[0]), float(pair[1])
+    shifted = (flat - np.float32(bottom)).astype(np.int32)
+    if not np.array_equal(shifted, flat - np.float32(bottom)):
+        pair = np.percentile(flat, (low, high))
+        return float(pair[0]), float(pair[1])
+    cumulative = np.cumsum(np.bincount(shifted))
+
+    def at(percent: float) -> float:
+        place = percent / 100.0 * (flat.size - 1)
+        rank = math.floor(place)
+        here = int(np.searchsorted(cumulative, rank, side="right"))
+        there = int(np.searchsorted(cumulative, min(rank + 1, flat.size - 1), side="right"))
+        return bottom + here + (there - here) * (place - rank)
+
+    return at(low), at(high)
+
+
+def equalize(gray: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Histogram equalisation with the formula of OpenCV's ``equalizeHist``; padding is not counted.
+
+    With ``h`` the histogram, ``m`` its first non-empty bin and ``N`` the number of pixels, grey ``v`` becomes
+    ``round(255 / (N - h[m]) * sum(h[m+1..v]))``. A uniform picture stays as it is.
+    """
+    counted = gray if valid is None else gray[valid]
+    histogram = np.bincount(counted.ravel(), minlength=256)
+    first = int(np.flatnonzero(histogram)[0])
+    rest = counted.size - int(histogram[first])
+    if rest == 0:
+        return gray.copy()
+    histogram[first] = 0
+    scale = np.float32(255.0) / np.float32(rest)
+    table = np.rint(np.cumsum(histogram).astype(np.float32) * scale)
+    return np.clip(table, 0, 255).astype(np.uint8)[gray]
+
+
+def to_pixels(gray8: NDArray[np.uint8], image: Mapping[str, Any]) -> NDArray[np.float32]:
+    """The model's input of an 8-bit picture.
+
+    Pillow's bicubic resize (antialiased; the aspect is not kept), then ``(x / 255 - mean) / std`` per channel,
+    the grey picture standing in for all three.
+
+    Parameters
+    ----------
+    gray8 : ndarray of uint8, shape (rows, columns)
+    image : mapping
+        ``height``, ``width``, ``resize`` ("bicubic"), ``mean`` and ``std`` (three numbers each).
+
+    Returns
+    -------
+    ndarray of float32, shape (1, 3, height, width)
+
+    Raises
+    ------
+    BundleError
+        Another resize is asked for.
+    """
+    from PIL import Image
+
+    if image.get("resize", "bicubic") != "bicubic":
+        raise BundleError(f"unknown resize {image['resize']!r}; known: bicubic")
+    size = (int(image["width"]), int(image["height"]))
+    picture = Image.fromarray(np.ascontiguousarray(gray8)).resize(size, Image.Resampling.BICUBIC)
+    unit = np.asarray(picture, np.float32) / np.float32(255.0)
+    mean = np.asarray(image["mean"], np.float32).reshape(3, 1, 1)
+    std = np.asarray(image["std"], np.float32).reshape(3, 1, 1)
+    return np.ascontiguousarray(((unit[None] - mean) / std)[None], np.float32)
