@@ -8,64 +8,19 @@ absent ones are negated or left unmentioned.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 
 import numpy as np
 
 from . import grammar_phrases as phrases
+from .grammar_expand import expand
 from .labels import DEVICES, LABELS, SIDES, ZONES
 
 MIN_WORDS = 25
 MAX_WORDS = 75
 MAX_SENTENCES = 7
 
-_MARKS = re.compile(r"([{}|])")
-_SPACE_BEFORE = re.compile(r"\s+([,;.])")
 _KNOWN = frozenset(LABELS)
-
-
-@lru_cache(maxsize=4096)
-def _parse(template: str) -> tuple[tuple[object, ...], ...]:
-    """The alternatives of a template; each is a tuple of strings and nested alternatives."""
-    alternatives: list[list[object]] = [[]]
-    stack: list[list[list[object]]] = []
-    for piece in _MARKS.split(template):
-        if piece == "{":
-            stack.append(alternatives)
-            alternatives = [[]]
-        elif piece == "}":
-            inner, alternatives = tuple(map(tuple, alternatives)), stack.pop()
-            alternatives[-1].append(inner)
-        elif piece == "|":
-            alternatives.append([])
-        elif piece:
-            alternatives[-1].append(piece)
-    return tuple(map(tuple, alternatives))
-
-
-def _walk(alternatives: tuple[tuple[object, ...], ...], rng: np.random.Generator) -> str:
-    chosen = alternatives[int(rng.integers(len(alternatives)))] if len(alternatives) > 1 else alternatives[0]
-    return "".join(part if isinstance(part, str) else _walk(part, rng) for part in chosen)  # type: ignore[arg-type]
-
-
-def expand(template: str, rng: np.random.Generator) -> str:
-    """Expand the ``{a|b|c}`` choices of a template and tidy the spaces.
-
-    Parameters
-    ----------
-    template : str
-        Text with nested choices; an empty alternative is allowed.
-    rng : numpy.random.Generator
-        Source of the choices.
-
-    Returns
-    -------
-    str
-        One expansion without double spaces or a space before punctuation.
-    """
-    return _SPACE_BEFORE.sub(r"\1", " ".join(_walk(_parse(template), rng).split()))
 
 
 def _chance(rng: np.random.Generator, probability: float) -> bool:
@@ -126,7 +81,7 @@ def _places(sites: dict[str, list[str]], rng: np.random.Generator) -> str:
     return " and ".join(_place(side, zones, rng) for side, zones in sites.items() if zones)
 
 
-def _focal(labels: frozenset[str], kind: str, rng: np.random.Generator, compact: bool) -> list[str]:
+def _focal(labels: frozenset[str], kind: str, rng: np.random.Generator) -> list[str]:
     sites = _sites(labels, kind)
     count = sum(len(zones) for zones in sites.values())
     if count == 0:
@@ -142,10 +97,10 @@ def _focal(labels: frozenset[str], kind: str, rng: np.random.Generator, compact:
     return [_sentence(table.replace("<places>", _places(sites, rng)), rng)]
 
 
-def _lungs(labels: frozenset[str], rng: np.random.Generator, compact: bool) -> list[str]:
+def _lungs(labels: frozenset[str], rng: np.random.Generator) -> list[str]:
     edema = [_sentence(phrases.EDEMA, rng)] if "edema" in labels else []
-    opacity = _focal(labels, "opacity", rng, compact)
-    nodule = _focal(labels, "nodule", rng, compact)
+    opacity = _focal(labels, "opacity", rng)
+    nodule = _focal(labels, "nodule", rng)
     found = edema + opacity + nodule
     if not found:
         aerated = not any(
@@ -288,7 +243,7 @@ def _compose(labels: frozenset[str], rng: np.random.Generator, compact: bool) ->
         "devices": _devices(labels, rng, compact),
         "heart": [_sentence(heart, rng)],
         "mediastinum": [],
-        "lungs": _lungs(labels, rng, compact),
+        "lungs": _lungs(labels, rng),
         "lungs_tail": [],
         "pleura": _pleura(labels, rng, compact),
         "diaphragm": _diaphragm(labels, rng),

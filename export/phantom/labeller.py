@@ -10,71 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from . import labeller_terms as terms
 from .labels import LABELS
 
 _TOKEN = re.compile(r"[a-z0-9']+|,")
 _SENTENCE = re.compile(r"[.!?;](?=\s|$)|\n+")
-_DETERMINERS = frozenset(("a", "an", "the", "there", "this", "it", "both"))
-_SUBJECTS = frozenset(
-    (
-        "heart",
-        "lungs",
-        "lung",
-        "cardiac",
-        "cardiomegaly",
-        "mediastinum",
-        "mediastinal",
-        "bones",
-        "bony",
-        "trachea",
-        "hila",
-        "hilar",
-        "hemidiaphragm",
-        "hemidiaphragms",
-        "diaphragm",
-        "endotracheal",
-        "pacemaker",
-        "sternal",
-        "sternotomy",
-        "cardiomediastinal",
-    )
-)
-_VERBS = frozenset(
-    (
-        "seen",
-        "present",
-        "identified",
-        "noted",
-        "evident",
-        "visible",
-        "detected",
-        "demonstrated",
-        "elevated",
-        "raised",
-        "clear",
-    )
-)
-_FINITE = frozenset(("is", "are", "was", "remains", "appears", "shows", "has"))
-_PREPOSITIONS = frozenset(
-    (
-        "in",
-        "at",
-        "over",
-        "on",
-        "within",
-        "of",
-        "overlying",
-        "projecting",
-        "throughout",
-        "projects",
-        "overlies",
-        "is",
-        "are",
-    )
-)
-_WITH_KEPT = frozenset(("consistent", "compatible", "keeping", "associated", "along", "together"))
 _SIDED = {"pneumothorax": "pneumothorax_{}", "hemidiaphragm": "elevated_hemidiaphragm_{}"}
 
 Sides = tuple[str, ...]
@@ -103,7 +45,7 @@ def _normalise(text: str) -> str:
     text = text.lower()
     for pattern, replacement in terms.REWRITES:
         text = pattern.sub(replacement, text)
-    return text.replace(":", ",").replace("(", ", ").replace(")", " , ")
+    return text.replace(":", " is ").replace("(", ", ").replace(")", " , ")
 
 
 def _matches(pattern: re.Pattern[str], tokens: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -132,7 +74,7 @@ def _starts_segment(tokens: Sequence[str], i: int, begin: int, cues: Sequence[in
     if token == "there":
         return True
     if token == "with":
-        return before not in _WITH_KEPT
+        return before not in terms.WITH_KEPT
     if token not in (",", "and") or before == ",":
         return False
     rest = list(tokens[i + 1 :])
@@ -140,15 +82,17 @@ def _starts_segment(tokens: Sequence[str], i: int, begin: int, cues: Sequence[in
         rest = rest[1:]
     if not rest:
         return False
-    if before in _VERBS or rest[0] in ("there", "the", "both", "this", "it"):
+    if before in terms.VERBS or rest[0] in ("there", "the", "both", "this", "it"):
         return True
-    head = rest[: next((k for k, word in enumerate(rest) if word == "with" or word in _FINITE), len(rest))]
+    head = rest[
+        : next((k for k, word in enumerate(rest) if word == "with" or word in terms.FINITE), len(rest))
+    ]
     listed = any(word in ("or", "nor") for word in head) and any(begin <= cue < i for cue in cues)
     if listed:
         return False
-    if rest[0] in _DETERMINERS or rest[0] in terms.SIZES or rest[0] in _SUBJECTS:
+    if rest[0] in terms.DETERMINERS or rest[0] in terms.SIZES or rest[0] in terms.SUBJECTS:
         return True
-    return rest[0] in terms.SIDES and any(word in _FINITE for word in rest)
+    return rest[0] in terms.SIDES and any(word in terms.FINITE for word in rest)
 
 
 def _parse(tokens: list[str]) -> _Clause:
@@ -207,7 +151,7 @@ def _window_before(clause: _Clause, index: int, consumed: int) -> list[str]:
         earlier = clause.tokens[low:start]
         if "there" in earlier:
             earlier = earlier[earlier.index("there") + 2 :]
-        plain = not any(t in _FINITE or t in terms.NORMAL or t == "there" for t in earlier)
+        plain = not any(t in terms.FINITE or t in terms.NORMAL or t == "there" for t in earlier)
         if plain and not any(low <= cue < start for cue in clause.cues):
             start = low
     pieces = _pieces(clause.tokens[start : term.start])
@@ -232,7 +176,7 @@ def _window_after(clause: _Clause, index: int, stop: int | None = None) -> int:
     if stop == following:
         for i in range(stop - 1, term.end - 1, -1):
             if clause.tokens[i] in (",", "and"):
-                if not any(t in _PREPOSITIONS for t in clause.tokens[i:stop]):
+                if not any(t in terms.PREPOSITIONS for t in clause.tokens[i:stop]):
                     stop = i
                 break
     position = term.end
@@ -285,7 +229,7 @@ class _Reader:
     def clause(self, clause: _Clause) -> None:
         if not clause.found:
             self._note_sides(clause.tokens)
-            short = len(clause.tokens) <= 4 and not any(t in _PREPOSITIONS for t in clause.tokens)
+            short = len(clause.tokens) <= 4 and not any(t in terms.PREPOSITIONS for t in clause.tokens)
             ends_on_side = clause.tokens[-1] in terms.SIDES
             self.pending = clause.tokens if short and ends_on_side and not clause.cues else []
             return
@@ -362,6 +306,20 @@ class _Reader:
             self.labels.update(f"pneumothorax_{side}" for side, _ in pairs)
 
 
+@lru_cache(maxsize=4096)
+def _sentence_labels(sentence: str) -> frozenset[str]:
+    reader = _Reader()
+    for part in terms.CONTRAST.sub("|", sentence).split("|"):
+        tokens = _TOKEN.findall(part)
+        while tokens and tokens[-1] == ",":
+            tokens.pop()
+        while tokens and tokens[0] == ",":
+            tokens.pop(0)
+        if tokens:
+            reader.clause(_parse(tokens))
+    return frozenset(reader.labels)
+
+
 def label(text: str) -> frozenset[str]:
     """Read the labels that a findings text states as present.
 
@@ -380,16 +338,7 @@ def label(text: str) -> frozenset[str]:
     """
     out: set[str] = set()
     for sentence in _SENTENCE.split(_normalise(text)):
-        reader = _Reader()
-        for part in terms.CONTRAST.sub("|", sentence).split("|"):
-            tokens = _TOKEN.findall(part)
-            while tokens and tokens[-1] == ",":
-                tokens.pop()
-            while tokens and tokens[0] == ",":
-                tokens.pop(0)
-            if tokens:
-                reader.clause(_parse(tokens))
-        out |= reader.labels
+        out |= _sentence_labels(sentence)
     for side in ("left", "right"):
         if f"effusion_{side}_large" in out:
             out.discard(f"effusion_{side}_small")

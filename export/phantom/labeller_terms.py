@@ -5,6 +5,12 @@ from __future__ import annotations
 
 import re
 
+
+def word_set(words: str) -> frozenset[str]:
+    """The words of a space-separated list."""
+    return frozenset(words.split())
+
+
 REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -12,22 +18,15 @@ REWRITES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bw o\b", "without"),
         (r"\boedema", "edema"),
         (r"haemo", "hemo"),
-        (r"\baemia", "emia"),
         (r"\bbi ?(basal|basilar|apical)\b", r"bilateral \1"),
-        (r"\b(mid) (lung|zone|thorax)", r"mid \2"),
         (r"\bright middle lobe\b", "right mid lobe"),
         (r"\blingula(r)?\b", "left mid zone"),
         (r"\bretrocardiac\b", "left lower retrocardiac"),
-        (
-            r"\b(rul|rml|rll|lul|lll)\b",
-            lambda m: {
-                "rul": "right upper lobe",
-                "rml": "right mid lobe",
-                "rll": "right lower lobe",
-                "lul": "left upper lobe",
-                "lll": "left lower lobe",
-            }[m.group(1)],
-        ),
+        (r"\brul\b", "right upper lobe"),
+        (r"\brml\b", "right mid lobe"),
+        (r"\brll\b", "right lower lobe"),
+        (r"\blul\b", "left upper lobe"),
+        (r"\blll\b", "left lower lobe"),
         (r"\b(rt)\b", "right"),
         (r"\b(lt)\b", "left"),
         # Hedges count as mentions; "no change" negates nothing.
@@ -127,24 +126,9 @@ ZONES: dict[str, str] = {
     **dict.fromkeys(("lower", "base", "bases", "basal", "basally", "basilar", "infrahilar"), "lower"),
 }
 
-ZONE_DECOYS = frozenset(
-    (
-        "abdomen",
-        "abdominal",
-        "mediastinum",
-        "mediastinal",
-        "limit",
-        "limits",
-        "thoracic",
-        "rib",
-        "ribs",
-        "trachea",
-        "end",
-        "svc",
-        "border",
-        "lumbar",
-        "neck",
-    )
+ZONE_DECOYS = word_set(
+    "abdomen abdominal mediastinum mediastinal limit limits thoracic rib ribs trachea end svc border "
+    "lumbar neck"
 )
 """Words that make a preceding "upper", "mid" or "lower" no lung zone."""
 
@@ -152,7 +136,18 @@ PLURAL_PLACE = re.compile(
     r"\b(zones|bases|apices|lobes|lungs|effusions|pneumothoraces|hemidiaphragms|angles|sulci)\b"
 )
 
-NORMAL = frozenset(("clear", "normal", "unremarkable", "intact", "aerated", "expanded", "preserved"))
+NORMAL = word_set("clear normal unremarkable intact aerated expanded preserved")
+
+# Words that shape the negation segments.
+DETERMINERS = word_set("a an the there this it both")
+SUBJECTS = word_set(
+    "heart lungs lung cardiac cardiomegaly mediastinum mediastinal bones bony trachea hila hilar "
+    "hemidiaphragm hemidiaphragms diaphragm endotracheal pacemaker sternal sternotomy cardiomediastinal"
+)
+VERBS = word_set("seen present identified noted evident visible detected demonstrated elevated raised clear")
+FINITE = word_set("is are was remains appears shows has")
+PREPOSITIONS = word_set("in at over on within of overlying projecting throughout projects overlies is are")
+WITH_KEPT = word_set("consistent compatible keeping associated along together")
 
 _HEART = r"(heart|cardiac|cardiomediastinal|cardiothoracic|cardiopericardial)"
 _HEART_PART = r"( (silhouette|size|shadow|contours?|ratio|outline))*"

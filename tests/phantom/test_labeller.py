@@ -50,6 +50,7 @@ HARD: tuple[tuple[str, str], ...] = (
     ("Effusions: small on the left, none on the right.", "effusion_left_small"),
     ("No change in the moderate left pleural effusion.", "effusion_left_large"),
     ("Small pleural effusion.", ""),
+    ("Lungs: clear. Pleura: small left effusion. Heart: enlarged.", "effusion_left_small cardiomegaly"),
     ("Neither pleural effusion nor pneumothorax.", ""),
     ("Neither lung shows consolidation, but there is a trace left effusion.", "effusion_left_small"),
     ("A small left pleural effusion cannot be excluded.", "effusion_left_small"),
@@ -183,7 +184,7 @@ def test_truncated_last_sentence(text: str, expected: str) -> None:
 
 def test_truncation_never_invents_a_finding() -> None:
     rng = np.random.default_rng(6)
-    for _ in range(40):
+    for _ in range(25):
         wanted = random_labels(rng)
         text = write_findings(wanted, rng)
         # An effusion cut before its second side or size may still be read as small.
