@@ -67,7 +67,7 @@ def draw_sample(seed: int, size: int) -> tuple[np.ndarray, ...]:
     def shrink(mask: np.ndarray, side: int) -> np.ndarray:
         return cv2.resize(mask.astype(np.float32), (side, side), interpolation=cv2.INTER_AREA)
 
-    lung = (shrink(phantom.lung, size // 8) > 0.5).astype(np.uint8)
+    lung = (shrink(phantom.lungs, size // 8) > 0.5).astype(np.uint8)
     heart = (shrink(phantom.heart, size // 8) > 0.5).astype(np.uint8)
     regions = np.zeros((len(LABELS), size // 16, size // 16), np.uint8)
     for index, name in enumerate(LABELS):

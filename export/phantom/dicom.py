@@ -198,9 +198,16 @@ def write_dicom(dataset: Dataset, path: str | Path) -> None:
 
 def write_png8(phantom: Phantom, path: str | Path) -> None:
     """Write the picture as an 8-bit grey PNG, atomically."""
-    import cv2
+    _write_grey(np.rint(phantom.image * 255).astype(np.uint8), path)
 
-    grey = np.rint(phantom.image * 255).astype(np.uint8)
+
+def write_mask(mask: np.ndarray, path: str | Path) -> None:
+    """Write a boolean mask as an 8-bit PNG of 0 and 255, atomically."""
+    _write_grey(mask.astype(np.uint8) * 255, path)
+
+
+def _write_grey(grey: np.ndarray, path: str | Path) -> None:
+    import cv2
 
     def write(target: Path) -> None:
         if not cv2.imwrite(str(target), grey):
