@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from edge.version import __version__
 
 if TYPE_CHECKING:
+    from edge._kernel import CancelToken
     from edge.bundle import Bundle
-    from edge.decoder import CancelToken
     from edge.engine import Engine, load
     from edge.errors import (
         BundleError,
@@ -52,7 +52,7 @@ _HOME = {
     "Evidence": "edge.report",
     "Film": "edge.film",
     "read_film": "edge.film",
-    "CancelToken": "edge.decoder",
+    "CancelToken": "edge._kernel",
     **dict.fromkeys(
         (
             "EdgeError",

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import pydicom
     from numpy.typing import NDArray
 
-    from edge.decoder import CancelToken, GenerationResult
+    from edge._kernel import CancelToken
+    from edge.decoder import Decoder, Generation, GenerationOptions
     from edge.film import Film
 
     Source: TypeAlias = str | Path | pydicom.Dataset | NDArray[np.generic]
@@ -95,7 +96,8 @@ class Engine:
         self._text = _text_decoder(self.bundle)
         self._vision = VisionSession(self.bundle, device=device, threads=self.threads)
         self.device = self._vision.device
-        self._decoder, self.isa = _decoder(self.bundle, self.threads)
+        self._decoder = _decoder(self.bundle, self.threads)
+        self.isa = self._decoder.isa
         self._lock = threading.Lock()
         log.info("bundle %s, %d threads, kernel %s", self.manifest.name, self.threads, self.isa)
 
@@ -159,11 +161,12 @@ class Engine:
 
         rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
         forced = self._text.encode(prompt) if prompt else []
-        options = {
-            "max_new_tokens": self._check_cap(max_new_tokens, len(forced)),
-            "repetition_penalty": self._check_penalty(repetition_penalty),
+        options = self._options(
+            forced,
+            max_new_tokens=self._check_cap(max_new_tokens, len(forced)),
+            repetition_penalty=self._check_penalty(repetition_penalty),
             **_check_sampling(temperature, top_k, top_p, seed),
-        }
+        )
         cut = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
         stream = TextStream(self._text, forced, whole_sentences=cut) if on_text else None
 
@@ -176,7 +179,7 @@ class Engine:
             clock.lap("preprocess")
             seen, rows, warnings = self._look(pixels, rows)
             clock.lap("vision")
-            result = self._write(seen, rows, forced, options, clock, stream, on_text, cancel)
+            result = self._write(seen, rows, options, clock, stream, on_text, cancel)
 
         text, ends = self._text.ends([*forced, *result.token_ids])
         dropped = len(text) - len(text.lstrip())
@@ -197,7 +200,7 @@ class Engine:
             ends,
             dropped=dropped,
             forced=len(forced),
-            logprobs=result.logprobs,
+            logprobs=[float(p) for p in result.logprobs],
             evidence=self._patch_evidence(result),
             grid=self.manifest.prefix.grid,
         )
@@ -252,60 +255,36 @@ class Engine:
         self,
         seen: VisionOutput,
         rows: BiasRows,
-        forced: list[int],
-        options: dict[str, Any],
+        options: GenerationOptions,
         clock: _Clock,
         stream: TextStream | None,
         on_text: Callable[[str], None] | None,
         cancel: CancelToken | None,
-    ) -> GenerationResult:
+    ) -> Generation:
         """Run the decoding kernel; an exception in a callback (Ctrl-C is one) stops it and is raised here."""
-        from edge.decoder import CancelToken
-
-        generation = self.manifest.generation
-        stop = cancel if cancel is not None else CancelToken()
-        raised: list[BaseException] = []
 
         def on_token(token: int, _logprob: float) -> None:
-            try:
-                clock.lap("first_token", once=True)
-                if stream is not None and on_text is not None and (piece := stream.push(token)):
-                    on_text(piece)
-            except BaseException as error:
-                raised.append(error)
-                stop.cancel()
+            clock.lap("first_token", once=True)
+            if stream is not None and on_text is not None and (piece := stream.push(token)):
+                on_text(piece)
 
-        try:
-            self._decoder.set_prefix(
-                seen.keys, seen.values, seen.key_bias if rows != "none" else None, self.manifest.bias.span
-            )
-            result = self._decoder.generate(
-                None if generation.begin_ids else seen.first_logits,
-                begin_ids=list(generation.begin_ids),
-                forced_ids=forced,
-                bias_rows=rows,
-                stop_ids=list(generation.stop_ids),
-                suppressed_ids=list(generation.suppressed_ids),
-                on_token=on_token,
-                cancel=stop,
-                **options,
-            )
-        except KeyboardInterrupt:
-            stop.cancel()
-            raise
-        if raised:
-            raise raised[0]
+        self._decoder.set_prefix(
+            seen.keys, seen.values, seen.key_bias if rows != "none" else None, self.manifest.bias.span
+        )
+        result = self._decoder.generate(
+            seen.first_logits, options.but(bias_rows=rows), on_token=on_token, cancel=cancel
+        )
         if result.stop_reason == "cancelled":
             raise Cancelled("stopped before the report was complete")
         clock.lap("first_token", once=True)
         clock.lap("decode")
         return result
 
-    def _patch_evidence(self, result: GenerationResult) -> NDArray[np.floating[Any]] | None:
+    def _patch_evidence(self, result: Generation) -> NDArray[np.floating[Any]] | None:
         """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""
-        if result.evidence is None or not self.manifest.generation.evidence_layers:
+        if not self.manifest.generation.evidence_layers:
             return None
-        return cast("NDArray[np.floating[Any]]", result.evidence)[:, self.manifest.prefix.first_patch :]
+        return result.evidence[:, self.manifest.prefix.first_patch :]
 
     def _general_warnings(self, rows: BiasRows, stop_reason: str, was_cut: bool) -> list[str]:
         warnings = []
@@ -319,6 +298,18 @@ class Engine:
         if self.manifest.synthetic:
             warnings.append("the model was trained on synthetic data only")
         return warnings
+
+    def _options(self, forced: list[int], **values: Any) -> GenerationOptions:
+        from edge.decoder import GenerationOptions
+
+        generation = self.manifest.generation
+        return GenerationOptions(
+            stop_ids=generation.stop_ids,
+            suppressed_ids=generation.suppressed_ids,
+            begin_ids=generation.begin_ids,
+            forced_ids=tuple(forced),
+            **values,
+        )
 
     def _check_rows(self, rows: str | None) -> BiasRows:
         own = self.manifest.bias.rows
@@ -369,20 +360,18 @@ def _text_decoder(bundle: Bundle) -> TextDecoder:
         raise MissingRuntime('the package tokenizers is missing: pip install "edge-report[cpu]"') from None
 
 
-def _decoder(bundle: Bundle, threads: int) -> tuple[Any, str]:
-    """The decoding kernel with the bundle's weights, and the name of its instruction set."""
-    from edge.decoder import Decoder, isa_selected
+def _decoder(bundle: Bundle, threads: int) -> Decoder:
+    """The decoding kernel with the bundle's weights."""
+    from edge.decoder import Decoder
 
     manifest = bundle.manifest
-    isa = isa_selected()
-    decoder = Decoder(
+    return Decoder(
         manifest.decoder,
         bundle.weights(),
         kv_dtype="fp32" if manifest.precision == "fp32" else "fp16",
         threads=threads,
-        evidence_layers=list(manifest.generation.evidence_layers),
+        evidence_layers=manifest.generation.evidence_layers,
     )
-    return decoder, isa
 
 
 def _provenance(film: Film) -> dict[str, Any]:
