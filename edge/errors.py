@@ -19,11 +19,17 @@ class EdgeError(Exception):
         Process exit code used by ``edge-report``.
     soft : bool
         True where ``--force`` may override the refusal.
+    hint : str
+        What to do next, where the message does not say it.
     """
 
     kind = "error"
     exit_code = 80
     soft = False
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class UsageError(EdgeError):

@@ -90,7 +90,8 @@ class _Run:
         return False
 
     def fail(self, name: str, error: EdgeError) -> int:
-        say(f"{PROG}: {name}: {error.kind}: {error}")
+        hint = f"; {error.hint}" if error.hint else ""
+        say(f"{PROG}: {name}: {error.kind}: {error}{hint}")
         self.codes.append(error.exit_code)
         return error.exit_code
 
