@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the worker decodes, and with which library. Runs in the worker only."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Decode = Callable[[bytearray], tuple[dict[str, Any], Any]]
+
+_GREY_SPREAD = 24
+"""Largest difference between the channels of a pixel that still counts as grey (tinted scans, JPEG noise)."""
+_COLOUR_SHARE = 0.01
+"""Share of pixels that may be coloured (a burnt-in mark) before the picture counts as a colour picture."""
+
+
+class Refused(Exception):
+    """A picture of a kind that is not taken; `code` is one word for the parent."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def prepare(fields: dict[str, Any]) -> Decode:
+    """Import what a request needs and return the function that serves it."""
+    warnings.simplefilter("ignore")
+    if fields["op"] == "picture":
+        from PIL import Image, ImageOps, JpegImagePlugin, PngImagePlugin  # noqa: F401
+
+        Image.MAX_IMAGE_PIXELS = None  # the parent has looked at the size
+        return lambda data: _picture(fields, data)
+    codec = fields["codec"]
+    decode = {"jpeg": _jpeg, "jpegls": _jpegls, "j2k": _j2k, "rle": _rle, "zlib": _zlib}[codec](fields)
+    return lambda data: _plain(decode(bytes(data)), fields)
+
+
+def _plain(cells: Any, fields: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Cells as unsigned little-endian integers of 8 or 16 bits."""
+    cells = np.ascontiguousarray(cells)
+    if cells.dtype.kind == "i":
+        cells = cells.astype("<i2").view("<u2")
+    elif cells.dtype.itemsize > 2:
+        if int(cells.max()) > 0xFFFF:
+            raise Refused("corrupt")
+        cells = cells.astype("<u2")
+    if cells.shape != (fields["rows"], fields["columns"]):
+        raise Refused("corrupt")
+    size = cells.dtype.itemsize
+    return {"bytes": size}, cells.astype(f"<u{size}", copy=False)
+
+
+def _module(name: str) -> bool:
+    return find_spec(name) is not None
+
+
+def _jpeg(fields: dict[str, Any]) -> Callable[[bytes], Any]:
+    if fields["frame"] in (0, 1, 2) and _module("PIL"):  # baseline, extended, progressive
+        from PIL import Image, JpegImagePlugin  # noqa: F401
+
+        Image.MAX_IMAGE_PIXELS = None
+
+        def decode(data: bytes) -> Any:
+            with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+                if image.mode != "L":
+                    raise Refused("colour")
+                return np.asarray(image)
+
+        return decode
+    return _pydicom(fields, ("gdcm",))
+
+
+def _jpegls(fields: dict[str, Any]) -> Callable[[bytes], Any]:
+    if not _module("jpeg_ls"):
+        return _pydicom(fields, ("gdcm",))
+    import jpeg_ls
+
+    def decode(data: bytes) -> Any:
+        cells, info = jpeg_ls.decode_pixel_data(data)
+        if info["components"] != 1:
+            raise Refused("colour")
+        size = 1 if info["bits_per_sample"] <= 8 else 2
+        return np.frombuffer(cells, f"<u{size}").reshape(int(info["height"]), int(info["width"]))
+
+    return decode
+
+
+def _j2k(fields: dict[str, Any]) -> Callable[[bytes], Any]:
+    if not _module("openjpeg"):
+        return _pydicom(fields, ("gdcm", "pillow"))
+    import openjpeg
+
+    return lambda data: openjpeg.decode(data)
+
+
+def _rle(fields: dict[str, Any]) -> Callable[[bytes], Any]:
+    rows, columns, allocated = fields["rows"], fields["columns"], fields["allocated"]
+    if not _module("rle"):
+        return _pydicom(fields, ("pydicom",))
+    from rle.utils import decode_pixel_data
+
+    def decode(data: bytes) -> Any:
+        options = {"rows": rows, "columns": columns, "bits_allocated": allocated, "samples_per_pixel": 1}
+        cells = decode_pixel_data(data, version=2, number_of_frames=1, **options)
+        return np.frombuffer(cells, f"<u{allocated // 8}").reshape(rows, columns)
+
+    return decode
+
+
+def _zlib(fields: dict[str, Any]) -> Callable[[bytes], Any]:
+    rows, columns, size = fields["rows"], fields["columns"], fields["allocated"] // 8
+
+    def decode(data: bytes) -> Any:
+        cells = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, rows * columns * size)
+        return np.frombuffer(cells, f"<u{size}").reshape(rows, columns)
+
+    return decode
+
+
+def _pydicom(fields: dict[str, Any], plugins: tuple[str, ...]) -> Callable[[bytes], Any]:
+    from pydicom.encaps import encapsulate
+    from pydicom.pixels import get_decoder
+
+    decoder = get_decoder(fields["syntax"])
+    plugin = next((name for name in plugins if name in decoder.available_plugins), None)
+    if plugin is None:
+        raise Refused("decoder")
+
+    def decode(data: bytes) -> Any:
+        cells, _ = decoder.as_array(
+            encapsulate([data]),
+            raw=True,
+            decoding_plugin=plugin,
+            rows=fields["rows"],
+            columns=fields["columns"],
+            samples_per_pixel=1,
+            photometric_interpretation="MONOCHROME2",
+            pixel_representation=fields["signed"],
+            bits_allocated=fields["allocated"],
+            bits_stored=fields["stored"],
+            number_of_frames=1,
+            pixel_keyword="PixelData",
+        )
+        return cells
+
+    return decode
+
+
+def _picture(fields: dict[str, Any], data: bytearray) -> tuple[dict[str, Any], Any]:
+    """A PNG or JPEG picture as grey values, upright; with a mask of opaque pixels behind them if it has one."""
+    from PIL import Image, ImageOps
+
+    with Image.open(io.BytesIO(data), formats=[fields["kind"].upper()]) as image:
+        if sorted(image.size) != sorted((fields["rows"], fields["columns"])):
+            raise Refused("corrupt")
+        image.load()
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except MemoryError:
+            raise
+        except Exception:  # damaged EXIF data say nothing about the pixels
+            upright = image
+        grey, alpha = _grey(upright)
+    fields = {"bytes": grey.dtype.itemsize, "rows": grey.shape[0], "columns": grey.shape[1], "mask": alpha is not None}
+    if alpha is None:
+        return fields, np.ascontiguousarray(grey)
+    return fields, b"".join((grey.tobytes(), (alpha > 0).tobytes()))
+
+
+def _grey(image: Any) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
+    """Grey values (uint8 or little-endian uint16) and the alpha channel; colours beyond near-grey are refused."""
+    mode = image.mode
+    if mode.startswith("I"):
+        values = np.asarray(image)
+        return np.clip(values, 0, 0xFFFF).astype("<u2"), None
+    if mode in ("P", "PA"):
+        image = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
+        mode = image.mode
+    if mode == "1":
+        return np.asarray(image.convert("L")), None
+    if mode == "L":
+        return np.asarray(image), None
+    if mode not in ("LA", "RGB", "RGBA"):
+        raise Refused("colour")
+    alpha = np.asarray(image.getchannel("A")) if mode.endswith("A") else None
+    if mode == "LA":
+        grey = np.asarray(image.getchannel("L"))
+    else:
+        colours = np.asarray(image)
+        if _coloured(colours, alpha):
+            raise Refused("colour")
+        grey = np.asarray(image.convert("RGB").convert("L"))
+    if alpha is None or int(alpha.min()) == 255:
+        return grey, None
+    # On black, as a viewer with a dark background shows it.
+    return ((grey.astype(np.uint16) * alpha + 127) // 255).astype(np.uint8), alpha
+
+
+def _coloured(colours: NDArray[np.uint8], alpha: NDArray[np.uint8] | None) -> bool:
+    count = 0
+    for top in range(0, len(colours), 256):  # in strips: three channels of a large film are much memory
+        strip = colours[top : top + 256, :, :3]
+        spread = strip.max(axis=2) - strip.min(axis=2) > _GREY_SPREAD
+        if alpha is not None:
+            spread &= alpha[top : top + 256] > 0
+        count += int(spread.sum())
+    return count > _COLOUR_SHARE * colours.shape[0] * colours.shape[1]
