@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,82 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BundleError, DeviceError, ProcessingError, UsageError
+from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
+from edge.threads import check_threads
 
 BiasRows = Literal["all", "prefill", "none"]
 OnToken = Callable[[int, float], bool | None]
-
-_DTYPES = {"F32": np.dtype("<f4"), "I8": np.dtype("i1")}
-_MAX_HEADER = 100 * 2**20
-
-
-def default_threads() -> int:
-    """Processors this process may use: the decoder's default number of threads."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
-
-
-def read_weights(path: str | Path) -> dict[str, npt.NDArray[Any]]:
-    """Map a safetensors file into memory as read-only arrays.
-
-    Nothing is read before it is used, and processes that map the same file share its pages.
-
-    Parameters
-    ----------
-    path : str or Path
-        A safetensors file with F32 and I8 arrays.
-
-    Returns
-    -------
-    dict of str to ndarray
-        Views of the file, in its shapes.
-
-    Raises
-    ------
-    BundleError
-        The file cannot be read, or its header and its data do not fit together.
-    """
-    path = Path(path)
-
-    def bad(what: str) -> BundleError:
-        return BundleError(f"decoder weights {path.name}: {what}; export the bundle again")
-
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, _MAX_HEADER):
-                raise bad("not a safetensors file (its header is longer than the file)")
-            header = json.loads(file.read(length))
-        data = np.memmap(path, mode="r", dtype=np.uint8)
-    except OSError as error:
-        raise BundleError(f"decoder weights {path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise bad("its header is not JSON") from error
-    if not isinstance(header, dict):
-        raise bad("its header is not an object")
-    start = 8 + length
-    arrays: dict[str, npt.NDArray[Any]] = {}
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        try:
-            dtype = _DTYPES[entry["dtype"]]
-            shape = [int(n) for n in entry["shape"]]
-            begin, end = (int(n) for n in entry["data_offsets"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise bad(f"the entry of {name!r} is not one we take") from error
-        count = 1
-        for n in shape:
-            count *= n
-        if min(shape, default=0) < 0 or not 0 <= begin <= end <= size - start:
-            raise bad(f"{name!r} lies outside the file")
-        if end - begin != count * dtype.itemsize:
-            raise bad(f"{name!r} has {end - begin} bytes, its shape {shape} needs {count * dtype.itemsize}")
-        # A plain view: the base keeps the mapping alive, without memmap's cost per slice.
-        arrays[name] = np.frombuffer(data, dtype, count, start + begin).reshape(shape)
-    return arrays
 
 
 @dataclass(frozen=True)
@@ -209,7 +136,7 @@ def isa_selected() -> str:
 
 def _kernel() -> Any:
     try:
-        from . import _kernel as module
+        from edge import _kernel as module
     except ImportError as error:
         raise DeviceError(f"the compiled decoding kernel does not load ({error}); reinstall the package") from error
     return module
@@ -230,7 +157,7 @@ class Decoder:
     kv_dtype : {"fp32", "fp16"}, optional
         Of the KV cache; by default fp32 where every matrix is float32, else fp16.
     threads : int, optional
-        Including the caller's; by default all processors this process may use.
+        Including the caller's; by default the physical cores this process may run on.
     isa : str, optional
         Instruction set; by default EDGE_ISA, else the best one.
     evidence_layers : iterable of int
@@ -261,9 +188,6 @@ class Decoder:
             kv_dtype = "fp16" if any(array.dtype == np.int8 for array in weights.values()) else "fp32"
         if kv_dtype not in ("fp32", "fp16"):
             raise UsageError(f"kv_dtype {kv_dtype!r} is not one of fp32, fp16")
-        threads = default_threads() if threads is None else int(threads)
-        if not 1 <= threads <= 1024:
-            raise UsageError(f"threads must be 1 to 1024, not {threads}")
         if isa:
             supported = kernel.isa_supported()
             if isa not in supported:
@@ -275,7 +199,7 @@ class Decoder:
                 dict(spec),
                 dict(weights),
                 kv_dtype=kv_dtype,
-                threads=threads,
+                threads=check_threads(threads),
                 isa=isa,
                 evidence_layers=list(evidence_layers),
             )
@@ -289,7 +213,9 @@ class Decoder:
     @classmethod
     def from_files(cls, spec: Mapping[str, Any], path: str | Path, **options: Any) -> Decoder:
         """A decoder on a memory-mapped safetensors file; ``options`` as for the class."""
-        return cls(spec, read_weights(path), **options)
+        from edge.weights import map_safetensors
+
+        return cls(spec, map_safetensors(Path(path)), **options)
 
     @property
     def isa(self) -> str:

@@ -22,7 +22,13 @@ inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t hea
     for (int g = 0; g < GROUPS; ++g)
 #pragma GCC unroll 16
       for (int c = 0; c < kGroupVecs; ++c) sum[r][g][c] = set1(0.0f);
+  // The groups are walked side by side; the next ones are fetched in memory order.
+  constexpr int kBytes = GROUPS * static_cast<int>(kKeyGroup * sizeof(T));
+  const char* ahead = reinterpret_cast<const char*>(k) + kBytes * head_dim;
   for (int64_t d = 0; d < head_dim; ++d) {
+#pragma GCC unroll 16
+    for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(ahead + line);
+    ahead += kBytes;
 #pragma GCC unroll 16
     for (int g = 0; g < GROUPS; ++g)
 #pragma GCC unroll 16

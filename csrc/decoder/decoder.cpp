@@ -54,9 +54,9 @@ Decoder::Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t th
 
 void Decoder::set_prefix(const Prefix& prefix) {
   const DecoderSpec& spec = network_.spec();
-  if (prefix.length < 1 || prefix.length > spec.max_positions)
+  if (prefix.length < 1 || prefix.length > spec.rows())
     throw std::invalid_argument("the prefix has " + std::to_string(prefix.length) +
-                                " rows, the decoder takes 1 to " + std::to_string(spec.max_positions));
+                                " rows, the decoder takes 1 to " + std::to_string(spec.rows()));
   if (prefix.key_bias && prefix.span == BiasSpan::prefix && prefix.bias_length != prefix.length)
     throw std::invalid_argument("key_bias has " + std::to_string(prefix.bias_length) +
                                 " keys per layer, the prefix has " + std::to_string(prefix.length));

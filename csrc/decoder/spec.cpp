@@ -116,6 +116,9 @@ DecoderSpec parse_spec(const std::map<std::string, SpecValue>& values) {
   spec.activation = in.choice("activation", {"gelu_tanh", "gelu_erf"}) ? Activation::gelu_erf : Activation::gelu_tanh;
   spec.tied_head = in.flag("tied_head");
   if (in.clean()) {
+    if (spec.rows() < 1)
+      in.fail("position_offset = " + std::to_string(spec.position_offset) + " (leaves none of max_positions = " +
+              std::to_string(spec.max_positions) + ")");
     if (kv_heads != spec.heads)
       in.fail("kv_heads = " + std::to_string(kv_heads) + " (grouped queries are not implemented: kv_heads must equal heads)");
     if (spec.heads * spec.head_dim != spec.hidden)

@@ -53,7 +53,7 @@ class Transformer {
   int64_t prefix_rows() const { return prefix_rows_; }
   int64_t text_rows() const { return text_rows_; }
   // Text rows that still fit.
-  int64_t rows_left() const { return spec_.max_positions - prefix_rows_ - text_rows_; }
+  int64_t rows_left() const { return spec_.rows() - prefix_rows_ - text_rows_; }
   bool has_evidence() const { return !evidence_layers_.empty(); }
   int64_t weight_bytes() const;
   int64_t cache_bytes() const { return cache_.bytes(prefix_rows_ + text_rows_); }

@@ -98,7 +98,7 @@ Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, Tensor
   const int64_t d = spec.hidden;
   Weights w;
   w.embed = in.matrix("embed", spec.vocab, d, false);
-  w.positions = in.vector("positions.weight", {spec.max_positions + spec.position_offset, d});
+  w.positions = in.vector("positions.weight", {spec.max_positions, d});
   w.layers.reserve(static_cast<size_t>(spec.layers));
   for (int64_t i = 0; i < spec.layers; ++i) {
     const std::string at = "layers." + std::to_string(i) + ".";

@@ -50,7 +50,7 @@ struct Layer {
 
 struct Weights {
   Matrix embed, head;
-  const float* positions = nullptr;  // [max_positions + position_offset, hidden]
+  const float* positions = nullptr;  // [max_positions, hidden]
   Norm final_norm;
   std::vector<Layer> layers;
 };

@@ -55,9 +55,9 @@ std::vector<int64_t> shape_of(const py::array& array) {
 
 void require_shape(const py::array& array, const std::vector<int64_t>& shape, const char* what) {
   if (shape_of(array) == shape) return;
-  std::string text;
-  for (const int64_t n : shape) text += (text.empty() ? "" : ", ") + std::to_string(n);
-  throw std::invalid_argument(std::string(what) + " must have the shape [" + text + "]");
+  std::string text = std::string(what) + " must have the shape [";
+  for (size_t i = 0; i < shape.size(); ++i) text.append(i ? ", " : "").append(std::to_string(shape[i]));
+  throw std::invalid_argument(text.append("]"));
 }
 
 class PyDecoder {
