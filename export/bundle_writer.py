@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a bundle folder: every file into a temporary sibling, hashed, listed, then renamed into place."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import OutputError
+
+FORMAT_VERSION = 1
+VISION, WEIGHTS, TOKENIZER, CARD = "vision.onnx", "decoder.safetensors", "tokenizer.json", "MODEL_CARD.md"
+
+
+def check_target(out: Path, *, force: bool) -> None:
+    """Refuse early what could not be written at the end.
+
+    Raises
+    ------
+    OutputError
+        The path is taken and ``force`` is not given, or it is not a bundle, or its parent cannot be made.
+    """
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise OutputError(f"{out} exists and is not a folder")
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / "manifest.json").is_file():
+            raise OutputError(f"{out} is a folder with other things in it: choose another --out")
+        if not force:
+            raise OutputError(f"{out} holds a bundle already: choose another --out or add --force")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out.parent} cannot be made ({error.strerror})") from None
+
+
+@contextlib.contextmanager
+def staged_bundle(out: Path, *, force: bool) -> Iterator[Path]:
+    """A temporary folder beside ``out`` that takes its place when the block ends well, else vanishes."""
+    check_target(out, force=force)
+    target = out.absolute()
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        raise OutputError(f"{target.parent} is not writable ({error.strerror})") from None
+    try:
+        yield stage
+        stage.chmod(0o755)
+        _replace(stage, target)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written ({error.strerror or type(error).__name__})") from None
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace(stage: Path, target: Path) -> None:
+    if not target.exists():
+        stage.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    target.rename(old / "bundle")
+    try:
+        stage.rename(target)
+    except OSError:
+        (old / "bundle").rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def save_weights(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Write decoder weights as safetensors."""
+    from safetensors.numpy import save_file
+
+    save_file(arrays, path)
+    path.chmod(0o644)
+
+
+def write_manifest(stage: Path, manifest: dict[str, Any]) -> str:
+    """Hash the files of the staged bundle, write ``manifest.json``, and return the manifest's own SHA-256."""
+    listed = {}
+    for path in sorted(stage.iterdir()):
+        listed[path.name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+    whole = {"format_version": FORMAT_VERSION, **manifest, "files": listed}
+    data = json.dumps(whole, indent=1).encode() + b"\n"
+    with open(stage / "manifest.json", "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The part of the model that runs once per film, as one module for ONNX export.
+
+pixels -> image tokens -> prefix embeddings -> prefill of the decoder -> K/V of every layer and first
+logits, and pixels -> mask -> key bias. The prefill is written out over the GPT-2 weights: the last block
+computes its query, MLP and logits for the last row only, and a switch input turns the bias of the prefill
+rows on and off.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .anatomy import LOWEST, stretch
+from .model import LanaModel
+
+
+def trunks_are_equal(model: LanaModel) -> bool:
+    """Whether both segmenters hold the same trunk, so that it can be stored and run once."""
+    if model.segmenter is None:
+        return False
+    lung = model.segmenter.lung_model.encoder.stages.state_dict()
+    heart = model.segmenter.heart_model.encoder.stages.state_dict()
+    return all(torch.equal(lung[key], heart[key]) for key in lung)
+
+
+class VisionGraph(nn.Module):
+    """Wrapper whose forward is the exported graph (batch 1).
+
+    Parameters
+    ----------
+    model : LanaModel
+    with_mask : bool
+        Whether the mask branch is part of the graph. Needs a segmenter.
+    sequence_length : int
+        Positions over which the kind ``layerwise`` stretches its values: prefix, begin ids and new tokens.
+    """
+
+    def __init__(self, model: LanaModel, *, with_mask: bool, sequence_length: int) -> None:
+        super().__init__()
+        if with_mask and model.segmenter is None:
+            raise ValueError("a graph with a mask needs a segmenter")
+        config = model.config
+        self.config = config
+        self.encoder = model.encoder
+        self.connector = model.linear_projection
+        self.decoder = model.decoder
+        self.with_mask = with_mask
+        self.sequence_length = sequence_length
+        self.shared_trunk = with_mask and trunks_are_equal(model)
+        if with_mask:
+            self.segmenter = model.segmenter
+            self.anatomy = model.anatomy
+        length = config.prefix_length
+        self.register_buffer("causal", torch.full((length, length), LOWEST).triu(1), persistent=False)
+
+    @property
+    def input_names(self) -> list[str]:
+        return ["pixels", "bias_switch"] if self.with_mask else ["pixels"]
+
+    @property
+    def output_names(self) -> list[str]:
+        names = ["prefix_keys", "prefix_values", "first_logits"]
+        return [*names, "key_bias", "mask", "prefix_embeddings"] if self.with_mask else [*names,
+        "prefix_embeddings"]
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        size = self.config.image_size
+        pixels = torch.zeros(1, 3, size, size)
+        return (pixels, torch.ones(1)) if self.with_mask else (pixels,)
+
+    def forward(self, pixels: Tensor, bias_switch: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Run the graph.
+
+        Parameters
+        ----------
+        pixels : Tensor [1,3,H,W]
+        bias_switch : Tensor [1]
+            1: the prefill rows get the bias, 0: they do not.
+
+        Returns
+        -------
+        tuple of Tensor
+            As named by ``output_names``: K and V [layers, heads, prefix, head_dim], logits [vocab], key bias
+            [layers, keys], mask [M, M], prefix embeddings [prefix, hidden].
+        """
+        embeddings = self.connector(self.encoder(pixels))[0]
+        if not self.with_mask:
+            return (*self.prefill(embeddings, None), embeddings)
+        mask = self.segmenter(pixels, self.shared_trunk)
+        key_bias = self.anatomy(mask)
+        used = key_bias
+        if self.config.bias.span == "sequence":
+            used = stretch(key_bias, self.sequence_length)[..., : self.config.prefix_length]
+        keys, values, logits = self.prefill(embeddings, used[0] * bias_switch)
+        return keys, values, logits, key_bias[0], mask[0, 0], embeddings
+
+    def prefill(self, embeddings: Tensor, key_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Prefix embeddings [P,D] and key bias [layers,P] to K, V [layers,H,P,hd] and the last row's logits
+        [V]."""
+        transformer = self.decoder.transformer
+        length, width = embeddings.shape
+        hidden = embeddings + transformer.wpe.weight[:length]
+        keys, values = [], []
+        last = len(transformer.h) - 1
+        for index, block in enumerate(transformer.h):
+            normed = block.ln_1(hidden)
+            weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
+            mask = self.causal
+            if index == last:
+                query = normed[-1:] @ weight[:, :width] + bias[:width]
+                key, value = (normed @ weight[:, width:] + bias[width:]).split(width, dim=1)
+                hidden, mask = hidden[-1:], self.causal[-1:]
+            else:
+                query, key, value = (normed @ weight + bias).split(width, dim=1)
+            key, value = self._heads(key), self._heads(value)
+            if key_bias is not None:
+                mask = mask + key_bias[index]
+            mixed = self._attend(self._heads(query), key, value, mask)
+            hidden = hidden + _project(mixed, block.attn.c_proj)
+            inner = F.gelu(_project(block.ln_2(hidden), block.mlp.c_fc), approximate="tanh")
+            hidden = hidden + _project(inner, block.mlp.c_proj)
+            keys.append(key)
+            values.append(value)
+        logits = F.linear(transformer.ln_f(hidden), self.decoder.lm_head.weight)[0]
+        return torch.stack(keys), torch.stack(values), logits
+
+    def _heads(self, rows: Tensor) -> Tensor:
+        """[T, D] to [heads, T, head_dim]."""
+        return rows.view(rows.shape[0], self.config.decoder_heads, -1).transpose(0, 1)
+
+    @staticmethod
+    def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Scaled dot-product attention [H,T,hd] over [H,P,hd] to [T, H*hd]; ``mask`` [T,P] is added to the
+        scores."""
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2) + mask
+        mixed = torch.softmax(scores, dim=-1) @ value
+        return mixed.transpose(0, 1).reshape(query.shape[1], -1)
+
+
+def _project(rows: Tensor, layer: nn.Module) -> Tensor:
+    """GPT-2's Conv1D as a plain product: [T, in] to [T, out]."""
+    return rows @ layer.weight + layer.bias

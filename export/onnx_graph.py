@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A graph module to a single-file ONNX model, and an ONNX Runtime session to run it in checks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+    from torch import nn
+
+OPSET = 20
+CHECK_ONLY = ("prefix_embeddings",)
+"""Outputs that only the self-check looks at; they are not part of a bundle's graph."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's progress prints and warnings away from the user."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def to_onnx(graph: nn.Module) -> onnx.ModelProto:
+    """Trace a graph module (``example_inputs``, ``input_names``, ``output_names``) with fixed shapes."""
+    import torch
+
+    # On the wrapper itself: else Dropout is exported in training mode.
+    graph.eval()
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            graph,
+            graph.example_inputs(),  # type: ignore[operator]
+            input_names=graph.input_names,
+            output_names=graph.output_names,
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    model = program.model_proto
+    model.producer_name, model.producer_version = "edge-export", ""
+    model.graph.name = "vision"
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    model.graph.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for tensor in model.graph.initializer:
+        tensor.doc_string = ""
+        del tensor.metadata_props[:]
+    del model.graph.metadata_props[:]
+    for value in [*model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    return model
+
+
+def without_check_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model with the outputs of ``CHECK_ONLY`` taken off (in place)."""
+    kept = [output for output in model.graph.output if output.name not in CHECK_ONLY]
+    del model.graph.output[:]
+    model.graph.output.extend(kept)
+    return model
+
+
+class GraphSession:
+    """An ONNX Runtime CPU session that returns named arrays."""
+
+    def __init__(self, path: Path, threads: int = 2) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 4
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._inputs = {node.name for node in self._session.get_inputs()}
+        self.outputs = [node.name for node in self._session.get_outputs()]
+
+    def run(self, pixels: np.ndarray, *, bias: bool = True) -> dict[str, np.ndarray]:
+        """Pixels float32 [1,3,H,W] to the graph's outputs."""
+        feed: dict[str, Any] = {"pixels": pixels}
+        if "bias_switch" in self._inputs:
+            feed["bias_switch"] = np.array([1.0 if bias else 0.0], np.float32)
+        return dict(zip(self.outputs, self._session.run(None, feed), strict=True))

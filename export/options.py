@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an export is asked for: the manifest's fields that do not follow from the weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PRODUCER = "edge-report 0.1.0"
+QUANTIZATIONS = ("none", "int8")
+INTENDED_USE = (
+    "Drafting findings of frontal chest radiographs for a radiologist to check and correct. "
+    "Not a medical device; not for diagnosis without a reader."
+)
+
+
+@dataclass
+class ImageOptions:
+    """How a film becomes pixels. ``intensity`` as in the manifest: mode, low, high, equalize."""
+
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
+    intensity: dict[str, Any] = field(
+        default_factory=lambda: {"mode": "minmax", "low": 0.0, "high": 100.0, "equalize": True}
+    )
+
+
+@dataclass
+class GenerationOptions:
+    """Generation defaults of the bundle; ids are token ids of the tokenizer."""
+
+    max_new_tokens: int = 100
+    repetition_penalty: float = 1.2
+    stop_ids: list[int] = field(default_factory=list)
+    suppressed_ids: list[int] = field(default_factory=list)
+    begin_ids: list[int] = field(default_factory=list)
+    cut_at_sentence: bool = False
+    evidence_layers: list[int] | None = None
+    """Decoder layers whose attention counts as evidence; None: the second half."""
+
+
+@dataclass
+class ExportOptions:
+    """Everything :func:`edge_export.pipeline.export_model` takes beside the model and its tokenizer.
+
+    Attributes
+    ----------
+    name, intended_use, notice, synthetic, labels
+        Fields of the manifest.
+    bias_rows : str or None
+        ``all``, ``prefill``, ``none``; None: what the model's configuration says.
+    with_mask : bool
+        Keep the mask branch where there is a segmenter. It may be left out only with the bias rows ``none``.
+    quantize : str
+        ``none`` or ``int8``.
+    force : bool
+        Replace a bundle that lies at the output path.
+    sources : list of str
+        Lines for the model card: where the weights came from.
+    card : str
+        Further Markdown for the model card.
+    """
+
+    name: str = "lana"
+    intended_use: str = INTENDED_USE
+    notice: str | None = None
+    synthetic: bool = False
+    labels: list[str] = field(default_factory=list)
+    bias_rows: str | None = None
+    with_mask: bool = True
+    quantize: str = "none"
+    force: bool = False
+    sources: list[str] = field(default_factory=list)
+    card: str = ""
+    image: ImageOptions = field(default_factory=ImageOptions)
+    generation: GenerationOptions = field(default_factory=GenerationOptions)
