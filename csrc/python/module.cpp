@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "cpu/isa.h"
+#include "cpu/read_bandwidth.h"
 #include "decoder/decoder.h"
 #include "python/ops.h"
 
@@ -182,6 +183,8 @@ PYBIND11_MODULE(_kernel, m) {
   m.doc() = "Decoding kernel: transformer decoder with an image prefix and a per-layer key bias.";
   m.def("isa_supported", &isa_supported, "Instruction sets this machine can run, weakest first.");
   m.def("isa_selected", [] { return isa_select(); }, "The best one, or the one EDGE_ISA names.");
+  m.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("threads"), py::arg("seconds"),
+        py::call_guard<py::gil_scoped_release>(), "GB/s at which threads read a buffer of so many bytes: best pass.");
 
   py::class_<CancelToken, std::shared_ptr<CancelToken>>(m, "CancelToken")
       .def(py::init<>())
