@@ -10,16 +10,16 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from edge.bundle import Bundle
 from edge.errors import Cancelled, MissingRuntime, UsageError
 from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
-from edge.report import Report, make_sentences
+from edge.report import Report, make_sentences, provenance
 from edge.text import TextDecoder, TextStream, cut_at_sentence, text_warnings
 from edge.threads import check_threads
+from edge.timing import Clock
 from edge.version import __version__
 from edge.vision import VisionOutput, VisionSession, check_device
 
@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
     from edge._kernel import CancelToken
     from edge.decoder import Decoder, Generation, GenerationOptions
-    from edge.film import Film
 
     Source: TypeAlias = str | Path | pydicom.Dataset | NDArray[np.generic]
 
 log = logging.getLogger("edge")
+
+SYNTHETIC = "the model was trained on synthetic data only"
 
 
 def load(
@@ -171,7 +172,7 @@ class Engine:
         stream = TextStream(self._text, forced, whole_sentences=cut) if on_text else None
 
         with self._lock:
-            clock = _Clock()
+            clock = Clock()
             film = read_film(cast(Any, source), force=force)
             clock.lap("dicom")
             gray = to_gray8(film, self.manifest.image["intensity"])
@@ -220,7 +221,7 @@ class Engine:
                 "precision": self.manifest.precision,
                 "bias_rows": rows,
             },
-            input=_provenance(film),
+            input=provenance(film),
             timings_ms=timings,
             tokens_per_s=round(after_first / decode_ms * 1e3, 2) if after_first > 0 and decode_ms else 0.0,
             software={
@@ -244,10 +245,11 @@ class Engine:
         warnings = mask_warnings(seen.mask)
         if rows == "none":
             return seen, rows, warnings
-        if hides_everything(seen.key_bias, self.manifest.bias):
+        patches = seen.key_bias[:, -self.manifest.prefix.patches :]
+        if hides_everything(patches, self.manifest.bias):
             warnings.append("the strict mask hides the whole image: reported without anatomical guidance")
             return self._vision.run(pixels, bias=False), "none", warnings
-        if gives_no_guidance(seen.key_bias):
+        if gives_no_guidance(patches):
             warnings.append("the mask gives no anatomical guidance: every part of the image counts the same")
         return seen, rows, warnings
 
@@ -256,7 +258,7 @@ class Engine:
         seen: VisionOutput,
         rows: BiasRows,
         options: GenerationOptions,
-        clock: _Clock,
+        clock: Clock,
         stream: TextStream | None,
         on_text: Callable[[str], None] | None,
         cancel: CancelToken | None,
@@ -284,7 +286,7 @@ class Engine:
         """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""
         if not self.manifest.generation.evidence_layers:
             return None
-        return result.evidence[:, self.manifest.prefix.first_patch :]
+        return result.evidence[:, -self.manifest.prefix.patches :]
 
     def _general_warnings(self, rows: BiasRows, stop_reason: str, was_cut: bool) -> list[str]:
         warnings = []
@@ -296,7 +298,7 @@ class Engine:
         elif stop_reason == "length":
             warnings.append("the token cap was reached: the text may break off in mid-sentence")
         if self.manifest.synthetic:
-            warnings.append("the model was trained on synthetic data only")
+            warnings.append(SYNTHETIC)
         return warnings
 
     def _options(self, forced: list[int], **values: Any) -> GenerationOptions:
@@ -372,37 +374,3 @@ def _decoder(bundle: Bundle, threads: int) -> Decoder:
         threads=threads,
         evidence_layers=manifest.generation.evidence_layers,
     )
-
-
-def _provenance(film: Film) -> dict[str, Any]:
-    """What the JSON says about the film: UIDs and geometry, no patient data."""
-    meta = film.meta
-    return {
-        "sop_instance_uid": meta.sop_instance_uid,
-        "study_instance_uid": meta.study_instance_uid,
-        "series_instance_uid": meta.series_instance_uid,
-        "modality": meta.modality,
-        "view_position": meta.view_position,
-        "rows": meta.rows,
-        "columns": meta.columns,
-        "source": meta.source,
-    }
-
-
-class _Clock:
-    """Milliseconds of stages that follow each other."""
-
-    def __init__(self) -> None:
-        self._begin = self._last = perf_counter()
-        self._laps: dict[str, float] = {}
-
-    def lap(self, stage: str, *, once: bool = False) -> None:
-        if once and stage in self._laps:
-            return
-        now = perf_counter()
-        self._laps[stage] = now - self._last
-        self._last = now
-
-    def finish(self) -> dict[str, float]:
-        laps = {stage: round(seconds * 1e3, 3) for stage, seconds in self._laps.items()}
-        return {**laps, "total": round((perf_counter() - self._begin) * 1e3, 3)}

@@ -39,9 +39,9 @@ class PrefixSpec:
     skip_tokens: int
 
     @property
-    def first_patch(self) -> int:
-        """Index of the first patch key: register tokens that stay in the prefix come before the patches."""
-        return self.length - self.grid[0] * self.grid[1]
+    def patches(self) -> int:
+        """Patch keys: the last ones; register tokens that stay in the prefix come before them."""
+        return self.grid[0] * self.grid[1]
 
 
 @dataclass(frozen=True)

@@ -36,10 +36,10 @@ def mask_warnings(mask: NDArray[np.float32]) -> list[str]:
 
 
 def hides_everything(key_bias: NDArray[np.float32], bias: BiasSpec) -> bool:
-    """Whether a strict mask hides every image key of some layer."""
+    """Whether a strict mask hides every patch in some layer; `key_bias` [layers, patches]."""
     return bias.kind == "hidden" and bool((key_bias <= HIDDEN_BELOW).all(axis=1).any())
 
 
 def gives_no_guidance(key_bias: NDArray[np.float32]) -> bool:
-    """Whether the bias is the same for every key of every layer."""
+    """Whether in every layer all patches have the same bias; `key_bias` [layers, patches]."""
     return bool((key_bias.max(axis=1) == key_bias.min(axis=1)).all())

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge.film import Film
+
 BOX_MASS = 0.6
 """Share of a sentence's attention that its box holds."""
 
@@ -257,3 +259,18 @@ def _evidence(
     if mass is None or not tokens:
         return None
     return Evidence.from_mass(mass[list(tokens)].sum(0), grid)
+
+
+def provenance(film: Film) -> dict[str, Any]:
+    """What the JSON says about the film: UIDs and geometry, no patient data."""
+    meta = film.meta
+    return {
+        "sop_instance_uid": meta.sop_instance_uid,
+        "study_instance_uid": meta.study_instance_uid,
+        "series_instance_uid": meta.series_instance_uid,
+        "modality": meta.modality,
+        "view_position": meta.view_position,
+        "rows": meta.rows,
+        "columns": meta.columns,
+        "source": meta.source,
+    }

@@ -111,6 +111,8 @@ class _Run:
 
     def one(self, engine: Engine, film: str, index: int) -> None:
         """Report one film and deliver the result."""
+        from edge.engine import SYNTHETIC
+
         options = self.options
         heading = f"{'' if index == 1 else chr(10)}== {printable(film)} ==\n" if self.several else ""
         begun: list[bool] = []
@@ -139,6 +141,8 @@ class _Run:
             self.deliver(heading + report.findings + "\n")
         if not options.quiet:
             for warning in report.warnings:
+                if warning == SYNTHETIC and engine.notice:
+                    continue  # the notice has said so
                 say(f"{PROG}: {film}: warning: {warning}")
         if options.timings:
             say(f"{PROG}: {film}: {timings_line(report)}")
