@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edge-bench``: time a model on this machine, beside the memory bandwidth that bounds it.
+
+Nothing but argparse is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .result import Part
+
+PROG = "edge-bench"
+FORMAT = "edge-bench 1"
+MOST_TOKENS = 1 << 20
+
+_EPILOG = """\
+Figures are medians over the runs, after one that warms up; every run writes exactly as many tokens as asked
+for. Bytes per token are the weights as stored, once each, and the cached keys and values at the mean length.
+The read bandwidth is measured before and after, with as many threads. Times of a busy machine say little:
+edge-bench tells how busy it was before.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(1, f"{PROG}: usage: {message}; see {PROG} --help\n")
+
+
+def _whole(least: int, most: int) -> Any:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+        return value
+
+    return parse
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG,
+        description="Time reports or the decoder alone, beside the memory bandwidth that bounds decoding.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)"
+    )
+    which.add_argument(
+        "--shape",
+        choices=("reference", "demo"),
+        help="reference: the full-size model with random weights, made once and kept in the user's cache "
+        "(the decoder alone where the exporter is not installed); demo: the demo model",
+    )
+    add("--json", metavar="PATH", help="write the figures there, whole or not at all")
+    add(
+        "--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use"
+    )
+    add(
+        "--tokens",
+        metavar="N",
+        type=_whole(2, MOST_TOKENS),
+        help="new tokens per run, exactly (default: 100, or as many as fit)",
+    )
+    add("--repeat", metavar="N", type=_whole(1, 10000), default=10, help="timed runs (default: 10)")
+    add(
+        "--quantize",
+        choices=("none", "int8"),
+        help="weights of --shape reference (default: none, which is fp32)",
+    )
+    add("--film", metavar="PATH", help="film to report (default: examples/*.dcm, else a drawn picture)")
+    add("--decoder-only", action="store_true", help="with --shape reference: leave the whole reports out")
+    add("--refresh", action="store_true", help="with --shape reference: make the random weights anew")
+    add(
+        "--buffer-mb",
+        metavar="N",
+        type=_whole(1, 1 << 16),
+        help="size of the buffer of the bandwidth measurement (default: 1024, less where memory is short)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark; exit codes as ``edge-report`` has them.
+
+    Parameters
+    ----------
+    argv
+        Arguments without the program's name; default ``sys.argv[1:]``.
+    """
+    parser = make_parser()
+    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if options.shape != "reference":
+        for name in ("quantize", "decoder_only", "refresh"):
+            if getattr(options, name):
+                parser.error(f"--{name.replace('_', '-')} goes with --shape reference only")
+
+    from edge.cli.output import check_target, write_stdout, write_whole
+    from edge.errors import EdgeError
+
+    try:
+        if options.json is not None:
+            check_target(options.json)
+        result = run(options)
+        if options.json is not None:
+            import json
+
+            write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+        from .table import render
+
+        write_stdout(render(result))
+    except EdgeError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        print(f"{PROG}: {error.kind}: {error}{hint}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def say(line: str) -> None:
+    """One line of progress on stderr."""
+    print(f"{PROG}: {line}", file=sys.stderr, flush=True)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure everything; the result as it goes into the JSON file.
+
+    Raises
+    ------
+    EdgeError
+    """
+    from datetime import UTC, datetime
+
+    from edge.threads import check_threads
+
+    from . import bandwidth, machine
+    from .stats import rounded
+
+    threads = check_threads(options.threads)
+    busy = machine.busy_processors()
+    reach = bandwidth.Bandwidth(
+        threads, options.buffer_mb << 20 if options.buffer_mb else bandwidth.buffer_bytes()
+    )
+    notes: list[str] = []
+    make = _prepare(options, threads, notes)
+    reach.measure_before()
+    parts = [build() for build in make]
+    headline = parts[0]
+    reach.measure_after(headline.traffic.total)
+    described = {**machine.describe(headline.isa), "busy_processors": busy}
+    notes += _notes(described, headline, reach)
+
+    gbps = reach.gbps
+    rendered = {part.name: part.to_dict(gbps) for part in parts}
+    top = rendered[headline.name]
+    copied = ("ms_per_token", "tokens_per_s", "bytes_per_token", "read_gbps", "share_of_bandwidth")
+    copied += ("rss_mb", "rss_peak_mb", "load_ms", "stages", "model")
+    return {
+        "format": FORMAT,
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "call": {
+            "bundle": options.bundle is not None,
+            "shape": options.shape,
+            "quantize": options.quantize or ("none" if options.shape == "reference" else None),
+            "threads": threads,
+            "tokens": headline.tokens,
+            "repeat": options.repeat,
+        },
+        "headline": headline.name,
+        **{key: top[key] for key in copied},
+        "read_bandwidth_gbps": rounded(gbps),
+        "bandwidth": reach.to_dict(),
+        "reports": rendered.get("reports"),
+        "decoder": rendered.get("decoder"),
+        "notes": notes,
+        "machine": described,
+    }
+
+
+def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> list[Any]:
+    """What to run, the headline first; what has to be made for it is made here, outside the measurement."""
+    import tempfile
+    from functools import partial
+    from pathlib import Path
+
+    from edge.bundle import DEMO
+
+    from . import reference
+    from .films import choose_film
+
+    def reports(folder: Path | None) -> Part:
+        from .reports_part import run_reports
+
+        with tempfile.TemporaryDirectory(prefix="edge-bench-") as work:
+            film = choose_film(options.film, Path(work))
+            return run_reports(
+                folder, film, tokens=options.tokens, repeat=options.repeat, threads=threads, say=notes.append
+            )
+
+    if options.shape != "reference":
+        folder = DEMO if options.shape == "demo" else options.bundle
+        return [partial(reports, None if folder is None else Path(folder))]
+
+    quantize = options.quantize or "none"
+    make = []
+    if not options.decoder_only:
+        try:
+            folder = reference.reference_bundle(quantize, say, refresh=options.refresh)
+            make.append(partial(reports, folder))
+        except reference.ExporterMissing as error:
+            say(f"the decoder alone: {error}")
+            notes.append(f"no whole reports: {error}")
+    reference.decoder_weights(quantize, say, refresh=options.refresh)
+
+    def decoder() -> Part:
+        from .decoder_part import run_decoder
+
+        return run_decoder(
+            reference.SPEC,
+            partial(reference.decoder_weights, quantize, say),
+            prefix=reference.PREFIX,
+            tokens=options.tokens or 100,
+            repeat=options.repeat,
+            threads=threads,
+            name="reference shape, random weights",
+        )
+
+    return [*make, decoder]
+
+
+def _notes(machine: dict[str, Any], part: Part, reach: Any) -> list[str]:
+    """What a reader must know before comparing the figures."""
+    from .machine import cache_bytes
+
+    notes = []
+    busy = machine["busy_processors"]
+    if busy is not None and busy > 0.3:
+        notes.append(
+            f"{busy:.1f} processors were busy before the start: do not compare these times with others"
+        )
+    low, high = min(*reach.before, *reach.after), max(*reach.before, *reach.after)
+    if high > 1.25 * low:
+        notes.append(f"the read bandwidth varied from {low:.1f} to {high:.1f} GB/s during the run")
+    cache = cache_bytes(machine["l3_cache"])
+    if part.traffic.total < 4 * cache:
+        same = reach.to_dict()["same_size_gbps"]
+        notes.append(
+            f"what a token reads may stay in the L3 cache ({cache >> 20} MB), so its share of the memory's "
+            f"bandwidth can pass 100 %; a buffer of that size is read at {same:.1f} GB/s"
+        )
+    return notes
+
+
+if __name__ == "__main__":
+    sys.exit(main())

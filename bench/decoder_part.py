@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The decoder alone: random image prefix, then a fixed number of tokens. Needs neither vision nor PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import ProcessingError, UsageError
+
+from . import machine
+from .result import Part
+from .stats import summary
+from .traffic import traffic
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge.decoder import Decoder
+
+PENALTY = 1.2
+WARM_UP = 1
+
+
+def run_decoder(
+    spec: Mapping[str, Any],
+    load: Callable[[], Mapping[str, NDArray[np.generic]]],
+    *,
+    prefix: int,
+    tokens: int,
+    repeat: int,
+    threads: int,
+    name: str,
+    seed: int = 0,
+) -> Part:
+    """Time the decoder as a report uses it: key bias in all rows, evidence from the later half of the layers.
+
+    Parameters
+    ----------
+    spec : mapping
+        Decoder spec.
+    load : callable
+        Returns the weights; called once, timed as part of loading.
+    prefix, tokens : int
+        Rows of the image prefix; new tokens per run.
+    repeat : int
+        Timed runs, after one that is not.
+    seed : int
+        Of the prefix's keys and values and of the first logits.
+
+    Raises
+    ------
+    UsageError
+        So many tokens do not fit into the decoder's positions.
+    """
+    import numpy as np
+
+    from edge.decoder import Decoder, GenerationOptions
+
+    room = spec["max_positions"] - spec["position_offset"] - prefix
+    if tokens > room:
+        raise UsageError(f"--tokens {tokens}: at most {room} fit into this decoder's positions")
+    machine.reset_peak()
+    begin = perf_counter()
+    weights = load()
+    layers = int(spec["layers"])
+    decoder = Decoder(spec, weights, threads=threads, evidence_layers=range(layers // 2, layers))
+    load_ms = (perf_counter() - begin) * 1e3
+
+    rng = np.random.default_rng(seed)
+    shape = (layers, spec["kv_heads"], prefix, spec["head_dim"])
+    inputs = (
+        rng.standard_normal(shape, np.float32),
+        rng.standard_normal(shape, np.float32),
+        rng.random((layers, prefix), np.float32),
+    )
+    first_logits = rng.standard_normal(spec["vocab"], np.float32)
+    options = GenerationOptions(max_new_tokens=tokens, repetition_penalty=PENALTY, bias_rows="all")
+    runs, steps = [], []
+    for index in range(WARM_UP + repeat):
+        stages, gaps = _run(decoder, inputs, first_logits, options)
+        if index >= WARM_UP:
+            runs.append(stages)
+            steps += gaps
+    rss, peak = machine.resident_mb()
+    kv_dtype = decoder.kv_dtype
+    return Part(
+        name="decoder",
+        tokens=tokens,
+        runs=runs,
+        traffic=traffic(weights, spec, kv_dtype=kv_dtype, prefix=prefix, prompt=0, tokens=tokens),
+        load_ms=load_ms,
+        rss_mb=rss,
+        rss_peak_mb=peak,
+        isa=decoder.isa,
+        model={
+            "name": name,
+            "precision": "int8" if any(a.dtype == np.int8 for a in weights.values()) else "fp32",
+            "kv_dtype": kv_dtype,
+            "prefix": prefix,
+            "prompt": 0,
+            "bias_rows": "all",
+            "bundle_sha256": None,
+            "seed": seed,
+        },
+        extra={"token_ms": summary(steps)},
+    )
+
+
+def _run(
+    decoder: Decoder, inputs: tuple[Any, Any, Any], first_logits: Any, options: Any
+) -> tuple[dict[str, float], list[float]]:
+    """Milliseconds of the stages of one run, and of each token after the first."""
+    times: list[float] = []
+
+    def on_token(_token: int, _logprob: float) -> None:
+        times.append(perf_counter())
+
+    begin = perf_counter()
+    decoder.set_prefix(*inputs)
+    decoder.generate(first_logits, options, on_token=on_token)
+    end = perf_counter()
+    if len(times) != options.max_new_tokens:
+        raise ProcessingError(f"{len(times)} tokens instead of {options.max_new_tokens}")
+    stages = {
+        "first_token": (times[0] - begin) * 1e3,
+        "decode": (end - times[0]) * 1e3,
+        "total": (end - begin) * 1e3,
+    }
+    return stages, [(after - before) * 1e3 for before, after in pairwise(times)]

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole reports of one film, from the file to the text, with a fixed number of tokens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from edge.bundle import Bundle
+from edge.errors import ProcessingError, UsageError
+
+from . import machine
+from .films import describe_film
+from .result import Part
+from .stats import median
+from .traffic import traffic
+
+WARM_UP = 1
+COLD_STARTS = 3
+Say = Callable[[str], None]
+
+
+def token_room(bundle: Bundle) -> int:
+    """New tokens that fit behind the image and the begin tokens."""
+    manifest = bundle.manifest
+    used = manifest.prefix.length + len(manifest.generation.begin_ids) + manifest.decoder["position_offset"]
+    return int(manifest.decoder["max_positions"] - used)
+
+
+def without_stop(bundle: Bundle, tokens: int) -> Bundle:
+    """The bundle with its stop ids suppressed instead, and `tokens` as the cap: every report is equally long.
+
+    Raises
+    ------
+    UsageError
+        So many tokens do not fit.
+    """
+    room = token_room(bundle)
+    if tokens > room:
+        raise UsageError(f"--tokens {tokens}: at most {room} fit into this model's positions")
+    old = bundle.manifest.generation
+    generation = replace(
+        old,
+        max_new_tokens=tokens,
+        stop_ids=(),
+        suppressed_ids=tuple(dict.fromkeys((*old.suppressed_ids, *old.stop_ids))),
+        cut_at_sentence=False,
+    )
+    return replace(bundle, manifest=replace(bundle.manifest, generation=generation))
+
+
+def run_reports(
+    folder: Path | None, film: Path, *, tokens: int | None, repeat: int, threads: int, say: Say
+) -> Part:
+    """Time reports of `film` with the bundle in `folder`.
+
+    Parameters
+    ----------
+    folder
+        ``None``: ``$EDGE_REPORT_BUNDLE``, else the demo bundle.
+    tokens
+        New tokens per report, exactly. ``None``: 100, or as many as fit.
+    repeat
+        Timed reports, after one that is not.
+
+    Raises
+    ------
+    EdgeError
+        Of loading and reporting; :class:`UsageError` where `tokens` do not fit.
+    """
+    machine.reset_peak()
+    begin = perf_counter()
+    from edge.engine import Engine
+
+    bundle = Bundle.open(folder)
+    count = tokens if tokens is not None else max(2, min(100, token_room(bundle)))
+    engine = Engine(without_stop(bundle, count), threads=threads, device="cpu")
+    load_ms = (perf_counter() - begin) * 1e3
+
+    runs: list[dict[str, float]] = []
+    for index in range(WARM_UP + repeat):
+        report = engine.report(film)
+        if len(report.token_ids) != count:
+            raise ProcessingError(f"a report has {len(report.token_ids)} tokens instead of {count}")
+        if index >= WARM_UP:
+            runs.append(dict(report.timings_ms))
+    rss, peak = machine.resident_mb()
+
+    manifest = bundle.manifest
+    kv_dtype = engine._decoder.kv_dtype
+    prompt = len(manifest.generation.begin_ids)
+    return Part(
+        name="reports",
+        tokens=count,
+        runs=runs,
+        traffic=traffic(
+            bundle.weights(),
+            manifest.decoder,
+            kv_dtype=kv_dtype,
+            prefix=manifest.prefix.length,
+            prompt=prompt,
+            tokens=count,
+        ),
+        load_ms=load_ms,
+        rss_mb=rss,
+        rss_peak_mb=peak,
+        isa=engine.isa,
+        model={
+            "name": manifest.name,
+            "family": manifest.family,
+            "precision": manifest.precision,
+            "kv_dtype": kv_dtype,
+            "prefix": manifest.prefix.length,
+            "prompt": prompt,
+            "bias_rows": manifest.bias.rows,
+            "bundle_sha256": bundle.sha256,
+        },
+        extra={"film": describe_film(film), "cold_start": cold_start(bundle, film, count, threads, say)},
+    )
+
+
+def cold_start(bundle: Bundle, film: Path, tokens: int, threads: int, say: Say) -> dict[str, Any] | None:
+    """Milliseconds of ``edge-report`` from the start of a fresh process to its end, files in the page cache.
+
+    The report may stop early here: what counts is ``overhead_ms``, the time beyond the report's own.
+    """
+    call = [sys.executable, "-m", "edge.cli.report", str(film), "--bundle", str(bundle.path), "--quiet"]
+    call += ["--format", "json", "--threads", str(threads), "--max-new-tokens", str(tokens)]
+    walls, overheads = [], []
+    for _ in range(COLD_STARTS):
+        begin = perf_counter()
+        done = subprocess.run(call, capture_output=True, text=True)
+        wall = (perf_counter() - begin) * 1e3
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or [""])[-1]
+            say(f"no cold start: edge-report ended with exit code {done.returncode}: {reason}")
+            return None
+        walls.append(wall)
+        overheads.append(wall - json.loads(done.stdout)["timings_ms"]["total"])
+    return {
+        "wall_ms": round(median(walls), 1),
+        "overhead_ms": round(median(overheads), 1),
+        "starts": len(walls),
+    }
