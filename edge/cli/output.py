@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from edge.errors import OutputError
@@ -41,6 +40,8 @@ def write_whole(path: str, data: bytes) -> None:
     OutputError
         The old file, if there was one, is then still as it was.
     """
+    import tempfile
+
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
         _write_through(target, data)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from edge.cli.options import PROG, parse
@@ -48,6 +49,7 @@ class _Run:
         self.several = len(self.films) > 1
         self.codes = [0]
         self.parts: list[str] = []  # what goes to -o
+        self.delivered = 0
 
     def go(self) -> int:
         options = self.options
@@ -102,6 +104,7 @@ class _Run:
         engine: list[Engine] = []
 
         def action() -> None:
+            _import_compiled()
             from edge.engine import load
 
             engine.append(load(options.bundle, options.device, options.threads, options.bias_rows))
@@ -114,7 +117,8 @@ class _Run:
         from edge.engine import SYNTHETIC
 
         options = self.options
-        heading = f"{'' if index == 1 else chr(10)}== {printable(film)} ==\n" if self.several else ""
+        gap = "\n" if self.delivered else ""
+        heading = f"{gap}== {printable(film)} ==\n" if self.several else ""
         begun: list[bool] = []
 
         def on_text(piece: str) -> None:
@@ -130,6 +134,7 @@ class _Run:
             )
         except BaseException:
             if begun:
+                self.delivered += 1
                 write_stdout("\n")
             raise
         overlay_failed = self.overlay(report, index)
@@ -139,6 +144,7 @@ class _Run:
             self.deliver(report.to_json(indent=None if self.several else 2) + "\n")
         else:
             self.deliver(heading + report.findings + "\n")
+        self.delivered += 1
         if not options.quiet:
             for warning in report.warnings:
                 if warning == SYNTHETIC and engine.notice:
@@ -189,6 +195,25 @@ def _check_film(film: str) -> None:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or "not a file name"
         raise CannotRead(f"{reason}; check the name") from None
+
+
+def _import_compiled() -> None:
+    """Import what holds compiled code with Ctrl-C put off: inside, it would come out as another error."""
+    import signal
+
+    pending: list[int] = []
+    try:
+        before = signal.signal(signal.SIGINT, lambda number, _frame: pending.append(number))
+    except ValueError:  # not the main thread: there is no Ctrl-C to put off
+        return
+    try:
+        for name in ("numpy", "onnxruntime", "tokenizers", "edge._kernel"):
+            with contextlib.suppress(ImportError):  # told later, with what to do
+                import_module(name)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pending:
+        raise KeyboardInterrupt
 
 
 def _prepare_streams(verbose: int) -> None:

@@ -173,7 +173,11 @@ def test_worst_exit_code(run: Run, films: list[Path], tmp_path: Path) -> None:
     noise.write_bytes(os.urandom(3000))
     result = run("-q", films[0], tmp_path / "missing.dcm", noise, films[1])
     assert result.returncode == 21
-    assert result.stdout.count("== ") == 2
+    assert [line for line in result.stdout.splitlines() if line.startswith("== ")] == [
+        f"== {films[0]} ==",
+        f"== {films[1]} ==",
+    ]
+    assert run("-q", tmp_path / "missing.dcm", films[1]).stdout.startswith(f"== {films[1]} ==\n")
     lines = result.stderr.splitlines()
     assert len(lines) == 2
     assert f"{tmp_path}/missing.dcm: cannot read: " in lines[0]
