@@ -47,7 +47,7 @@ struct Kernels {
   const char* name;
   void (*matmul_f32)(const MatmulArgs&);
   void (*matmul_i8)(const MatmulArgs&);
-  // y = (x - mean) / sqrt(var + eps) * weight + bias over n values; mean first, then the variance about it.
+  // y = (x - mean) / sqrt(var + eps) * weight + bias over n values
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps);
   void (*gelu_tanh)(float* x, int64_t n);
   void (*gelu_erf)(float* x, int64_t n);

@@ -23,12 +23,13 @@ inline void store_part(float* p, Vec v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = buffer[i];
 }
 
-// exp with a relative error below 2e-7; exactly 0 below -87.3 and capped at exp(88).
+// exp with a relative error below 2e-7; exactly 0 below -87.3, capped at exp(88), NaN stays NaN (max and min
+// return their second argument then).
 // x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts so that r keeps its bits; then a polynomial for
 // exp(r) (Cephes' coefficients).
 inline Vec exp_vec(Vec x) {
   const Vec lowest = set1(-87.3f);
-  const Vec c = min(max(x, lowest), set1(88.0f));
+  const Vec c = min(set1(88.0f), max(lowest, x));
   const Vec n = round_near(mul(c, set1(1.44269504088896341f)));
   Vec r = fma(n, set1(-0.693359375f), c);
   r = fma(n, set1(2.12194440e-4f), r);
@@ -39,7 +40,7 @@ inline Vec exp_vec(Vec x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(mul(r, r), p, r);
-  return keep_ge(mul(add(p, set1(1.0f)), pow2(n)), x, lowest);
+  return zero_lt(mul(add(p, set1(1.0f)), pow2(n)), x, lowest);
 }
 
 // Applies f to n floats in place.
@@ -92,26 +93,37 @@ float sum_exp_row(const float* x, int64_t n, float shift) {
   return total;
 }
 
+// Mean first, then the deviations from it. The rounded mean is off by up to half a unit in its last place,
+// which matters where the mean is large against the spread: the mean of the deviations takes that out again.
 void layer_norm_row(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps) {
   const int64_t whole = n - n % kLanes;
+  const float count = static_cast<float>(n);
   Vec sum = set1(0.0f);
   for (int64_t i = 0; i < whole; i += kLanes) sum = add(sum, load(x + i));
   float total = hsum(sum);
   for (int64_t i = whole; i < n; ++i) total += x[i];
-  const float mean = total / static_cast<float>(n);
+  const float mean = total / count;
   const Vec mean_v = set1(mean);
-  Vec squares = set1(0.0f);
+  Vec firsts = set1(0.0f), squares = set1(0.0f);
   for (int64_t i = 0; i < whole; i += kLanes) {
     const Vec d = sub(load(x + i), mean_v);
+    firsts = add(firsts, d);
     squares = fma(d, d, squares);
   }
-  float variance = hsum(squares);
-  for (int64_t i = whole; i < n; ++i) variance += (x[i] - mean) * (x[i] - mean);
-  const float inverse = 1.0f / __builtin_sqrtf(variance / static_cast<float>(n) + eps);
-  const Vec inverse_v = set1(inverse);
-  for (int64_t i = 0; i < whole; i += kLanes)
-    store(y + i, fma(mul(sub(load(x + i), mean_v), inverse_v), load(weight + i), load(bias + i)));
-  for (int64_t i = whole; i < n; ++i) y[i] = (x[i] - mean) * inverse * weight[i] + bias[i];
+  float first = hsum(firsts), square = hsum(squares);
+  for (int64_t i = whole; i < n; ++i) {
+    const float d = x[i] - mean;
+    first += d;
+    square += d * d;
+  }
+  const float rest = first / count, variance = square / count - rest * rest;
+  const float inverse = 1.0f / __builtin_sqrtf((variance > 0.0f ? variance : 0.0f) + eps);
+  const Vec rest_v = set1(rest), inverse_v = set1(inverse);
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    const Vec d = sub(sub(load(x + i), mean_v), rest_v);
+    store(y + i, fma(mul(d, inverse_v), load(weight + i), load(bias + i)));
+  }
+  for (int64_t i = whole; i < n; ++i) y[i] = (x[i] - mean - rest) * inverse * weight[i] + bias[i];
 }
 
 void to_half_row(const float* x, uint16_t* y, int64_t n) {

@@ -44,8 +44,8 @@ inline Vec div(Vec a, Vec b) { return a / b; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
 inline Vec max(Vec a, Vec b) { const VecInt m = a > b; return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m)); }
 inline Vec min(Vec a, Vec b) { const VecInt m = a < b; return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m)); }
-// v where x >= limit, else 0
-inline Vec keep_ge(Vec v, Vec x, Vec limit) { const VecInt m = x >= limit; return (Vec)((VecInt)v & m); }
+// 0 where x < limit, else v
+inline Vec zero_lt(Vec v, Vec x, Vec limit) { const VecInt m = x < limit; return (Vec)((VecInt)v & ~m); }
 // Nearest integer of |x| < 2^22 by adding and subtracting 1.5 * 2^23.
 inline Vec round_near(Vec x) { const Vec magic = set1(12582912.0f); return (x + magic) - magic; }
 // 2^n for integral n in [-126, 127]

@@ -55,7 +55,7 @@ ThreadPool::~ThreadPool() {
     return;
   }
   stop_.store(true, std::memory_order_relaxed);
-  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.fetch_add(1);
   epoch_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
@@ -94,7 +94,7 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   }
   const Busy busy(*this);
   job_ = &job;
-  epoch_.fetch_add(1, std::memory_order_release);
+  epoch_.fetch_add(1);
   epoch_.notify_all();
   job(0);
   barrier();
@@ -105,7 +105,8 @@ void ThreadPool::barrier() {
   const uint32_t phase = phase_.load(std::memory_order_relaxed);
   if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
     arrived_.store(0, std::memory_order_relaxed);
-    phase_.fetch_add(1, std::memory_order_release);
+    // Sequentially consistent, as run()'s: notify looks for sleepers only after the new value is visible.
+    phase_.fetch_add(1);
     phase_.notify_all();
     return;
   }

@@ -5,10 +5,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <optional>
 
 #include "cpu/isa.h"
+#include "decoder/cache.h"
 #include "decoder/sampling.h"
 #include "decoder/weights.h"
 
@@ -65,6 +68,66 @@ Floats matmul(const std::string& isa, const py::array& w, const std::optional<Fl
   return y;
 }
 
+// One head: q [rows, d], k and v [keys, d], bias [rows, keys] or none, counts [rows] of visible keys. Goes through
+// a cache, block by block, as a decode step does. Returns the output [rows, d] and the attention [rows, keys].
+py::tuple attend(const std::string& isa, const std::string& kv, const Floats& q, const Floats& k, const Floats& v,
+                 const std::optional<Floats>& bias, const std::vector<int64_t>& counts) {
+  require(q.ndim() == 2 && k.ndim() == 2 && v.ndim() == 2, "q [rows, d], k and v [keys, d]");
+  const int64_t rows = q.shape(0), d = q.shape(1), keys = k.shape(0);
+  require(rows > 0 && d > 0 && d <= 4096 && keys > 0 && k.shape(1) == d, "k [keys, d]");
+  require(v.shape(0) == keys && v.shape(1) == d, "v [keys, d]");
+  require(static_cast<int64_t>(counts.size()) == rows, "counts [rows]");
+  for (const int64_t n : counts) require(n >= 1 && n <= keys, "1 <= counts <= keys");
+  require(!bias || (bias->ndim() == 2 && bias->shape(0) == rows && bias->shape(1) == keys), "bias [rows, keys]");
+  const Kernels& kernels = kernels_for(isa);
+  DecoderSpec spec;
+  spec.layers = spec.heads = 1;
+  spec.hidden = spec.head_dim = d;
+  spec.max_positions = keys;
+  KvCache cache(spec, kv == "fp16" ? KvType::f16 : KvType::f32);
+  cache.store_keys(kernels, 0, 0, 0, k.data(), keys, d);
+  cache.store_values(kernels, 0, 0, 0, v.data(), keys, d);
+
+  const int64_t blocks = cache.capacity() / kKeyBlock;
+  const auto size = [](int64_t n) { return static_cast<size_t>(n); };
+  std::vector<float> padded(size(rows * cache.capacity())), m(size(rows * blocks)), l(m.size());
+  std::vector<float> acc(m.size() * size(d)), p(padded.size()), factors(size(blocks));
+  std::vector<const float*> biases(size(rows));
+  std::vector<int64_t> visible(size(rows));
+  for (int64_t r = 0; bias && r < rows; ++r)
+    std::memcpy(padded.data() + r * cache.capacity(), bias->data() + r * keys, size(keys) * sizeof(float));
+  for (int64_t b = 0; b < blocks; ++b) {
+    for (int64_t r = 0; r < rows; ++r) {
+      visible[size(r)] = std::clamp<int64_t>(counts[size(r)] - b * kKeyBlock, 0, kKeyBlock);
+      biases[size(r)] = bias ? padded.data() + r * cache.capacity() + b * kKeyBlock : nullptr;
+    }
+    cache.attend(kernels, {.q = q.data(),
+                           .k = cache.key_block(0, 0, b),
+                           .v = cache.value_block(0, 0, b),
+                           .bias = biases.data(),
+                           .counts = visible.data(),
+                           .m = m.data() + b,
+                           .l = l.data() + b,
+                           .acc = acc.data() + b * d,
+                           .p = p.data() + b * kKeyBlock,
+                           .rows = rows,
+                           .head_dim = d,
+                           .q_stride = d,
+                           .stat_stride = blocks,
+                           .acc_stride = blocks * d,
+                           .p_stride = cache.capacity(),
+                           .scale = 1.0f / std::sqrt(static_cast<float>(d))});
+  }
+  Floats out({rows, d}), mass({rows, keys});
+  for (int64_t r = 0; r < rows; ++r) {
+    kernels.attend_join(m.data() + r * blocks, l.data() + r * blocks, acc.data() + r * blocks * d, blocks, d,
+                        factors.data(), out.mutable_data() + r * d);
+    for (int64_t j = 0; j < keys; ++j)
+      mass.mutable_data()[r * keys + j] = p[size(r * cache.capacity() + j)] * factors[size(j / kKeyBlock)];
+  }
+  return py::make_tuple(out, mass);
+}
+
 py::array_t<uint16_t> to_half(const std::string& isa, const Floats& x) {
   py::array_t<uint16_t> y(x.size());
   kernels_for(isa).to_half(x.data(), y.mutable_data(), x.size());
@@ -97,6 +160,8 @@ void bind_ops(py::module_& m) {
   m.def("layer_norm", &layer_norm);
   m.def("matmul", &matmul, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"), py::arg("bias"),
         py::arg("start"), py::arg("begin"), py::arg("end"));
+  m.def("attend", &attend, py::arg("isa"), py::arg("kv"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("bias"),
+        py::arg("counts"));
   m.def("to_half", &to_half);
   m.def("choose", &choose, py::arg("isa"), py::arg("logits"), py::arg("generated"), py::arg("repetition_penalty"),
         py::arg("suppressed"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("seed"));

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Small random decoders for the kernel's tests, and the instruction sets to run them on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import edge._kernel as kernel
+
+ALL_ISAS = ("generic", "avx2", "avx512", "avx512vnni")
+isas = pytest.mark.parametrize("isa", ALL_ISAS)
+precisions = pytest.mark.parametrize("precision", ["fp32", "int8", "mixed"])
+caches = pytest.mark.parametrize("kv", ["fp32", "fp16"])
+
+MATRICES = ("embed", "head", "qkv", "attn_out", "mlp_in", "mlp_out")
+
+
+def need(isa: str) -> str:
+    """The instruction set, or a skip that says why."""
+    if isa not in kernel.isa_supported():
+        pytest.skip(f"this machine lacks {isa} (it has {', '.join(kernel.isa_supported())})")
+    return isa
+
+
+def quantise(w: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    scale = (np.abs(w).max(1) / 127).astype(np.float32)
+    return np.clip(np.rint(w / scale[:, None]), -127, 127).astype(np.int8), scale
+
+
+def spec_of(**changes: Any) -> dict[str, Any]:
+    spec: dict[str, Any] = {
+        "layers": 3, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "mlp": 256, "vocab": 211,
+        "max_positions": 320, "norm": "layernorm", "norm_position": "pre", "norm_eps": 1e-5,
+        "activation": "gelu_tanh", "positions": "learned", "position_offset": 0, "tied_head": True,
+    }  # fmt: skip
+    return spec | changes
+
+
+def weights_of(spec: dict[str, Any], precision: str = "fp32", seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Random weights; "mixed" quantises every second kind of matrix."""
+    rng = np.random.default_rng(seed)
+    weights: dict[str, NDArray[Any]] = {}
+
+    def matrix(name: str, rows: int, cols: int, has_bias: bool) -> None:
+        w = (rng.standard_normal((rows, cols)) * 1.5 / np.sqrt(cols)).astype(np.float32)
+        kind = MATRICES.index(name.rsplit(".", 1)[-1])
+        if precision == "int8" or (precision == "mixed" and kind % 2 == 0):
+            weights[f"{name}.weight"], weights[f"{name}.weight.scale"] = quantise(w)
+        else:
+            weights[f"{name}.weight"] = w
+        if has_bias:
+            weights[f"{name}.bias"] = (rng.standard_normal(rows) * 0.1).astype(np.float32)
+
+    def norm(name: str) -> None:
+        weights[f"{name}.weight"] = (1 + 0.2 * rng.standard_normal(spec["hidden"])).astype(np.float32)
+        weights[f"{name}.bias"] = (0.2 * rng.standard_normal(spec["hidden"])).astype(np.float32)
+
+    d, f = spec["hidden"], spec["mlp"]
+    matrix("embed", spec["vocab"], d, False)
+    weights["positions.weight"] = (0.3 * rng.standard_normal((spec["max_positions"], d))).astype(np.float32)
+    for i in range(spec["layers"]):
+        norm(f"layers.{i}.attn_norm")
+        matrix(f"layers.{i}.qkv", 3 * d, d, True)
+        matrix(f"layers.{i}.attn_out", d, d, True)
+        norm(f"layers.{i}.mlp_norm")
+        matrix(f"layers.{i}.mlp_in", f, d, True)
+        matrix(f"layers.{i}.mlp_out", d, f, True)
+    norm("final_norm")
+    if not spec["tied_head"]:
+        matrix("head", spec["vocab"], d, False)
+    return weights
+
+
+def prefix_of(spec: dict[str, Any], length: int, seed: int = 1) -> dict[str, NDArray[np.float32]]:
+    """Random keys, values, first logits, and a soft and a strict bias."""
+    rng = np.random.default_rng(seed)
+    shape = (spec["layers"], spec["heads"], length, spec["head_dim"])
+    soft = rng.random((spec["layers"], length), dtype=np.float32) * 2
+    strict = np.where(rng.random(soft.shape) < 0.6, np.finfo(np.float32).min, soft).astype(np.float32)
+    return {
+        "keys": rng.standard_normal(shape, dtype=np.float32),
+        "values": rng.standard_normal(shape, dtype=np.float32),
+        "soft": soft,
+        "strict": strict,
+        "first_logits": 3 * rng.standard_normal(spec["vocab"], dtype=np.float32),
+    }
+
+
+def decoder_of(
+    spec: dict[str, Any], weights: dict[str, NDArray[Any]], prefix: dict[str, Any], bias: str | None = "soft",
+    span: str = "prefix", **options: Any,
+) -> kernel.Decoder:  # fmt: skip
+    """A kernel decoder with its prefix set."""
+    decoder = kernel.Decoder(spec, weights, **({"threads": 2} | options))
+    decoder.set_prefix(prefix["keys"], prefix["values"], prefix[bias] if bias else None, span)
+    return decoder

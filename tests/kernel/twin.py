@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slow twins of the kernels: the same mathematics in NumPy, in float64 and without any cleverness."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+F64 = NDArray[np.float64]
+Weights = Mapping[str, NDArray[Any]]
+
+_erf = np.vectorize(math.erf, otypes=[float])
+
+
+def nmse(got: NDArray[Any], want: NDArray[Any]) -> float:
+    """Squared error over squared signal."""
+    got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
+    assert got.shape == want.shape
+    return float(((got - want) ** 2).sum() / max((want**2).sum(), 1e-300))
+
+
+def layer_norm(x: F64, weight: NDArray[Any], bias: NDArray[Any], eps: float) -> F64:
+    x = np.asarray(x, np.float64)
+    centred = x - x.mean(-1, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
+
+
+def gelu_tanh(x: NDArray[Any]) -> F64:
+    x = np.asarray(x, np.float64)
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def gelu_erf(x: NDArray[Any]) -> F64:
+    x = np.asarray(x, np.float64)
+    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def matmul(w: NDArray[Any], scale: NDArray[Any] | None, x: NDArray[Any], bias: NDArray[Any] | None) -> F64:
+    full = np.asarray(w, np.float64)
+    if scale is not None:
+        full = full * np.asarray(scale, np.float64)[:, None]
+    y = np.asarray(x, np.float64) @ full.T
+    return y if bias is None else y + bias
+
+
+def attention(q: F64, k: F64, v: F64, bias: NDArray[Any] | None, counts: Sequence[int]) -> tuple[F64, F64]:
+    """q [rows, d], k and v [keys, d], bias [rows, keys]; row r sees counts[r] keys. Output and attention."""
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    scores = q @ k.T / math.sqrt(q.shape[1])
+    if bias is not None:
+        scores = np.maximum(scores + bias, -np.finfo(np.float32).max)
+    scores[np.arange(k.shape[0])[None] >= np.asarray(counts)[:, None]] = -np.inf
+    p = np.exp(scores - scores.max(-1, keepdims=True))
+    p /= p.sum(-1, keepdims=True)
+    return p @ v, p
+
+
+def stretch(base: NDArray[Any], length: int) -> F64:
+    """Linear interpolation to `length` with half-pixel centres, edges repeated."""
+    at = np.maximum((np.arange(length) + 0.5) * len(base) / length - 0.5, 0)
+    return np.interp(at, np.arange(len(base)), base)
+
+
+def log_softmax(x: NDArray[Any]) -> F64:
+    x = np.asarray(x, np.float64)
+    x = x - x.max(-1, keepdims=True)
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
+
+
+def adjusted(
+    logits: NDArray[np.float32], generated: Sequence[int], penalty: float, suppressed: Sequence[int]
+) -> NDArray[np.float32]:
+    """Repetition penalty (each id once, whatever its count) and suppression, in float32."""
+    scores = np.array(logits, np.float32)
+    for token in set(generated):
+        s = scores[token]
+        scores[token] = s * np.float32(penalty) if s < 0 else s / np.float32(penalty)
+    scores[list(suppressed)] = -np.inf
+    return scores
+
+
+def candidates(
+    scores: NDArray[np.float32], temperature: float, top_k: int, top_p: float
+) -> tuple[list[int], list[float]]:
+    """Ids that survive top-k and top-p with their probabilities, in id order."""
+    s = (scores / np.float32(temperature)).astype(np.float64)
+    if 0 < top_k < len(s):
+        s[s < np.sort(s)[-top_k]] = -np.inf
+    p = np.exp(s - s.max())
+    p /= p.sum()
+    if top_p < 1:
+        order = np.lexsort((np.arange(len(p)), -p))
+        before = np.cumsum(p[order]) - p[order]
+        p[order[before >= np.float32(top_p)]] = 0
+        p /= p.sum()
+    ids = np.flatnonzero(p)
+    return [int(i) for i in ids], [float(x) for x in p[ids]]
+
+
+def splitmix(seed: int, n: int) -> list[float]:
+    mask, out = (1 << 64) - 1, []
+    for _ in range(n):
+        seed = (seed + 0x9E3779B97F4A7C15) & mask
+        z = seed
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+        out.append(((z ^ (z >> 31)) >> 11) * 2.0**-53)
+    return out
+
+
+class Twin:
+    """The whole decoder, one row at a time."""
+
+    def __init__(self, spec: Mapping[str, Any], weights: Weights, kv_dtype: str = "fp32") -> None:
+        self.spec, self.weights = spec, weights
+        self.kv = np.float16 if kv_dtype == "fp16" else np.float32
+        self.activation = gelu_tanh if spec["activation"] == "gelu_tanh" else gelu_erf
+
+    def set_prefix(self, keys: NDArray[Any], values: NDArray[Any], bias: NDArray[Any] | None, span: str) -> None:
+        self.k = [[keys[i, h].astype(self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
+        self.v = [[values[i, h].astype(self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
+        self.prefix, self.rows = keys.shape[2], 0
+        self.bias, self.span = bias, span
+
+    def linear(self, name: str, x: F64) -> F64:
+        w = self.weights
+        return matmul(w[f"{name}.weight"], w.get(f"{name}.weight.scale"), x, w.get(f"{name}.bias"))
+
+    def norm(self, name: str, x: F64) -> F64:
+        w = self.weights
+        return layer_norm(x, w[f"{name}.weight"], w[f"{name}.bias"], self.spec["norm_eps"])
+
+    def bias_row(self, layer: int, total: int) -> F64:
+        assert self.bias is not None
+        if self.span == "sequence":
+            return stretch(self.bias[layer], total)
+        return np.concatenate([self.bias[layer], np.zeros(total - self.prefix)])
+
+    def block(self, i: int, x: F64, bias: bool) -> tuple[F64, F64]:
+        """One transformer block on one row; also the attention [heads, keys]."""
+        s, at = self.spec, f"layers.{i}."
+        q, k, v = self.linear(at + "qkv", self.norm(at + "attn_norm", x)).reshape(3, s["heads"], s["head_dim"])
+        heads, attention_rows = [], []
+        for h in range(s["heads"]):
+            self.k[i][h] = np.vstack([self.k[i][h], k[h].astype(self.kv)])
+            self.v[i][h] = np.vstack([self.v[i][h], v[h].astype(self.kv)])
+            total = len(self.k[i][h])
+            row = self.bias_row(i, total)[None] if bias and self.bias is not None else None
+            out, p = attention(q[h][None], self.k[i][h], self.v[i][h], row, [total])
+            heads.append(out[0])
+            attention_rows.append(p[0])
+        x = x + self.linear(at + "attn_out", np.concatenate(heads))
+        hidden = self.activation(self.linear(at + "mlp_in", self.norm(at + "mlp_norm", x)))
+        return x + self.linear(at + "mlp_out", hidden), np.stack(attention_rows)
+
+    def step(self, token: int, bias: bool) -> tuple[F64, F64]:
+        """Logits [vocab] and attention over the prefix [layers, prefix], mean over heads."""
+        s, w = self.spec, self.weights
+        scale = w.get("embed.weight.scale")
+        x = np.asarray(w["embed.weight"][token], np.float64) * (1.0 if scale is None else float(scale[token]))
+        x = x + w["positions.weight"][self.prefix + self.rows + s["position_offset"]]
+        mass = []
+        for i in range(s["layers"]):
+            x, p = self.block(i, x, bias)
+            mass.append(p[:, : self.prefix].mean(0))
+        self.rows += 1
+        head = "embed" if s["tied_head"] else "head"
+        return self.linear(head, self.norm("final_norm", x)), np.stack(mass)
