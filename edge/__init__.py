@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from edge.version import __version__
 
 if TYPE_CHECKING:
-    from edge._kernel import CancelToken
     from edge.bundle import Bundle
     from edge.engine import Engine, load
     from edge.errors import (
@@ -42,6 +41,8 @@ if TYPE_CHECKING:
     )
     from edge.film import Film, read_film
     from edge.report import Evidence, Report, Sentence
+
+    CancelToken: Any
 
 _HOME = {
     "load": "edge.engine",

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     import pydicom
     from numpy.typing import NDArray
 
-    from edge._kernel import CancelToken
     from edge.decoder import Decoder, Generation, GenerationOptions
 
+    CancelToken: TypeAlias = Any
     Source: TypeAlias = str | Path | pydicom.Dataset | NDArray[np.generic]
 
 log = logging.getLogger("edge")
