@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the demo model in three resumable stages.
+"""Training of the demo model in four resumable stages.
 
 1. ``segmenter``: one ConvNeXt trunk with a lung and a heart head, on the exact masks.
 2. ``encoder``: the ViT with a per-patch finding head, on where each finding was painted. A ViT that starts from
    nothing learns from a few thousand films this way, where a caption alone would take far more.
-3. ``report``: encoder, connector and decoder together on findings texts, written anew at every visit of a film,
-   under the anatomical bias in every row (bias rows ``all``); the patch head stays as a second loss.
+3. ``decoder``: connector and decoder on findings texts, written anew at every visit of a film, under the anatomical
+   bias in every row (bias rows ``all``). The encoder stands still, so its tokens are computed once and kept.
+4. ``report``: encoder, connector and decoder together; the patch head stays as a second loss.
 
 Seeds fix the order of films, texts and augmentation, so a run is repeated by the same command on the same machine.
 """
@@ -29,7 +30,12 @@ from .data import Shard, load_shard
 from .grammar import write_findings
 from .labels import LABELS
 
-STAGES = ("segmenter", "encoder", "report")
+KINDS: dict[str, list[int]] = {}
+for _index, _name in enumerate(LABELS):
+    _sided = ("effusion", "pneumothorax", "opacity", "nodule", "elevated")
+    _kind = _name.split("_")[0] if _name.startswith(_sided) else _name
+    KINDS.setdefault(_kind, []).append(_index)
+STAGES = ("segmenter", "encoder", "decoder", "report")
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 MAX_TEXT = 126
@@ -49,8 +55,9 @@ class StageOptions:
 
 DEFAULTS = {
     "segmenter": StageOptions(steps=1500, batch=16, learning_rate=1.5e-3),
-    "encoder": StageOptions(steps=2500, batch=16, learning_rate=1e-3),
-    "report": StageOptions(steps=3500, batch=16, learning_rate=8e-4, patch_loss=1.0),
+    "encoder": StageOptions(steps=3000, batch=8, learning_rate=8e-4),
+    "decoder": StageOptions(steps=4500, batch=8, learning_rate=8e-4),
+    "report": StageOptions(steps=600, batch=8, learning_rate=2e-4, decay=1.0, patch_loss=0.5),
 }
 
 
@@ -62,18 +69,22 @@ class Films:
     """
 
     def __init__(
-        self, cache: Path, seed: int, size: int, shards: int, start: int = 8, grow: int = 8
+        self, cache: Path, seed: int, size: int, shards: int, start: int = 24, grow: int = 2
     ) -> None:
         self.cache, self.seed, self.size, self.limit = cache, seed, size, shards
         self.start, self.grow = min(start, shards), grow
         self.shards: list[Shard] = []
 
-    def sample(self, step: int, batch: int, rng: np.random.Generator) -> list[tuple[Shard, int]]:
-        wanted = min(self.limit, self.start + self.grow * step // 100)
-        while len(self.shards) < wanted:
+    def shard(self, index: int) -> Shard:
+        while len(self.shards) <= index:
             self.shards.append(
                 load_shard(self.cache, self.seed, self.size, len(self.shards), wait_seconds=900)
             )
+        return self.shards[index]
+
+    def sample(self, step: int, batch: int, rng: np.random.Generator) -> list[tuple[Shard, int]]:
+        wanted = min(self.limit, self.start + self.grow * step // 100)
+        self.shard(wanted - 1)
         per_shard = len(self.shards[0].images)
         picks = rng.integers(0, wanted * per_shard, batch)
         return [(self.shards[p // per_shard], int(p % per_shard)) for p in picks]
@@ -97,11 +108,15 @@ def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
 def patch_loss(logits: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
     """Where each finding is (per patch) and whether it is there at all (log-sum-exp over patches).
 
-    ``logits`` [B,P,C]; ``regions`` [B,C,g,g] coverage 0..1; ``labels`` [B,C].
+    ``logits`` [B,P,C+K] for the C labels and the K kinds they belong to: a nodule looks alike in all six zones, so
+    the kinds see many more positives and form the features that the labels then place.
+    ``regions`` [B,C,g,g] coverage 0..1; ``labels`` [B,C].
     """
-    target = (regions.flatten(2).transpose(1, 2) * 2).clamp(max=1)
-    weight = torch.full((logits.shape[-1],), 4.0)
-    local = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight) * 8
+    labels = torch.cat([labels, torch.stack([labels[:, k].any(1) for k in KINDS.values()], 1)], 1)
+    target = (regions.flatten(2).transpose(1, 2) * 6).clamp(max=1)
+    target = torch.cat([target, torch.stack([target[..., k].amax(-1) for k in KINDS.values()], -1)], -1)
+    weight = torch.full((logits.shape[-1],), 6.0)
+    local = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight) * 12
     pooled = logits.logsumexp(1) - 2.0
     return local + F.binary_cross_entropy_with_logits(pooled, labels.float())
 
@@ -109,13 +124,20 @@ def patch_loss(logits: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
 class Trainer:
     """Model, patch head, optimizer and an exponential average of the weights, with checkpoints."""
 
-    def __init__(self, out: Path, films: Films, tokenizer: Tokenizer, seed: int) -> None:
+    def __init__(
+        self, out: Path, films: Films, tokenizer: Tokenizer, seed: int, compiled: bool = False
+    ) -> None:
         torch.manual_seed(seed)
         self.out, self.films, self.tokenizer, self.seed = out, films, tokenizer, seed
         self.config = demo_config()
         self.model = LanaModel(self.config)
         self._initialise()
-        self.patch_head = nn.Linear(self.config.encoder_hidden, len(LABELS))
+        self.patch_head = nn.Linear(self.config.encoder_hidden, len(LABELS) + len(KINDS))
+        self.encode: Callable[[Tensor], Tensor] = self.model.encoder
+        self.decode: Callable[..., Tensor] = self.model.decode_teacher_forced
+        if compiled:
+            self.encode = torch.compile(self.encode, dynamic=False)
+            self.decode = torch.compile(self.decode, dynamic=False)
         self.stop_id = tokenizer.token_to_id(END_OF_TEXT)
 
     def _initialise(self) -> None:
@@ -134,22 +156,43 @@ class Trainer:
             return [self.model.segmenter]
         if stage == "encoder":
             return [self.model.encoder, self.patch_head]
+        if stage == "decoder":
+            return [self.model.linear_projection, self.model.decoder]
         return [self.model.encoder, self.patch_head, self.model.linear_projection, self.model.decoder]
 
     def loss(self, stage: str, step: int, options: StageOptions) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, STAGES.index(stage), step])
-        picked = self.films.sample(step, options.batch, rng)
+        picked = self.films.sample(step if stage != "decoder" else 10**6, options.batch, rng)
+        if stage == "decoder":
+            tokens = np.stack([self.tokens[id(s)][i] for s, i in picked])
+            return {"loss": self._text_loss(picked, torch.from_numpy(tokens).float(), rng)}
         pixels = augment(np.stack([s.images[i] for s, i in picked]), rng)
         if stage == "segmenter":
             return self._segmenter_loss(picked, pixels)
         regions = torch.from_numpy(np.stack([s.regions[i] for s, i in picked])).float() / 255
         labels = torch.from_numpy(np.stack([s.labels[i] for s, i in picked]))
-        patches = self.model.encoder(pixels)
+        patches = self.encode(pixels)
         where = patch_loss(self.patch_head(patches), regions, labels)
         if stage == "encoder":
             return {"loss": where}
         text = self._text_loss(picked, patches, rng)
         return {"loss": text + options.patch_loss * where, "text": text, "where": where}
+
+    @torch.no_grad()
+    def keep_tokens(self, log: Callable[[str], None]) -> None:
+        """Run the encoder over every film once, under augmentation, and keep its tokens as fp16 in memory."""
+        self.model.encoder.eval()
+        self.tokens: dict[int, np.ndarray] = {}
+        for index in range(self.films.limit):
+            shard = self.films.shard(index)
+            rng = np.random.default_rng([self.seed, 41, index])
+            parts = [
+                self.model.encoder(augment(shard.images[i : i + 25], rng)).half().numpy()
+                for i in range(0, len(shard.images), 25)
+            ]
+            self.tokens[id(shard)] = np.concatenate(parts)
+            if index % 8 == 7:
+                log(f"decoder: tokens of {index + 1}/{self.films.limit} shards")
 
     def _segmenter_loss(self, picked: list[tuple[Shard, int]], pixels: Tensor) -> dict[str, Tensor]:
         assert self.model.segmenter is not None
@@ -174,16 +217,18 @@ class Trainer:
         encoded = [
             e.ids[:MAX_TEXT] + [self.stop_id] for e in self.tokenizer.encode_batch(texts)
         ]
-        longest = -(-max(map(len, encoded)) // 16) * 16
+        longest = -(-max(map(len, encoded)) // 32) * 32
         targets = torch.full((len(encoded), longest), -100)
         for row, ids in enumerate(encoded):
             targets[row, : len(ids)] = torch.tensor(ids)
         prefix = self.model.linear_projection(patches)
-        logits = self.model.decode_teacher_forced(prefix, targets[:, :-1].clamp_min(0), bias)
+        logits = self.decode(prefix, targets[:, :-1].clamp_min(0), bias)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
     def run(self, stage: str, options: StageOptions, log: Callable[[str], None]) -> None:
         """Train one stage to its end, from its last checkpoint if there is one."""
+        if stage == "decoder":
+            self.keep_tokens(log)
         modules = self.modules(stage)
         parameters = [p for m in modules for p in m.parameters()]
         optimizer = torch.optim.AdamW(
