@@ -52,7 +52,7 @@ def overlay_png(report: Report) -> bytes:
     info = PngInfo()
     info.add_text("Comment", FOOTER)
     stream = io.BytesIO()
-    overlay_image(report).save(stream, "PNG", pnginfo=info)
+    overlay_image(report).save(stream, "PNG", pnginfo=info, compress_level=3)
     return stream.getvalue()
 
 

@@ -71,9 +71,7 @@ def command() -> list[str]:
 def run(environment: dict[str, str], command: list[str]) -> Run:
     """``run("--format", "json", film, env={...})``: the finished process."""
 
-    def call(
-        *words: object, env: dict[str, str] | None = None, **options: object
-    ) -> subprocess.CompletedProcess[str]:
+    def call(*words: object, env: dict[str, str] | None = None, **options: object) -> subprocess.CompletedProcess[str]:
         result = subprocess.run(
             [*command, "--threads", "1", *map(str, words)],
             env=environment | (env or {}),

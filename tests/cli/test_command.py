@@ -14,7 +14,10 @@ from pathlib import Path
 
 import pytest
 from conftest import Run, make_dicom
+from handmade import make_bundle
 from PIL import Image
+
+from edge.bundle import DEMO
 
 CONTRACT = {
     "findings": str,
@@ -141,6 +144,27 @@ def test_module_and_script_are_the_same(run: Run) -> None:
 
     assert callable(main)
     assert run("--version").stdout.startswith("edge-report ")
+
+
+def test_notice_is_always_shown_and_once(run: Run, films: list[Path], tmp_path: Path) -> None:
+    notice = "trained on synthetic phantoms; not for clinical use"
+    noticed = make_bundle(tmp_path / "bundle", notice=notice, synthetic=True)
+    result = run("-q", "--format", "json", "--bundle", noticed, films[0], films[1])
+    assert result.stderr == f"edge-report: {notice}\n"
+    for line in result.stdout.splitlines():
+        assert json.loads(line)["notice"] == notice
+        assert any("synthetic" in warning for warning in json.loads(line)["warnings"])
+    loud = run("--bundle", noticed, films[0]).stderr
+    assert loud.count("synthetic") == 1
+
+
+@pytest.mark.skipif(not (DEMO / "manifest.json").exists(), reason="the demo bundle is not built yet")
+def test_demo_bundle(run: Run, films: list[Path]) -> None:
+    result = run("-q", films[0], env={"EDGE_REPORT_BUNDLE": ""})
+    assert result.returncode == 0
+    assert len(result.stderr.splitlines()) == 1
+    assert "synthetic" in result.stderr
+    assert "clinical" in result.stderr
 
 
 # ---- several films
@@ -354,9 +378,7 @@ def test_no_control_characters_in_the_text(run: Run, films: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("words", [["--stream"], ["--format", "json"], []])
-def test_closed_pipe(
-    words: list[str], films: list[Path], command: list[str], environment: dict[str, str]
-) -> None:
+def test_closed_pipe(words: list[str], films: list[Path], command: list[str], environment: dict[str, str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     result = subprocess.run(
@@ -372,9 +394,7 @@ def test_closed_pipe(
     assert result.stderr == ""
 
 
-def test_closed_stderr_is_no_failure(
-    films: list[Path], command: list[str], environment: dict[str, str]
-) -> None:
+def test_closed_stderr_is_no_failure(films: list[Path], command: list[str], environment: dict[str, str]) -> None:
     line = " ".join([*command, str(films[0]), "2>&-"])
     result = subprocess.run(line, shell=True, env=environment, stdout=subprocess.PIPE, text=True, timeout=120)
     assert result.returncode == 0
