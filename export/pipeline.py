@@ -4,17 +4,24 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from . import bundle_writer as writer
+from .check_images import check_images
 from .errors import UsageError
 from .families.lana.decoder_weights import decoder_arrays, decoder_spec
 from .families.lana.model import LanaModel
 from .families.lana.vision_graph import VisionGraph
-from .onnx_graph import to_onnx, without_check_outputs
+from .model_card import model_card
+from .onnx_graph import GraphSession, to_onnx, without_check_outputs
 from .options import PRODUCER, QUANTIZATIONS, ExportOptions
+from .quantize import quantize_decoder, quantize_graph
+from .verify import verify
 
 Progress = Callable[[str], None]
 
@@ -25,6 +32,7 @@ def export_model(
     out: Path,
     options: ExportOptions | None = None,
     *,
+    images: Sequence[np.ndarray] | None = None,
     progress: Progress = lambda step: None,
     **fields: Any,
 ) -> str:
@@ -40,6 +48,8 @@ def export_model(
         Folder to make.
     options : ExportOptions
         Or its fields as keyword arguments.
+    images : sequence of ndarray float32 [1, 3, H, W], optional
+        Pictures for the self-check, normalised; by default phantoms, smooth random pictures and noise.
     progress : callable
         Called with the name of each long step as it begins.
 
@@ -60,17 +70,34 @@ def export_model(
     model.eval()
     with writer.staged_bundle(out, force=options.force) as stage:
         progress("tracing the vision graph")
-        graph = VisionGraph(
+        length = sequence_length(model, options)
+        graph = VisionGraph(model, with_mask=manifest["bias"]["kind"] != "none", sequence_length=length)
+        onnx_model = to_onnx(graph)
+        arrays = decoder_arrays(model)
+        if options.quantize == "int8":
+            progress("quantizing")
+            quantize_graph(onnx_model)
+            arrays = quantize_decoder(arrays)
+        vision = stage / writer.VISION
+        vision.write_bytes(onnx_model.SerializeToString())
+        progress("checking against the PyTorch model")
+        check = verify(
             model,
-            with_mask=manifest["bias"]["kind"] != "none",
-            sequence_length=sequence_length(model, options),
+            GraphSession(vision, torch.get_num_threads()),
+            arrays,
+            manifest,
+            images if images is not None else check_images(manifest["image"]),
+            sequence_length=length,
+            threads=torch.get_num_threads(),
         )
-        onnx_model = without_check_outputs(to_onnx(graph))
-        (stage / writer.VISION).write_bytes(onnx_model.SerializeToString())
         progress("writing the bundle")
-        writer.save_weights(decoder_arrays(model), stage / writer.WEIGHTS)
+        vision.write_bytes(without_check_outputs(onnx_model).SerializeToString())
+        writer.save_weights(arrays, stage / writer.WEIGHTS)
         shutil.copyfile(tokenizer_json, stage / writer.TOKENIZER)
-        (stage / writer.CARD).write_text(f"# {options.name}\n", encoding="utf-8")
+        sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
+        notes = ["Both segmenters share one trunk, stored and run once."] if graph.shared_trunk else []
+        card = model_card(manifest, options, check, sizes, notes)
+        (stage / writer.CARD).write_text(card, encoding="utf-8")
         return writer.write_manifest(stage, manifest)
 
 

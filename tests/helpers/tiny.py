@@ -45,8 +45,9 @@ def tiny_model(seed: int = 0, *, shared_trunk: bool = True, **config: Any) -> La
     model = random_model(tiny_config(**config), seed)
     if not shared_trunk and model.segmenter is not None:
         with torch.no_grad():
+            generator = torch.Generator().manual_seed(seed)
             for parameter in model.segmenter.heart_model.encoder.parameters():
-                parameter += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+                parameter += 0.01 * torch.randn(parameter.shape, generator=generator)
     return model
 
 

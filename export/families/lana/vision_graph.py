@@ -53,8 +53,20 @@ class VisionGraph(nn.Module):
         if with_mask:
             self.segmenter = model.segmenter
             self.anatomy = model.anatomy
-        length = config.prefix_length
-        self.register_buffer("causal", torch.full((length, length), LOWEST).triu(1), persistent=False)
+        length, width = config.prefix_length, config.decoder_hidden
+        attention = model.decoder.transformer.h[-1].attn.c_attn
+        # Slices of weights as constants of their own: a slice at run time could be neither folded nor
+        # quantized.
+        constants = {
+            "causal": torch.full((length, length), LOWEST).triu(1),
+            "positions": model.decoder.transformer.wpe.weight[:length],
+            "last_query_weight": attention.weight[:, :width],
+            "last_query_bias": attention.bias[:width],
+            "last_kv_weight": attention.weight[:, width:],
+            "last_kv_bias": attention.bias[width:],
+        }
+        for name, value in constants.items():
+            self.register_buffer(name, value.detach().clone(), persistent=False)
 
     @property
     def input_names(self) -> list[str]:
@@ -101,20 +113,19 @@ class VisionGraph(nn.Module):
         """Prefix embeddings [P,D] and key bias [layers,P] to K, V [layers,H,P,hd] and the last row's logits
         [V]."""
         transformer = self.decoder.transformer
-        length, width = embeddings.shape
-        hidden = embeddings + transformer.wpe.weight[:length]
+        width = embeddings.shape[1]
+        hidden = embeddings + self.positions
         keys, values = [], []
         last = len(transformer.h) - 1
         for index, block in enumerate(transformer.h):
             normed = block.ln_1(hidden)
-            weight, bias = block.attn.c_attn.weight, block.attn.c_attn.bias
             mask = self.causal
             if index == last:
-                query = normed[-1:] @ weight[:, :width] + bias[:width]
-                key, value = (normed @ weight[:, width:] + bias[width:]).split(width, dim=1)
+                query = normed[-1:] @ self.last_query_weight + self.last_query_bias
+                key, value = (normed @ self.last_kv_weight + self.last_kv_bias).split(width, dim=1)
                 hidden, mask = hidden[-1:], self.causal[-1:]
             else:
-                query, key, value = (normed @ weight + bias).split(width, dim=1)
+                query, key, value = _project(normed, block.attn.c_attn).split(width, dim=1)
             key, value = self._heads(key), self._heads(value)
             if key_bias is not None:
                 mask = mask + key_bias[index]

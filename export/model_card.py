@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a bundle: what it is, where it came from, what it is for, and how exact it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .options import ExportOptions
+from .verify import Verification
+
+
+def model_card(
+    manifest: dict[str, Any],
+    options: ExportOptions,
+    check: Verification,
+    sizes: dict[str, int],
+    notes: list[str],
+) -> str:
+    """Markdown text.
+
+    Parameters
+    ----------
+    sizes : dict
+        Bytes by file name.
+    notes : list of str
+        What the exporter found out about the checkpoint (shared trunks, no segmenter, ...).
+    """
+    image, prefix, bias = manifest["image"], manifest["prefix"], manifest["bias"]
+    decoder, generation = manifest["decoder"], manifest["generation"]
+    parts = [f"# {manifest['name']}", ""]
+    if manifest["notice"]:
+        parts += [f"**{manifest['notice'][0].upper()}{manifest['notice'][1:]}.**", ""]
+    parts += ["## Intended use", "", manifest["intended_use"], "", "## Shapes", "", "| | |", "| --- | --- |"]
+    rows = [
+        ("family", manifest["family"]),
+        ("precision", manifest["precision"]),
+        ("image", f"{image['height']} x {image['width']}, intensity {image['intensity']['mode']}"),
+        ("prefix", f"{prefix['length']} tokens, grid {prefix['grid'][0]} x {prefix['grid'][1]}"),
+        ("anatomical bias", _bias_text(bias)),
+        (
+            "decoder",
+            f"{decoder['layers']} layers, width {decoder['hidden']}, {decoder['heads']} heads, vocabulary "
+            f"{decoder['vocab']}, {decoder['max_positions']} positions, "
+            f"{'tied' if decoder['tied_head'] else 'untied'} head",
+        ),
+        (
+            "generation",
+            f"up to {generation['max_new_tokens']} tokens, "
+            f"repetition penalty {generation['repetition_penalty']:g}",
+        ),
+        *((name, f"{size / 1e6:.1f} MB") for name, size in sizes.items()),
+    ]
+    parts += [f"| {name} | {value} |" for name, value in rows]
+    sources = [*options.sources, *notes]
+    if sources:
+        parts += ["", "## Sources", "", *(f"- {line}" for line in sources)]
+    parts += ["", "## Agreement with the PyTorch model", "", _check_text(manifest, check), "", check.table()]
+    if options.card:
+        parts += ["", options.card.strip()]
+    return "\n".join(parts) + "\n"
+
+
+def _bias_text(bias: dict[str, Any]) -> str:
+    if bias["kind"] == "none":
+        return "none"
+    return f"{bias['kind']}, strength {bias['strength']:g}, rows {bias['rows']}"
+
+
+def _check_text(manifest: dict[str, Any], check: Verification) -> str:
+    text = (
+        f"Measured when the bundle was written, on {check.images} pictures: the ONNX graph in ONNX Runtime and "
+        f"the decoding kernel against the model in PyTorch float32, with greedy text of {check.tokens} tokens. "
+        "NMSE is the squared error over the squared values, the worst picture counts; shares are means."
+    )
+    if manifest["precision"] == "int8":
+        text += (
+            " Weights are int8 with one scale per output channel, activations float32: "
+            "the figures below are what this quantization costs."
+        )
+    return text

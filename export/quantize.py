@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights of a graph and of a decoder in int8."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def quantize_rows(weight: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Symmetric int8 with one scale per index of ``axis``.
+
+    Returns
+    -------
+    int8 array like ``weight``, values in [-127, 127], and float32 scales [weight.shape[axis]]
+    """
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    scale = (np.abs(weight).max(axis=others) / 127.0).astype(np.float32)
+    safe = np.where(scale > 0, scale, 1.0)
+    shape = [1] * weight.ndim
+    shape[axis] = -1
+    return np.clip(np.rint(weight / safe.reshape(shape)), -127, 127).astype(np.int8), scale
+
+
+def quantize_decoder(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Matrices of a decoder to int8 with one scale per output row (``X.weight.scale``); the rest stays
+    float32."""
+    result = {}
+    for name, array in arrays.items():
+        if array.ndim == 2 and name != "positions.weight":
+            result[name], result[f"{name}.scale"] = quantize_rows(array)
+        else:
+            result[name] = array
+    return result
+
+
+# operator -> axis of its weight (input 1) along which output channels lie
+_OUTPUT_AXIS = {"MatMul": 1, "Gemm": 1, "Conv": 0, "ConvTranspose": 1}
+_SMALLEST = 2048
+
+
+def quantize_graph(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store the weights of products and convolutions as int8 with one scale per output channel (in place).
+
+    A ``DequantizeLinear`` of standard ONNX widens them again, so activations stay float32: the greedy text
+    survives, and no CPU's missing 8-bit instructions can saturate. Constants of the anatomical bias are not
+    touched.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    widened: dict[str, str] = {}
+    front, kept = [], []
+    for node in graph.node:
+        axis = _output_axis(node)
+        weight = weights.get(node.input[1]) if axis is not None else None
+        if weight is None or weight.data_type != 1 or not _worth_it(weight):
+            continue
+        if weight.name not in widened:
+            values, scale = quantize_rows(numpy_helper.to_array(weight), axis)
+            names = [f"{weight.name}.int8", f"{weight.name}.scale"]
+            kept += [numpy_helper.from_array(values, names[0]), numpy_helper.from_array(scale, names[1])]
+            widened[weight.name] = f"{weight.name}.wide"
+            wide = [widened[weight.name]]
+            front.append(helper.make_node("DequantizeLinear", names, wide, f"{weight.name}.dq", axis=axis))
+        node.input[1] = widened[weight.name]
+    still = {name for node in graph.node for name in node.input}
+    kept += [tensor for tensor in graph.initializer if tensor.name in still]
+    nodes = [*front, *graph.node]
+    del graph.initializer[:], graph.node[:]
+    graph.initializer.extend(kept)
+    graph.node.extend(nodes)
+    return model
+
+
+def _output_axis(node: onnx.NodeProto) -> int | None:
+    axis = _OUTPUT_AXIS.get(node.op_type)
+    if node.op_type == "Gemm" and any(a.name == "transB" and a.i for a in node.attribute):
+        axis = 0
+    return axis
+
+
+def _worth_it(weight: onnx.TensorProto) -> bool:
+    """Large enough, and no depthwise kernel (one input channel per output channel)."""
+    shape = list(weight.dims)
+    if len(shape) < 2 or len(shape) == 3 or int(np.prod(shape)) < _SMALLEST:
+        return False
+    return not (len(shape) == 4 and shape[1] == 1)
