@@ -8,8 +8,12 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.errors import EdgeError
+
+if TYPE_CHECKING:
+    from .train import Trainer
 
 
 def _default_cache() -> Path:
@@ -37,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--steps", type=int, default=None, help="steps of the stage, instead of the default")
     train.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    train.add_argument("--evaluate", type=int, default=500, help="unseen phantoms to score the bundles on")
     train.add_argument("--compile", action="store_true", help="torch.compile: a quarter faster, needs g++")
     train.add_argument("--draw-only", action="store_true", help="fill the cache and stop")
     train.add_argument("--no-draw", action="store_true", help="another process fills the cache")
@@ -105,9 +110,32 @@ def _train(arguments: argparse.Namespace) -> None:
             options.steps = arguments.steps
         trainer.run(stage, options, lambda line: print(line, flush=True))
     if arguments.stage == "all":
-        from .publish import publish
+        _publish(arguments, trainer, tokenizer_path)
 
-        publish(arguments.out, arguments.out, tokenizer_path, arguments.seed)
+
+def _publish(arguments: argparse.Namespace, trainer: Trainer, tokenizer_path: Path) -> None:
+    """Bundles, their scores on unseen phantoms, and the bundles again with the scores in the model card."""
+    from .evaluate import evaluate, table
+    from .publish import publish
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    bundles = publish(trainer, tokenizer_path, arguments.out, "", log)
+    scores = evaluate(
+        arguments.evaluate, 2026, bundle=bundles["int8"], against=bundles["fp32"], threads=arguments.threads
+    )
+    text = table(scores)
+    print(text)
+    (arguments.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    command = f"`edge-phantom evaluate --n {arguments.evaluate}`"
+    publish(
+        trainer,
+        tokenizer_path,
+        arguments.out,
+        f"## On unseen phantoms\n\nPrinted by {command} for the int8 bundle:\n\n```\n{text}\n```\n",
+        log,
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

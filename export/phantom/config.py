@@ -31,9 +31,7 @@ def demo_config() -> LanaConfig:
         registers=4,
         skip_tokens=5,
         connector="linear",
-        segmenter=SegmenterConfig(
-            hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 3, 1], head=[128, 64, 48, 32]
-        ),
+        segmenter=SegmenterConfig(hidden_sizes=[32, 64, 128, 256], depths=[1, 1, 3, 1], head=[128, 64, 48, 32]),
         decoder_hidden=192,
         decoder_layers=4,
         decoder_heads=3,

@@ -82,9 +82,7 @@ def _write_shard(path: str, first_seed: int, size: int) -> str:
     fields = [np.stack(column) for column in zip(*rows, strict=True)]
     partial = f"{path}.{os.getpid()}.tmp"
     with open(partial, "wb") as file:
-        np.savez_compressed(
-            file, **dict(zip(("images", "lung", "heart", "regions", "labels"), fields, strict=True))
-        )
+        np.savez_compressed(file, **dict(zip(("images", "lung", "heart", "regions", "labels"), fields, strict=True)))
     os.replace(partial, path)
     return path
 
@@ -108,10 +106,7 @@ def ensure_shards(cache: Path, seed: int, size: int, count: int, workers: int) -
         return
     with ProcessPoolExecutor(workers) as pool:
         futures = [
-            pool.submit(
-                _write_shard, str(shard_path(cache, seed, size, i)), first_seed(seed, i), size
-            )
-            for i in missing
+            pool.submit(_write_shard, str(shard_path(cache, seed, size, i)), first_seed(seed, i), size) for i in missing
         ]
         for future in tqdm(futures, desc=f"drawing {len(missing) * SHARD} phantoms", unit="shard"):
             future.result()

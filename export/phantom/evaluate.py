@@ -144,9 +144,7 @@ def table(result: dict[str, Any]) -> str:
     """The scores as text."""
     lines = [f"{'label':32} {'films':>5} {'prec':>6} {'recall':>6} {'F1':>6}"]
     for name, row in result["per_label"].items():
-        lines.append(
-            f"{name:32} {row['positives']:5d} {row['precision']:6.3f} {row['recall']:6.3f} {row['f1']:6.3f}"
-        )
+        lines.append(f"{name:32} {row['positives']:5d} {row['precision']:6.3f} {row['recall']:6.3f} {row['f1']:6.3f}")
     lines.append(f"{result['model']} ({result['precision']}), {result['films']} unseen phantoms")
     lines.append(
         f"macro-F1 {result['macro_f1']:.4f}  micro-F1 {result['micro_f1']:.4f}  "

@@ -68,18 +68,14 @@ class Films:
     drawing goes on and still see the same films in the same order in every run.
     """
 
-    def __init__(
-        self, cache: Path, seed: int, size: int, shards: int, start: int = 24, grow: int = 2
-    ) -> None:
+    def __init__(self, cache: Path, seed: int, size: int, shards: int, start: int = 24, grow: int = 2) -> None:
         self.cache, self.seed, self.size, self.limit = cache, seed, size, shards
         self.start, self.grow = min(start, shards), grow
         self.shards: list[Shard] = []
 
     def shard(self, index: int) -> Shard:
         while len(self.shards) <= index:
-            self.shards.append(
-                load_shard(self.cache, self.seed, self.size, len(self.shards), wait_seconds=900)
-            )
+            self.shards.append(load_shard(self.cache, self.seed, self.size, len(self.shards), wait_seconds=900))
         return self.shards[index]
 
     def sample(self, step: int, batch: int, rng: np.random.Generator) -> list[tuple[Shard, int]]:
@@ -124,9 +120,7 @@ def patch_loss(logits: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
 class Trainer:
     """Model, patch head, optimizer and an exponential average of the weights, with checkpoints."""
 
-    def __init__(
-        self, out: Path, films: Films, tokenizer: Tokenizer, seed: int, compiled: bool = False
-    ) -> None:
+    def __init__(self, out: Path, films: Films, tokenizer: Tokenizer, seed: int, compiled: bool = False) -> None:
         torch.manual_seed(seed)
         self.out, self.films, self.tokenizer, self.seed = out, films, tokenizer, seed
         self.config = demo_config()
@@ -201,22 +195,17 @@ class Trainer:
         lung_logits, heart_logits = self.model.segmenter.logits(pixels, shared_trunk=True)
         classes = torch.where(heart, 2, torch.where(lung > 0.5, 1, 0))
         return {
-            "loss": F.binary_cross_entropy_with_logits(lung_logits[:, 0], lung)
-            + F.cross_entropy(heart_logits, classes)
+            "loss": F.binary_cross_entropy_with_logits(lung_logits[:, 0], lung) + F.cross_entropy(heart_logits, classes)
         }
 
-    def _text_loss(
-        self, picked: list[tuple[Shard, int]], patches: Tensor, rng: np.random.Generator
-    ) -> Tensor:
+    def _text_loss(self, picked: list[tuple[Shard, int]], patches: Tensor, rng: np.random.Generator) -> Tensor:
         masks = np.stack([s.lung[i] | s.heart[i] for s, i in picked])[:, None]
         bias = self.model.anatomy(torch.from_numpy(masks).float())
         texts = [
             write_findings(frozenset(n for n, on in zip(LABELS, s.labels[i], strict=True) if on), rng)
             for s, i in picked
         ]
-        encoded = [
-            e.ids[:MAX_TEXT] + [self.stop_id] for e in self.tokenizer.encode_batch(texts)
-        ]
+        encoded = [e.ids[:MAX_TEXT] + [self.stop_id] for e in self.tokenizer.encode_batch(texts)]
         longest = -(-max(map(len, encoded)) // 32) * 32
         targets = torch.full((len(encoded), longest), -100)
         for row, ids in enumerate(encoded):
@@ -231,9 +220,7 @@ class Trainer:
             self.keep_tokens(log)
         modules = self.modules(stage)
         parameters = [p for m in modules for p in m.parameters()]
-        optimizer = torch.optim.AdamW(
-            parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05
-        )
+        optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
         average = [p.detach().clone() for p in parameters]
         path = self.out / f"{stage}.pt"
         start = 0
@@ -289,9 +276,7 @@ class Trainer:
     def finished_model(self) -> LanaModel:
         """The model with both segmenters on the one trunk that was trained."""
         assert self.model.segmenter is not None
-        self.model.segmenter.heart_model.encoder.load_state_dict(
-            self.model.segmenter.lung_model.encoder.state_dict()
-        )
+        self.model.segmenter.heart_model.encoder.load_state_dict(self.model.segmenter.lung_model.encoder.state_dict())
         return self.model.eval()
 
 
