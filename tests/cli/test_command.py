@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Run, make_dicom
+from cli_films import Run, make_dicom
 from handmade import make_bundle
 from PIL import Image
 
