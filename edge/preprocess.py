@@ -30,8 +30,8 @@ def to_gray8(film: Film, intensity: Mapping[str, Any]) -> NDArray[np.uint8]:
     film : Film
     intensity : mapping
         ``mode``: "window" (the file's VOI LUT or window; "percentile" where the file has none), "minmax" or
-        "percentile"; ``low``, ``high``: percentiles in 0..100 (default 0.5 and 99.5); ``equalize``: whether the
-        histogram is equalised afterwards (default false).
+        "percentile"; ``low``, ``high``: percentiles in 0..100 (default 0.5 and 99.5); ``equalize``: whether
+        the histogram is equalised afterwards (default false).
 
     Returns
     -------
@@ -122,8 +122,8 @@ def equalize(gray: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) ->
 def to_pixels(gray8: NDArray[np.uint8], image: Mapping[str, Any]) -> NDArray[np.float32]:
     """The model's input of an 8-bit picture.
 
-    Pillow's bicubic resize (antialiased; the aspect is not kept), then ``(x / 255 - mean) / std`` per channel,
-    the grey picture standing in for all three.
+    Pillow's bicubic resize (antialiased; the aspect is not kept), then ``(x / 255 - mean) / std`` per channel;
+    the grey picture stands in for all three.
 
     Parameters
     ----------

@@ -18,8 +18,8 @@ _CHEST = re.compile(
 )
 _NOT_CHEST = re.compile(r"THORACIC.?SPINE|T.?SPINE|BRUST(WS|BEIN|WIRBEL)")
 _UNNAMED = {
-    "", "UNKNOWN", "OTHER", "NONE", "NA", "N A", "UNDEFINED", "UNSPECIFIED", "GENERAL", "DEFAULT", "EXAM", "BODY",
-    "PATIENT", "TEST", "ANY", "NOT SPECIFIED", "NULL", "MISC", "XRAY", "X RAY", "PORTABLE", "CR", "DX", "DR",
+    "", "UNKNOWN", "OTHER", "NONE", "NA", "N A", "UNDEFINED", "UNSPECIFIED", "GENERAL", "DEFAULT", "EXAM",
+    "BODY", "PATIENT", "TEST", "ANY", "NOT SPECIFIED", "NULL", "MISC", "XRAY", "X RAY", "PORTABLE", "CR", "DX", "DR",
 }  # fmt: skip
 
 _OTHER_PARTS = {
@@ -50,7 +50,7 @@ _OTHER_PARTS = {
 _PART_OF_WORD = {word: part for part, words in _OTHER_PARTS.items() for word in words.split()}
 _EXTRA_NAMED = {"ARM": "UPPER ARM", "LEG": "LOWER LEG", "EXTREMITY": "EXTREMITY", "WHOLEBODY": "WHOLE BODY"}
 
-# SNOMED CT and the older SNOMED-RT style codes of CID 4031; 51185008 is SNOMED CT's former concept for the chest.
+# SNOMED CT and the older SNOMED-RT style codes of CID 4031; 51185008 is SNOMED CT's former chest concept.
 _CHEST_CODES = {
     "816094009", "51185008", "39607008", "43799004", "416550000", "416775004", "417437006", "416152001",
     "416319003", "T-D3000", "T-28000", "T-D3050", "R-FAB55", "R-FAB56", "R-FAB53", "R-FAB54", "R-FAB52",
@@ -65,8 +65,12 @@ _SIDE_CODES = {
     "R-10236": "lateral", "R-10232": "lateral", "R-10228": "lateral",
 }  # fmt: skip
 
-_FRONTAL_WORDS = {"AP", "PA", "FRONTAL", "FRONT", "ANTEROPOSTERIOR", "POSTEROANTERIOR", "ANTERIOR", "POSTERIOR"}
-_LATERAL_WORDS = {"LAT", "LATERAL", "LL", "RL", "LLAT", "RLAT", "XTLAT", "LATERALE", "SEITLICH", "PROFIL", "SWIMMERS"}
+_FRONTAL_WORDS = frozenset(
+    ("AP", "PA", "FRONTAL", "FRONT", "ANTEROPOSTERIOR", "POSTEROANTERIOR", "ANTERIOR", "POSTERIOR")
+)
+_LATERAL_WORDS = frozenset(
+    ("LAT", "LATERAL", "LL", "RL", "LLAT", "RLAT", "XTLAT", "LATERALE", "SEITLICH", "PROFIL", "SWIMMERS")
+)
 _DECUBITUS_WORDS = {"LLD", "RLD", "DECUB", "DECUBITUS"}
 _OBLIQUE_WORDS = {"OBL", "OBLIQUE", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBLIC", "SCHRAEG"}
 
@@ -101,7 +105,7 @@ def _tokens(text: str) -> list[str]:
 
 
 def _part(text: str, *, named: bool) -> str:
-    """"CHEST", another part, "other" (named, unknown to us) or "" (nothing named)."""
+    """Return "CHEST", another part, "other" (named, unknown to us) or "" (nothing named)."""
     upper = " ".join(re.split(r"[\W_]+", text.upper())).strip()
     other = _NOT_CHEST.search(upper)
     if not other and _CHEST.search(upper):
@@ -192,8 +196,8 @@ def _view(values: Values, out: Anatomy) -> None:
     if side == "decubitus" and "frontal" in named:
         out.warnings.append("the film was taken with the patient lying on one side (decubitus)")
     elif side:
-        words = {"oblique": "an oblique view", "lateral": "a lateral view", "decubitus": "a lateral decubitus view"}
-        refusal = f"the header names {words[side]}; only frontal (PA or AP) films are reported"
+        article = {"oblique": "an oblique", "lateral": "a lateral", "decubitus": "a lateral decubitus"}[side]
+        refusal = f"the header names {article} view; only frontal (PA or AP) films are reported"
         out.refusal = f"{out.refusal}; {refusal}" if out.refusal else refusal
     elif named:
         if weak - {"frontal"}:

@@ -51,8 +51,14 @@ def check_modality(header: Header, warnings: list[str]) -> str:
     ------
     UnsupportedModality
         Another modality or kind of object, or none that can be told.
+    NoPixelData
+        Neither modality nor pixels: an empty shell.
+    CorruptInput
+        The header is cut off.
     """
     values = header.values
+    if header.pixels is None and header.truncated:
+        raise CorruptInput("the file ends inside its header; it is truncated")
     sop_class = values.uid("SOPClassUID") or header.media_class
     if not sop_class and "DirectoryRecordSequence" in values:
         sop_class = terms.DICOMDIR_CLASS
@@ -69,6 +75,8 @@ def check_modality(header: Header, warnings: list[str]) -> str:
         if meant:
             warnings.append(f"the header names no modality; {meant} is assumed from the class of the object")
             return meant
+        if header.pixels is None:
+            raise NoPixelData("the object holds no pixel data and names no modality")
         capture = "a secondary capture that" if sop_class in terms.SECONDARY_CAPTURE else "a picture that"
         what = "does not name its modality" if not modality else "names its modality as 'other'"
         raise UnsupportedModality(
@@ -89,13 +97,11 @@ def check_pixels(header: Header, warnings: list[str]) -> tuple[PixelShape, Pixel
     """
     values, pixels = header.values, header.pixels
     if pixels is None:
-        if header.truncated:
-            raise CorruptInput("the file ends inside its header; it is truncated")
         if "PixelDataProviderURL" in values:
             raise NoPixelData("the pixels are kept elsewhere (a provider URL); fetch the whole object first")
         if "EncapsulatedDocument" in values:
             raise NoPixelData("this object holds a document and no picture")
-        raise NoPixelData("the object holds no pixel data")
+        raise NoPixelData("the object holds no pixel data, or was cut off before it")
     if pixels.tag != PIXEL_DATA:
         raise UnsupportedPixels("floating-point pixels; a radiograph has integer pixels")
     shape = _shape(values, warnings)

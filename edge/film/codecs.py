@@ -134,27 +134,25 @@ def _pydicom(fields: dict[str, Any], plugins: tuple[str, ...]) -> Callable[[byte
         raise Refused("decoder")
 
     def decode(data: bytes) -> Any:
-        cells, _ = decoder.as_array(
-            encapsulate([data]),
-            raw=True,
-            decoding_plugin=plugin,
-            rows=fields["rows"],
-            columns=fields["columns"],
-            samples_per_pixel=1,
-            photometric_interpretation="MONOCHROME2",
-            pixel_representation=fields["signed"],
-            bits_allocated=fields["allocated"],
-            bits_stored=fields["stored"],
-            number_of_frames=1,
-            pixel_keyword="PixelData",
-        )
+        options: dict[str, Any] = {
+            "rows": fields["rows"],
+            "columns": fields["columns"],
+            "samples_per_pixel": 1,
+            "photometric_interpretation": "MONOCHROME2",
+            "pixel_representation": fields["signed"],
+            "bits_allocated": fields["allocated"],
+            "bits_stored": fields["stored"],
+            "number_of_frames": 1,
+            "pixel_keyword": "PixelData",
+        }
+        cells, _ = decoder.as_array(encapsulate([data]), raw=True, decoding_plugin=plugin, **options)
         return cells
 
     return decode
 
 
 def _picture(fields: dict[str, Any], data: bytearray) -> tuple[dict[str, Any], Any]:
-    """A PNG or JPEG picture as grey values, upright; with a mask of opaque pixels behind them if it has one."""
+    """A PNG or JPEG picture as upright grey values, and behind them a mask of opaque pixels if it has one."""
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(data), formats=[fields["kind"].upper()]) as image:
@@ -168,14 +166,15 @@ def _picture(fields: dict[str, Any], data: bytearray) -> tuple[dict[str, Any], A
         except Exception:  # damaged EXIF data say nothing about the pixels
             upright = image
         grey, alpha = _grey(upright)
-    fields = {"bytes": grey.dtype.itemsize, "rows": grey.shape[0], "columns": grey.shape[1], "mask": alpha is not None}
+    rows, columns = grey.shape
+    reply = {"bytes": grey.dtype.itemsize, "rows": rows, "columns": columns, "mask": alpha is not None}
     if alpha is None:
-        return fields, np.ascontiguousarray(grey)
-    return fields, b"".join((grey.tobytes(), (alpha > 0).tobytes()))
+        return reply, np.ascontiguousarray(grey)
+    return reply, b"".join((grey.tobytes(), (alpha > 0).tobytes()))
 
 
 def _grey(image: Any) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
-    """Grey values (uint8 or little-endian uint16) and the alpha channel; colours beyond near-grey are refused."""
+    """Grey values (uint8 or little-endian uint16) and the alpha channel; refuses colours beyond near-grey."""
     mode = image.mode
     if mode.startswith("I"):
         values = np.asarray(image)

@@ -16,8 +16,8 @@ from edge.errors import CorruptInput, UnsupportedPixels
 class Claim:
     """Size and kind of a picture as its own header claims.
 
-    `frame` is the number of the JPEG start-of-frame marker (0 baseline, 1 extended, 2 progressive, 3 lossless,
-    55 JPEG-LS), else -1. `frames` is the number of pictures in the file.
+    `frame` is the number of the JPEG start-of-frame marker (0 baseline, 1 extended, 2 progressive, 3 lossless),
+    55 for JPEG-LS, else -1. `frames` is the number of pictures in the file.
     """
 
     rows: int
@@ -29,6 +29,7 @@ class Claim:
 
 
 _NO_LENGTH = {0x01, *range(0xD0, 0xDA)}
+_FRAME_MARKERS = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # tables, reserved, arithmetic conditioning
 
 
 def jpeg(data: bytes) -> Claim:
@@ -53,7 +54,7 @@ def jpeg(data: bytes) -> Claim:
             position += 2
             continue
         (length,) = struct.unpack_from(">H", data, position + 2)
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:
+        if marker == 0xF7 or marker in _FRAME_MARKERS:
             if length < 8 or position + 10 > end:
                 break
             bits, rows, columns, components = struct.unpack_from(">BHHB", data, position + 4)
@@ -123,8 +124,8 @@ def check_end(data: bytes) -> None:
 def check_density(codec: str, frame: int, pixels: int, encoded: int) -> None:
     """Refuse a size the compressed bytes cannot hold, whatever the picture.
 
-    A DCT block of 64 pixels takes at least two bits (one in a progressive scan); lossless JPEG one bit a pixel;
-    an RLE pair of bytes makes at most 128. JPEG-LS and JPEG 2000 can do with very little for an empty picture.
+    A DCT block of 64 pixels takes at least two bits, lossless JPEG one bit a pixel; two bytes of RLE make at most
+    128. Progressive JPEG, JPEG-LS and JPEG 2000 can do with very little for an empty picture.
 
     Raises
     ------
@@ -136,7 +137,7 @@ def check_density(codec: str, frame: int, pixels: int, encoded: int) -> None:
     elif codec == "rle":
         per_byte = 64
     if pixels > per_byte * encoded:
-        raise CorruptInput("the compressed pixels are far too few bytes for the claimed size; the file is damaged")
+        raise CorruptInput("the compressed pixels are far too few bytes for the claimed size; damaged file")
 
 
 def check_grey(claim: Claim) -> None:

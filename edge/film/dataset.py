@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 def header_of_dataset(dataset: Dataset) -> Header:
     """Header and pixels of a dataset.
 
-    Where the dataset has no file meta information its original encoding counts, and little endian where it was
-    made in memory.
+    Where the dataset has no file meta information its original encoding counts; one made in memory is taken to
+    be little endian.
     """
     implicit, little = dataset.original_encoding
     meta = getattr(dataset, "file_meta", None)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,7 @@ from edge.film.pixels import native_cells, stored_values
 from edge.film.terms import EXPLICIT_BE, SYNTAXES, Syntax
 
 
-def stored_pixels(
-    header: Header, shape: PixelShape, element: PixelElement, warnings: list[str]
-) -> NDArray[np.int32]:
+def stored_pixels(header: Header, shape: PixelShape, element: PixelElement, warnings: list[str]) -> NDArray[Any]:
     """Stored values, shape (rows, columns).
 
     Raises
@@ -43,7 +42,7 @@ def stored_pixels(
 
 def _compressed(
     stream: bytes, ended: bool, uid: str, syntax: Syntax, shape: PixelShape, warnings: list[str]
-) -> NDArray[np.int32]:
+) -> NDArray[Any]:
     pixels = shape.rows * shape.columns
     claim = None
     if syntax.codec in ("jpeg", "jpegls", "j2k"):
@@ -57,9 +56,10 @@ def _compressed(
         codestream.check_end(stream)
         if claim.bits > 16:
             raise CorruptInput("the compressed picture has more than 16 bits a pixel")
-        if syntax.codec == "jpeg" and claim.frame not in (0, 1, 2, 3) or claim.frame == 1 and claim.bits > 8:
+        if syntax.codec == "jpeg" and (claim.frame > 3 or (claim.frame != 3 and claim.bits > 8)):
             raise UnsupportedTransferSyntax(
-                f"{syntax.name} of {claim.bits} bits (process {claim.frame}) has no decoder here; convert the file"
+                f"{syntax.name} of {claim.bits} bits (frame type {claim.frame}) has no decoder here;"
+                " convert the file to JPEG 2000, JPEG-LS or an uncompressed transfer syntax"
             )
         if claim.bits > shape.stored:
             warnings.append("the compressed picture has more bits than the header says")
@@ -87,9 +87,7 @@ def _compressed(
     return stored_values(_widened(cells, shape, claim), shape)
 
 
-def _widened(
-    cells: NDArray[np.uint16], shape: PixelShape, claim: codestream.Claim | None
-) -> NDArray[np.uint16]:
+def _widened(cells: NDArray[Any], shape: PixelShape, claim: codestream.Claim | None) -> NDArray[Any]:
     """Cells wide enough for the stored bits, the sign of narrower signed samples carried over."""
     if cells.dtype.itemsize * 8 >= shape.stored:
         return cells

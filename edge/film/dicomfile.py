@@ -128,7 +128,7 @@ def read_header(handle: BinaryIO, offset: int) -> Header:
         inner.truncated = budget.truncated
         budget = inner
     implicit, little = syntax == IMPLICIT_LE, syntax != EXPLICIT_BE
-    dataset = _walk(budget, implicit, little, lambda tag, vr, length: tag >> 16 >= 0x7FE0 and tag & 0xFFFF > 3)
+    dataset = _walk(budget, implicit, little, _at_pixels)
     is_implicit = dataset.original_encoding[0]
     implicit = implicit if is_implicit is None else is_implicit
     pixels = None if budget.truncated else _locate(handle, size, implicit, little)
@@ -148,6 +148,11 @@ _META_KEYWORDS = {
     "MediaStorageSOPInstanceUID": 0x00020003,
     "TransferSyntaxUID": 0x00020010,
 }
+
+
+def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
+    """True at the pixels and behind; the offset tables (7FE0,0001-0003) in front of them are passed over."""
+    return tag >> 16 >= 0x7FE0 and tag & 0xFFFF > 3
 
 
 def _walk(budget: _Budget, implicit: bool, little: bool, stop: Any, tags: list[int] | None = None) -> Dataset:
@@ -196,6 +201,8 @@ def _inflate(data: bytes) -> bytes:
         raise CorruptInput("the deflated data set cannot be inflated; the file is damaged")
     if inflater.unconsumed_tail:
         raise CorruptInput("the deflated data set is larger than any radiograph")
+    if not inflater.eof:
+        raise CorruptInput("the deflated data set ends early; the file is truncated")
     return out
 
 

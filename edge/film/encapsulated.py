@@ -39,7 +39,7 @@ def frame(data: bytes) -> tuple[bytes, bool]:
             ended = True
             break
         if tag != _ITEM:
-            raise CorruptInput("the compressed pixels are not wrapped as the standard asks; the file is damaged")
+            raise CorruptInput("the compressed pixels are not wrapped as they should be; the file is damaged")
         if length > len(data) - position:
             raise CorruptInput("the compressed pixels end early; the file is truncated")
         if not first:  # the first item is the basic offset table

@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stored values to a film: modality transformation, VOI, padding, polarity (PS3.3 C.7.5.1.1.2, C.11.1, C.11.2).
+"""Stored values to a film: modality transformation, VOI, padding, polarity (PS3.3 C.7.5.1, C.11.1, C.11.2).
 
 Polarity. MONOCHROME1 says that the lowest value is white after the VOI transformation (C.7.6.3.1.2);
 PresentationLUTShape INVERSE says that the output has to be inverted to become P-values, and "shall be used if
-Photometric Interpretation is MONOCHROME1" (general image and DX image modules). They are two statements of one
-inversion, so a film with either or both is inverted once. The two mixed pairs contradict the standard; they
-are inverted as well, with a warning.
+Photometric Interpretation is MONOCHROME1" (general image and DX image modules, C.7.6.1 and C.8.11.3). They are
+two statements of one inversion, so a film with either or both is inverted once. The two mixed pairs contradict
+the standard; they are inverted as well, with a warning.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,9 +32,7 @@ class Lut:
     table: NDArray[np.uint16]
 
 
-def modality(
-    stored: NDArray[np.int32], values: Values, shape: PixelShape
-) -> tuple[NDArray[np.float32], float, float]:
+def modality(stored: NDArray[Any], values: Values, shape: PixelShape) -> tuple[NDArray[np.float32], float, float]:
     """Modality units of stored values, and the lowest and highest of them a stored value can have.
 
     Raises
@@ -131,9 +130,7 @@ def _top(lut: Lut) -> int:
     return max((1 << lut.bits) - 1, (1 << int(lut.table.max()).bit_length()) - 1)
 
 
-def padding(
-    stored: NDArray[np.int32], values: Values, shape: PixelShape, warnings: list[str]
-) -> NDArray[np.bool_] | None:
+def padding(stored: NDArray[Any], values: Values, shape: PixelShape, warnings: list[str]) -> NDArray[np.bool_] | None:
     """True where a pixel is picture, False where it is padding (C.7.5.1.1.2); None without padding."""
     first = values.word("PixelPaddingValue", signed=shape.signed)
     if first is None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The few header values this package needs, from raw DICOM elements.
 
-Values are converted here and not by pydicom: its conversions warn and log with the offending value in the text,
-which may be a patient's. Only the tags of :data:`TAGS` are ever kept.
+Values are converted here and not by pydicom: its conversions warn and log with the offending value in the
+text, which may be a patient's. Only the tags of :data:`TAGS` are ever kept.
 """
 
 from __future__ import annotations
@@ -96,14 +96,15 @@ class Values:
     def __init__(
         self, dataset: Dataset, *, little_endian: bool, implicit: bool, tags: dict[str, int] | None = None
     ) -> None:
-        self._dataset = dataset
+        # The raw elements: reading through the dataset would convert them, with pydicom's warnings.
+        self._elements: dict[int, Any] = dataset._dict  # type: ignore[assignment]
         self._little = little_endian
         self._implicit = implicit
         self._tags = TAGS if tags is None else tags
 
     def _get(self, keyword: str) -> Any:
         """The element's value (bytes where it is raw), or None."""
-        element = self._dataset._dict.get(self._tags[keyword])
+        element = self._elements.get(self._tags[keyword])
         return None if element is None else element.value
 
     @property
@@ -112,11 +113,11 @@ class Values:
         return "<" if self._little else ">"
 
     def __contains__(self, keyword: str) -> bool:
-        return self._tags[keyword] in self._dataset._dict
+        return self._tags[keyword] in self._elements
 
     def vr(self, keyword: str) -> str:
         """Value representation as encoded, or an empty string."""
-        element = self._dataset._dict.get(self._tags[keyword])
+        element = self._elements.get(self._tags[keyword])
         return str(getattr(element, "VR", None) or "")
 
     def texts(self, keyword: str) -> list[str]:

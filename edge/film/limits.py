@@ -11,7 +11,7 @@ MAX_PIXELS = 100_000_000
 
 MAX_HEADER_BYTES = 32 << 20
 """Bytes read while walking a DICOM header; values that are skipped do not count."""
-MAX_HEADER_READS = 400_000
+MAX_HEADER_READS = 100_000
 """Read calls while walking a header: bounds time and memory for files made of countless tiny elements."""
 MAX_VALUE_BYTES = 1 << 20
 """Longer values are skipped in the header; nothing this package looks at is as long."""
@@ -28,7 +28,7 @@ def check_size(rows: int, columns: int) -> None:
         A side is under 64 or over 12000 pixels, or the area is over 100 megapixels.
     """
     if rows < MIN_SIDE or columns < MIN_SIDE:
-        raise UnsupportedPixels(f"{columns}x{rows} pixels is too small for a radiograph (at least {MIN_SIDE})")
+        raise UnsupportedPixels(f"{columns}x{rows} pixels is too small for a radiograph")
     if rows > MAX_SIDE or columns > MAX_SIDE or rows * columns > MAX_PIXELS:
         raise UnsupportedPixels(
             f"{columns}x{rows} pixels is implausibly large for a radiograph"

@@ -50,7 +50,7 @@ def read_picture(handle: BinaryIO, kind: str) -> Film:
         raise CorruptInput("the picture is far too few bytes for the claimed size; the file is damaged")
     fields = {"op": "picture", "kind": kind, "rows": claim.rows, "columns": claim.columns}
     reply, raw = shared().run(fields, data, pixels=pixels)
-    size, rows, columns = reply.get("bytes"), reply.get("rows"), reply.get("columns")
+    size, rows, columns = (_integer(reply.get(name)) for name in ("bytes", "rows", "columns"))
     mask = reply.get("mask") is True
     if size not in (1, 2) or (rows, columns) not in ((claim.rows, claim.columns), (claim.columns, claim.rows)):
         raise CorruptInput("the picture cannot be decoded; the file is damaged")
@@ -68,3 +68,7 @@ def read_picture(handle: BinaryIO, kind: str) -> Film:
         warnings.append("every pixel has the same value; there is nothing to see")
     meta = FilmMeta(photometric="MONOCHROME2", rows=rows, columns=columns, source=kind)  # type: ignore[arg-type]
     return Film(grey, valid, None, 8 * size, meta, warnings)
+
+
+def _integer(value: object) -> int:
+    return value if type(value) is int else 0

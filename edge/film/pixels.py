@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from edge.film.checks import PixelShape
 
 
-def native_cells(data: bytes, shape: PixelShape, *, little_endian: bool, words: bool) -> NDArray[np.uint16]:
+def native_cells(data: bytes, shape: PixelShape, *, little_endian: bool, words: bool) -> NDArray[Any]:
     """Cells of native pixel data.
 
     Parameters
@@ -32,11 +34,11 @@ def native_cells(data: bytes, shape: PixelShape, *, little_endian: bool, words: 
     if words and not little_endian:
         even = data if len(data) % 2 == 0 else data + b"\0"
         swapped = np.frombuffer(even, np.uint16).byteswap().view(np.uint8)
-        return swapped[:count].reshape(shape.rows, shape.columns)  # type: ignore[return-value]
-    return np.frombuffer(data, np.uint8, count).reshape(shape.rows, shape.columns)  # type: ignore[return-value]
+        return swapped[:count].reshape(shape.rows, shape.columns)
+    return np.frombuffer(data, np.uint8, count).reshape(shape.rows, shape.columns)
 
 
-def stored_values(cells: NDArray[np.uint16], shape: PixelShape) -> NDArray[np.int32]:
+def stored_values(cells: NDArray[Any], shape: PixelShape) -> NDArray[Any]:
     """Stored values of cells: bits outside the stored ones are dropped, the sign is extended.
 
     Returns
@@ -51,7 +53,7 @@ def stored_values(cells: NDArray[np.uint16], shape: PixelShape) -> NDArray[np.in
     if shape.stored < values.dtype.itemsize * 8:
         values = values & values.dtype.type(mask)
     if not shape.signed:
-        return values  # type: ignore[return-value]
+        return values
     sign = 1 << (shape.stored - 1)
     wide = values.astype(np.int32)
     return (wide ^ sign) - sign

@@ -119,11 +119,11 @@ class Sandbox:
             raise _refusal(reply.get("code"))
         return reply, data
 
-    def _exchange(
-        self, request: bytes, payload: bytes, seconds: float, most: int
-    ) -> tuple[dict[str, Any], bytearray]:
+    def _exchange(self, request: bytes, payload: bytes, seconds: float, most: int) -> tuple[dict[str, Any], bytearray]:
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         self._timed_out = False
         timer = threading.Timer(seconds, self._expire, (process,))
         timer.daemon = True

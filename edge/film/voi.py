@@ -24,8 +24,8 @@ class Voi:
     table : ndarray of float32 or None
         LUT scaled to 0..1.
     mirror : float or None
-        Where the film was inverted: its pixels are ``mirror - value``. The transformation is then evaluated on
-        ``mirror - pixel`` and its result turned over, which is exact for every kind, ties at the edges included.
+        Where the film was inverted: its pixels are ``mirror - value``. The transformation is then evaluated
+        on ``mirror - pixel`` and its result turned over: exact for every kind, ties at the edges included.
     """
 
     kind: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID", "LUT"]

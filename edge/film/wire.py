@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages between this process and the decoding worker.
 
-One message is ``b"EDGF"``, the length of a JSON object (u32) and of a payload (u64), little endian, then both.
+One message is ``b"EDGF"``, the lengths of a JSON object (u32) and of a payload (u64) in little endian, then both.
 No pickle: what the worker says is read as data only, and nothing in it is trusted unchecked.
 """
 

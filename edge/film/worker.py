@@ -55,7 +55,7 @@ def _take_pipes() -> tuple[int, int]:
 def _end_with_parent(parent: int) -> None:
     """Die with the parent, even in the middle of a decoder that holds the interpreter.
 
-    On Linux the kernel kills this process when the parent's end of a pipe closes (argument 1 is its other end);
+    On Linux the kernel kills this process when the parent's end of a pipe closes (argument 1 is the other end);
     everywhere a thread looks whether the parent is still the same.
     """
     with contextlib.suppress(ImportError, AttributeError, OSError, ValueError, IndexError):
@@ -114,7 +114,7 @@ def _answer(fields: dict[str, Any], payload: bytearray) -> tuple[dict[str, Any],
     from edge.film import codecs
 
     try:
-        decode = codecs.prepare(fields)  # imports come before the limits: their address space is not the picture's
+        decode = codecs.prepare(fields)  # imports before the limits: their memory is not the picture's
         with _limits(int(fields["memory"]), float(fields["seconds"])):
             reply, parts = decode(payload)
         return {"ok": True, **reply}, parts

@@ -18,9 +18,7 @@ from edge.film import Film, read_film
 
 
 @pytest.fixture(autouse=True)
-def nothing_leaks(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> Iterator[None]:
+def nothing_leaks(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """In every test: no patient data and no warning reaches stderr, stdout, the logs or the warnings."""
     caplog.set_level(logging.DEBUG)
     with warnings.catch_warnings(record=True) as caught:

@@ -203,9 +203,7 @@ def test_both_interpretations_with_a_window(read):
     """The window of MONOCHROME1 data lies where the inverted values are."""
     pixels = gradient()
     two = read(film(pixels, WindowCenter=1000, WindowWidth=801))
-    one = read(
-        film(4095 - pixels, PhotometricInterpretation="MONOCHROME1", WindowCenter=4096 - 1000, WindowWidth=801)
-    )
+    one = read(film(4095 - pixels, PhotometricInterpretation="MONOCHROME1", WindowCenter=4096 - 1000, WindowWidth=801))
     difference = to_gray8(one, WINDOW).astype(int) - to_gray8(two, WINDOW)
     assert np.abs(difference).max() <= 1  # the linear window is not symmetric about its centre
 

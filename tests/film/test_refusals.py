@@ -277,9 +277,7 @@ def test_chest_beside_another_part_is_a_warning(read):
 
 
 @pytest.mark.parametrize("keyword", ["StudyDescription", "SeriesDescription", "ProtocolName"])
-@pytest.mark.parametrize(
-    "words", ["XR KNEE 2 VIEWS", "Left hand", "ABDOMEN", "L-Spine", "KUB", "Skull PA"]
-)
+@pytest.mark.parametrize("words", ["XR KNEE 2 VIEWS", "Left hand", "ABDOMEN", "L-Spine", "KUB", "Skull PA"])
 def test_words_that_name_another_part(read, refused, keyword, words):
     refused(film(drop=NAMELESS, **{keyword: words}), NotFrontalChest)
     read(film(drop=NAMELESS, **{keyword: words}), force=True)
