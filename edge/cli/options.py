@@ -79,9 +79,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="report in spite of a header that names another body part or view",
     )
     loud = parser.add_mutually_exclusive_group()
-    loud.add_argument(
-        "-q", "--quiet", action="store_true", help="no warnings on stderr (notices of a model stay)"
-    )
+    loud.add_argument("-q", "--quiet", action="store_true", help="no warnings on stderr (notices of a model stay)")
     loud.add_argument("-v", "--verbose", action="count", default=0, help="more on stderr; twice for more")
     add("--version", action="version", version=f"{PROG} {__version__}")
     return parser

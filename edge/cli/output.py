@@ -6,24 +6,30 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
-from edge.errors import OutputError
+from edge.errors import OutputError, UsageError
 
 
 class ClosedPipe(Exception):
     """Whoever read our stdout has stopped reading."""
 
 
-def check_target(path: str) -> None:
-    """Find out before the work that a file cannot be written.
+def check_target(path: str, inputs: Iterable[str]) -> None:
+    """Find out before the work that a file cannot be written, or that it is one of the `inputs`.
 
     Raises
     ------
     OutputError
+    UsageError
     """
     target = Path(path)
     folder = target.parent
+    for name in inputs:
+        with contextlib.suppress(OSError, ValueError):
+            if os.path.samefile(name, target):
+                raise UsageError("this is also an input: it would be overwritten")
     if not folder.is_dir():
         raise OutputError(f"the folder {printable(str(folder))} does not exist: create it first")
     if target.is_dir():
@@ -48,9 +54,7 @@ def write_whole(path: str, data: bytes) -> None:
         return
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(
-            prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent
-        )
+        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
         with open(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
@@ -65,9 +69,7 @@ def write_whole(path: str, data: bytes) -> None:
             finally:
                 os.close(folder)
     except OSError as error:
-        raise OutputError(
-            f"{error.strerror or 'the file could not be written'}: nothing was changed"
-        ) from None
+        raise OutputError(f"{error.strerror or 'the file could not be written'}: nothing was changed") from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -102,7 +104,7 @@ def write_stdout(text: str) -> None:
     except BrokenPipeError:
         _silence_stdout()
         raise ClosedPipe from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:  # without a stdout it is None
         _silence_stdout()
         reason = error.strerror if isinstance(error, OSError) else None
         raise OutputError(f"stdout: {reason or 'closed'}") from None

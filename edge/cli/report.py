@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from edge.cli.options import PROG, parse
 from edge.cli.output import ClosedPipe, check_target, numbered, printable, say, write_stdout, write_whole
-from edge.errors import CannotRead, EdgeError, OutputError, UsageError
+from edge.errors import CannotRead, EdgeError, UsageError
 
 if TYPE_CHECKING:
     from edge.engine import Engine
@@ -54,12 +54,9 @@ class _Run:
     def go(self) -> int:
         options = self.options
         _prepare_streams(options.verbose)
-        for target in (options.output, options.overlay):
-            if target is not None:
-                try:
-                    check_target(target)
-                except OutputError as error:
-                    return self.fail(target, error)
+        for target in self.targets():
+            if not self.attempt(target, partial(check_target, target, self.films)):
+                return max(self.codes)
         ready = [self.attempt(film, partial(_check_film, film)) for film in self.films]
         if not any(ready):
             return max(self.codes)
@@ -75,6 +72,16 @@ class _Run:
             data = "".join(self.parts).encode()
             self.attempt(options.output, lambda: write_whole(options.output, data))
         return max(self.codes)
+
+    def targets(self) -> list[str]:
+        """Every file that is going to be written."""
+        targets = [self.picture(index) for index in range(1, len(self.films) + 1)] if self.options.overlay else []
+        return targets if self.options.output is None else [self.options.output, *targets]
+
+    def picture(self, index: int) -> str:
+        """Where the overlay of a film goes."""
+        overlay: str = self.options.overlay
+        return numbered(overlay, index) if self.several else overlay
 
     def attempt(self, name: str, action: Callable[[], None]) -> bool:
         """Run `action`; a failure becomes one line on stderr and an exit code."""
@@ -159,7 +166,7 @@ class _Run:
         """Write the picture, if one is wanted; a failure is returned, so that the report still gets out."""
         if self.options.overlay is None:
             return None
-        path = numbered(self.options.overlay, index) if self.several else self.options.overlay
+        path = self.picture(index)
         try:
             from edge.render.overlay import overlay_png
 

@@ -320,6 +320,24 @@ def test_output_into_a_missing_folder(run: Run, films: list[Path], tmp_path: Pat
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("option", ["-o", "--overlay"])
+def test_an_input_is_never_overwritten(run: Run, films: list[Path], tmp_path: Path, option: str) -> None:
+    film = tmp_path / "film.png"
+    film.write_bytes(films[0].read_bytes())
+    (tmp_path / "same.png").symlink_to("film.png")
+    result = run(option, tmp_path / "same.png", film)
+    assert result.returncode == 1
+    assert "input" in result.stderr
+    assert film.read_bytes() == films[0].read_bytes()
+
+
+def test_no_stdout(films: list[Path], command: list[str], environment: dict[str, str]) -> None:
+    line = " ".join([*command, "-q", str(films[0]), ">&-"])
+    result = subprocess.run(line, shell=True, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert result.returncode == 40
+    assert len(result.stderr.splitlines()) == 1
+
+
 def test_output_onto_a_folder(run: Run, films: list[Path], tmp_path: Path) -> None:
     assert run("-o", tmp_path, films[0]).returncode == 40
 
