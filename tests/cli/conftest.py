@@ -34,7 +34,7 @@ def environment(bundle: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def command() -> list[str]:
-    return [sys.executable, "-m", "edge.cli.report"]
+    return [sys.executable, "-P", "-m", "edge.cli.report"]  # -P: the installed package, not ./edge
 
 
 @pytest.fixture(scope="session")

@@ -66,9 +66,7 @@ def make_graph(vocab: int, *, registers: int = 0, bias: bool = True, seed: int =
     ]
     nodes = [
         helper.make_node("ReduceMean", ["pixels", "axes"], ["gray"], keepdims=1),
-        helper.make_node(
-            "AveragePool", ["gray"], ["pooled"], kernel_shape=[PATCH, PATCH], strides=[PATCH, PATCH]
-        ),
+        helper.make_node("AveragePool", ["gray"], ["pooled"], kernel_shape=[PATCH, PATCH], strides=[PATCH, PATCH]),
         helper.make_node("Reshape", ["pooled", "flat"], ["z"]),
         helper.make_node("Pad", ["z", "pads", "zero"], ["zp"]),
         helper.make_node("Reshape", ["zp", "column"], ["zc"]),
@@ -92,9 +90,7 @@ def make_graph(vocab: int, *, registers: int = 0, bias: bool = True, seed: int =
         ]
         half = PATCH // 2
         nodes += [
-            helper.make_node(
-                "AveragePool", ["gray"], ["fine"], kernel_shape=[half, half], strides=[half, half]
-            ),
+            helper.make_node("AveragePool", ["gray"], ["fine"], kernel_shape=[half, half], strides=[half, half]),
             helper.make_node("Greater", ["fine", "zero"], ["inside"]),
             helper.make_node("Cast", ["inside"], ["mask4"], to=TensorProto.FLOAT),
             helper.make_node("Reshape", ["mask4", "square"], ["mask"]),

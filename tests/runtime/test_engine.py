@@ -166,9 +166,7 @@ def test_prompt(engine: edge.Engine, film: np.ndarray) -> None:
 
 def test_stop_ids(tmp_path: Path, engine: edge.Engine, film: np.ndarray) -> None:
     ids = engine.report(film).token_ids
-    stopped = edge.load(make_bundle(tmp_path / "b", generation={"stop_ids": [ids[3]]}), threads=1).report(
-        film
-    )
+    stopped = edge.load(make_bundle(tmp_path / "b", generation={"stop_ids": [ids[3]]}), threads=1).report(film)
     assert stopped.token_ids == ids[:3]
     assert stopped.stop_reason == "stop"
     assert not any("token cap" in warning for warning in stopped.warnings)

@@ -45,16 +45,12 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return model, edge.load(path, threads=1)
 
 
-def reference(
-    model: Any, engine: edge.Engine, film: np.ndarray, rows: str, penalty: float
-) -> tuple[int, ...]:
+def reference(model: Any, engine: edge.Engine, film: np.ndarray, rows: str, penalty: float) -> tuple[int, ...]:
     """Ids that PyTorch writes; the list ends where two candidates are too close to call."""
     from edge_export.families.lana.reference import ReferenceDecoder
 
     manifest, generation = engine.manifest, engine.manifest.generation
-    pixels = torch.from_numpy(
-        to_pixels(to_gray8(read_film(film), manifest.image["intensity"]), manifest.image)
-    )
+    pixels = torch.from_numpy(to_pixels(to_gray8(read_film(film), manifest.image["intensity"]), manifest.image))
     with torch.no_grad():
         embeddings = model.prefix(pixels)[0]
         key_bias = model.anatomy(model.mask(pixels))[0]

@@ -275,9 +275,7 @@ def test_duplicate_key_deep_inside(bundle: Path) -> None:
     refused(bundle, "'layers' appears twice")
 
 
-@pytest.mark.parametrize(
-    "section", ["", "image/", "image/intensity/", "prefix/", "bias/", "decoder/", "generation/"]
-)
+@pytest.mark.parametrize("section", ["", "image/", "image/intensity/", "prefix/", "bias/", "decoder/", "generation/"])
 def test_unknown_key_is_named(bundle: Path, section: str) -> None:
     edit(bundle, **{section + "novelty": 1})
     refused(bundle, "unknown keys ('novelty')")
@@ -296,9 +294,7 @@ def test_every_missing_key_is_named(bundle: Path) -> None:
                 parse_manifest(json.dumps(spoilt).encode())
 
 
-@pytest.mark.parametrize(
-    "value", [None, True, "1", 1.5, -1, 1 << 62, [], {}, [1], "\x1b[2J", "a\u202eb", "\ud800"]
-)
+@pytest.mark.parametrize("value", [None, True, "1", 1.5, -1, 1 << 62, [], {}, [1], "\x1b[2J", "a\u202eb", "\ud800"])
 def test_no_value_of_a_wrong_type_passes(pristine: Path, value: Any) -> None:
     """Whatever stands in whatever place: a bundle error or a valid manifest, never another exception."""
     manifest = json.loads((pristine / "manifest.json").read_text())
@@ -468,9 +464,7 @@ def graph_bundle(bundle: Path, model: onnx.ModelProto | bytes) -> Bundle:
     return Bundle.open(bundle)
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\xff" * 100, b"\x3a\xff\xff\xff\xff\x0f" + b"x" * 50, b"hello world" * 9]
-)
+@pytest.mark.parametrize("data", [b"", b"\xff" * 100, b"\x3a\xff\xff\xff\xff\x0f" + b"x" * 50, b"hello world" * 9])
 def test_graph_that_is_no_graph(bundle: Path, data: bytes) -> None:
     opened = graph_bundle(bundle, data)
     with pytest.raises(BundleError):

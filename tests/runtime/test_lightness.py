@@ -26,7 +26,7 @@ HEAVY = (
 
 
 def run(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -49,15 +49,13 @@ def test_help_is_quick() -> None:
 
     def cost() -> float:
         done = subprocess.run(
-            [sys.executable, "-X", "importtime", "-m", "edge.cli.report", "--help"],
+            [sys.executable, "-P", "-X", "importtime", "-m", "edge.cli.report", "--help"],
             capture_output=True,
             text=True,
             timeout=120,
         )
         selves = [
-            line.split("|")[0].split(":")[1]
-            for line in done.stderr.splitlines()
-            if line.startswith("import time:")
+            line.split("|")[0].split(":")[1] for line in done.stderr.splitlines() if line.startswith("import time:")
         ]
         return sum(int(value) for value in selves if value.strip().isdigit()) / 1e3
 

@@ -189,8 +189,7 @@ def test_guidance() -> None:
 
 def test_overlay_has_every_part() -> None:
     sentences = tuple(
-        Sentence(f"Sentence {i} " + "word " * 12, 0.5, Evidence.from_mass(np.eye(16)[3 * i], (4, 4)))
-        for i in range(4)
+        Sentence(f"Sentence {i} " + "word " * 12, 0.5, Evidence.from_mass(np.eye(16)[3 * i], (4, 4))) for i in range(4)
     )
     made = report(
         sentences=sentences,

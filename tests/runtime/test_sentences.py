@@ -97,9 +97,7 @@ def test_warnings(text: str, word: str) -> None:
     assert any(word in warning for warning in text_warnings(text))
 
 
-@pytest.mark.parametrize(
-    "text", ["The heart is normal.", "Against the wall.", "Unstable.", "Newly placed tube.", ""]
-)
+@pytest.mark.parametrize("text", ["The heart is normal.", "Against the wall.", "Unstable.", "Newly placed tube.", ""])
 def test_no_warnings(text: str) -> None:
     assert text_warnings(text) == []
 
