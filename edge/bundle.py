@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.errors import BundleError
-from edge.manifest import MAX_MANIFEST_BYTES, FileEntry, Manifest, parse_manifest
+from edge.manifest import FileEntry, Manifest, parse_manifest
+from edge.strict import MAX_BYTES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,9 +125,7 @@ def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:
     except (OSError, ValueError, RuntimeError):
         problem = "does not exist"
     if is_demo:
-        raise BundleError(
-            f"this installation holds no demo bundle: give one with --bundle DIR or ${ENVIRONMENT}"
-        )
+        raise BundleError(f"this installation holds no demo bundle: give one with --bundle DIR or ${ENVIRONMENT}")
     origin = "" if path is not None else f" (from ${ENVIRONMENT})"
     raise BundleError(f"the folder {str(folder)!r}{origin} {problem}; edge-export makes a bundle")
 
@@ -136,7 +135,7 @@ def _read_manifest(root: Path) -> bytes:
         raise BundleError(f"{str(root)!r} holds no manifest.json: edge-export makes a bundle")
     try:
         with open(_inside(root, "manifest.json"), "rb") as stream:
-            return stream.read(MAX_MANIFEST_BYTES + 1)
+            return stream.read(MAX_BYTES + 1)
     except OSError as error:
         raise BundleError(f"manifest.json cannot be read ({error.strerror})") from None
 
@@ -162,7 +161,5 @@ def _check_hash(name: str, path: Path, entry: FileEntry) -> str:
     except OSError as error:
         raise BundleError(f"{name} cannot be read ({error.strerror})") from None
     if digest != entry.sha256:
-        raise BundleError(
-            f"{name} does not match its SHA-256 in the manifest: copy or export the bundle again"
-        )
+        raise BundleError(f"{name} does not match its SHA-256 in the manifest: copy or export the bundle again")
     return name

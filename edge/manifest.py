@@ -7,17 +7,15 @@ an ignored key could change what the model computes. Nothing here opens a file.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn, cast
+from typing import Any, Literal, cast
 
 from edge.errors import BundleError
+from edge.strict import Section, load_json, short
 
 FORMAT_VERSION = 1
-MAX_MANIFEST_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 40
 MAX_CACHE_BYTES = 8 << 30
 """Refuse a decoder whose K/V cache in float32 would be larger than this."""
@@ -111,7 +109,7 @@ def parse_manifest(data: bytes) -> Manifest:
     BundleError
         Naming the first value that is missing, unknown, of a wrong type or out of range.
     """
-    top = _Section(_load_json(data), "manifest")
+    top = Section(load_json(data), "manifest")
     version = top.integer("format_version", 0, 1 << 31)
     if version != FORMAT_VERSION:
         todo = (
@@ -119,9 +117,7 @@ def parse_manifest(data: bytes) -> Manifest:
             if version > FORMAT_VERSION
             else "export the model again with this version's edge-export"
         )
-        raise BundleError(
-            f"the bundle has format version {version}, this edge-report reads {FORMAT_VERSION}: {todo}"
-        )
+        raise BundleError(f"the bundle has format version {version}, this edge-report reads {FORMAT_VERSION}: {todo}")
     files = _files(top.section("files"))
     image = _image(top.section("image"))
     decoder = _decoder(top.section("decoder"))
@@ -154,156 +150,16 @@ def parse_manifest(data: bytes) -> Manifest:
     return manifest
 
 
-def _load_json(data: bytes) -> Any:
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise BundleError(f"manifest.json is larger than {MAX_MANIFEST_BYTES} bytes: this is not a bundle")
-
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        result = dict(items)
-        if len(result) != len(items):
-            keys = [key for key, _ in items]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise ValueError(f"the key {_short(twice)} appears twice")
-        return result
-
-    def whole(text: str) -> int:
-        if len(text) > 19:
-            raise ValueError("a number has too many digits")
-        return int(text)
-
-    def real(text: str) -> float:
-        value = float(text)
-        if not math.isfinite(value):
-            raise ValueError("a number is out of range")
-        return value
-
-    def constant(text: str) -> NoReturn:
-        raise ValueError(f"{text} is not a JSON number")
-
-    try:
-        return json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=pairs,
-            parse_int=whole,
-            parse_float=real,
-            parse_constant=constant,
-        )
-    except json.JSONDecodeError as error:
-        raise BundleError(f"manifest.json is not JSON ({error.msg}, line {error.lineno})") from None
-    except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else _plain(str(error))
-        raise BundleError(f"manifest.json cannot be read: {reason}") from None
-
-
-class _Section:
-    """One JSON object of the manifest; `done` refuses what was not asked for."""
-
-    def __init__(self, value: Any, where: str) -> None:
-        if not isinstance(value, dict):
-            raise BundleError(f"{where} must be an object, not {_short(value)}")
-        self.value: dict[str, Any] = value
-        self.where = where
-        self.left = set(value)
-
-    def fail(self, key: str, expected: str) -> NoReturn:
-        got = _short(self.value[key]) if key in self.value else "nothing"
-        raise BundleError(f"{self.where}: {_short(key)} must be {expected}, not {got}")
-
-    def take(self, key: str, expected: str) -> Any:
-        if key not in self.value:
-            self.fail(key, expected)
-        self.left.discard(key)
-        return self.value[key]
-
-    def section(self, key: str) -> _Section:
-        where = f"{self.where}.{key}" if self.where != "manifest" else key
-        return _Section(self.take(key, "an object"), where)
-
-    def integer(self, key: str, low: int, high: int) -> int:
-        expected = f"a whole number from {low} to {high}"
-        value = self.take(key, expected)
-        if type(value) is not int or not low <= value <= high:
-            self.fail(key, expected)
-        return value
-
-    def number(self, key: str, low: float, high: float) -> float:
-        expected = f"a number from {low:g} to {high:g}"
-        value = self.take(key, expected)
-        if type(value) not in (int, float) or not low <= value <= high:
-            self.fail(key, expected)
-        return float(value)
-
-    def boolean(self, key: str) -> bool:
-        value = self.take(key, "true or false")
-        if type(value) is not bool:
-            self.fail(key, "true or false")
-        return value
-
-    def choice(self, key: str, options: tuple[str, ...]) -> str:
-        expected = "one of " + ", ".join(options)
-        value = self.take(key, expected)
-        if not isinstance(value, str) or value not in options:
-            self.fail(key, expected)
-        return value
-
-    def text(self, key: str, limit: int, *, empty: bool = True) -> str:
-        expected = f"one line of printable text of at most {limit} characters"
-        value = self.take(key, expected)
-        if not isinstance(value, str) or len(value) > limit or not value.isprintable():
-            self.fail(key, expected)
-        if not value and not empty:
-            self.fail(key, "not empty")
-        return value
-
-    def optional_text(self, key: str, limit: int) -> str | None:
-        return None if self.take(key, "a text or null") is None else self.text(key, limit)
-
-    def array(self, key: str, limit: int, exactly: int | None = None) -> list[Any]:
-        expected = f"a list of {exactly}" if exactly is not None else f"a list of at most {limit}"
-        value = self.take(key, expected)
-        if not isinstance(value, list) or len(value) > limit or exactly not in (None, len(value)):
-            self.fail(key, expected)
-        return value
-
-    def integers(
-        self, key: str, limit: int, low: int, high: int, exactly: int | None = None
-    ) -> tuple[int, ...]:
-        values = self.array(key, limit, exactly)
-        if not all(type(v) is int and low <= v <= high for v in values):
-            self.fail(key, f"a list of whole numbers from {low} to {high}")
-        return tuple(values)
-
-    def numbers(self, key: str, exactly: int, low: float, high: float) -> list[float]:
-        values = self.array(key, exactly, exactly)
-        if not all(type(v) in (int, float) and low <= v <= high for v in values):
-            self.fail(key, f"{exactly} numbers from {low:g} to {high:g}")
-        return [float(v) for v in values]
-
-    def strings(self, key: str, limit: int, each: int) -> tuple[str, ...]:
-        values = self.array(key, limit)
-        if not all(isinstance(v, str) and len(v) <= each and v.isprintable() for v in values):
-            self.fail(key, f"a list of printable texts of at most {each} characters")
-        return tuple(values)
-
-    def done(self) -> None:
-        if self.left:
-            names = ", ".join(_short(key) for key in sorted(self.left)[:8])
-            raise BundleError(
-                f"{self.where} holds unknown keys ({names}): the bundle was made for another edge-report; "
-                "update edge-report or export again"
-            )
-
-
-def _files(section: _Section) -> dict[str, FileEntry]:
+def _files(section: Section) -> dict[str, FileEntry]:
     if not 1 <= len(section.value) <= 64:
         raise BundleError("files must list 1 to 64 files")
     files: dict[str, FileEntry] = {}
     folded: set[str] = set()
     for name in list(section.value):
         if not _FILE_NAME.fullmatch(name) or ".." in name or name.casefold() == "manifest.json":
-            raise BundleError(f"files: {_short(name)} is not a plain file name")
+            raise BundleError(f"files: {short(name)} is not a plain file name")
         if name.casefold() in folded:
-            raise BundleError(f"files: {_short(name)} is listed twice in different case")
+            raise BundleError(f"files: {short(name)} is listed twice in different case")
         folded.add(name.casefold())
         entry = section.section(name)
         digest = entry.take("sha256", "64 hexadecimal digits")
@@ -314,14 +170,14 @@ def _files(section: _Section) -> dict[str, FileEntry]:
     return files
 
 
-def _reference(section: _Section, key: str, files: Mapping[str, FileEntry]) -> str:
+def _reference(section: Section, key: str, files: Mapping[str, FileEntry]) -> str:
     name = section.take(key, "the name of a listed file")
     if not isinstance(name, str) or name not in files:
         section.fail(key, "the name of a file listed in files")
     return name
 
 
-def _image(section: _Section) -> dict[str, Any]:
+def _image(section: Section) -> dict[str, Any]:
     intensity = section.section("intensity")
     mode = intensity.choice("mode", ("window", "minmax", "percentile"))
     levels: dict[str, Any] = {"mode": mode}
@@ -344,7 +200,7 @@ def _image(section: _Section) -> dict[str, Any]:
     return image
 
 
-def _prefix(section: _Section) -> PrefixSpec:
+def _prefix(section: Section) -> PrefixSpec:
     length = section.integer("length", 1, 1 << 16)
     grid = section.integers("grid", 2, 1, 256, exactly=2)
     skip = section.integer("skip_tokens", 0, 1024)
@@ -354,7 +210,7 @@ def _prefix(section: _Section) -> PrefixSpec:
     return PrefixSpec(length, (grid[0], grid[1]), skip)
 
 
-def _bias(section: _Section) -> BiasSpec:
+def _bias(section: Section) -> BiasSpec:
     kind = section.choice("kind", ("gaussian", "hidden", "layerwise", "gaussian_legacy", "none"))
     spec = BiasSpec(
         kind=cast(BiasKind, kind),
@@ -370,7 +226,7 @@ def _bias(section: _Section) -> BiasSpec:
     return spec
 
 
-def _decoder(section: _Section) -> dict[str, Any]:
+def _decoder(section: Section) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "layers": section.integer("layers", 1, 256),
         "hidden": section.integer("hidden", 1, 1 << 15),
@@ -398,7 +254,7 @@ def _decoder(section: _Section) -> dict[str, Any]:
     return spec
 
 
-def _generation(section: _Section, decoder: Mapping[str, Any]) -> GenerationSpec:
+def _generation(section: Section, decoder: Mapping[str, Any]) -> GenerationSpec:
     last = decoder["vocab"] - 1
     spec = GenerationSpec(
         max_new_tokens=section.integer("max_new_tokens", 1, decoder["max_positions"]),
@@ -423,14 +279,3 @@ def _check_together(manifest: Manifest) -> None:
     used = {manifest.vision_file, manifest.weights_file, manifest.tokenizer_file}
     if len(used) != 3:
         raise BundleError("graphs, weights and tokenizer must be three different files")
-
-
-def _plain(text: str) -> str:
-    """`text` without anything a terminal could act on."""
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-def _short(value: Any) -> str:
-    text = _plain(repr(value) if not isinstance(value, (dict, list)) else type(value).__name__)
-    text = {"dict": "an object", "list": "such a list"}.get(text, text)
-    return text if len(text) <= 60 else text[:57] + "..."
