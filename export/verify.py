@@ -24,7 +24,9 @@ NEAR_TIE = 2e-3
 """A greedy choice whose runner-up is closer than this may fall either way in float32."""
 
 EXACT = {"nmse": 1e-8, "key bias": 1e-4, "mask": 0.998, "tokens": 1.0}
-INT8 = {"nmse": 0.05, "key bias": None, "mask": 0.95, "tokens": 0.8}
+INT8 = {"nmse": 0.1, "key bias": None, "mask": 0.9, "tokens": 0.75}
+BORDER_PIXELS = 4
+"""So few differing mask pixels are rounding on the border of a small mask, whatever their share."""
 
 
 @dataclass
@@ -40,13 +42,18 @@ class Stage:
     limit: float | None
     values: list[float] = field(default_factory=list)
     max_abs: float = 0.0
+    excused: bool = True
+
+    @property
+    def is_agreement(self) -> bool:
+        return self.measure in ("Dice", "IoU", "share")
 
     @property
     def worst(self) -> float:
         values = self.values or [0.0]
-        return float(np.mean(values)) if self.measure == "share" else float(
-            min(values) if self.measure == "Dice" else max(values)
-        )
+        if self.measure == "share":
+            return float(np.mean(values))
+        return float(min(values) if self.is_agreement else max(values))
 
     @property
     def passed(self) -> bool:
@@ -54,13 +61,15 @@ class Stage:
             return False
         if self.limit is None:
             return True
-        return self.worst >= self.limit if self.measure in ("Dice", "share") else self.worst <= self.limit
+        if self.measure == "Dice" and self.excused:
+            return True
+        return self.worst >= self.limit if self.is_agreement else self.worst <= self.limit
 
     def row(self) -> list[str]:
         limit = "-" if self.limit is None else f"{self.limit:g}"
-        bound = ">= " if self.measure in ("Dice", "share") else "<= "
+        bound = ">= " if self.is_agreement else "<= "
         largest = f"{self.max_abs:.2e}" if self.measure == "NMSE" else "-"
-        value = f"{self.worst:.4f}" if self.measure in ("Dice", "share") else f"{self.worst:.2e}"
+        value = f"{self.worst:.4f}" if self.is_agreement else f"{self.worst:.2e}"
         return [self.name, self.measure, value, largest, bound + limit if self.limit is not None else "-"]
 
 
@@ -168,7 +177,7 @@ def _check_image(
         key_bias = None
         if with_bias:
             mask = model.mask(torch.from_numpy(pixels))
-            result.stage("mask", "Dice", limits["mask"]).values.append(dice(got["mask"], mask[0, 0].numpy()))
+            _compare_mask(result, got["mask"], mask[0, 0].numpy(), limits["mask"])
             # float32 noise may flip a pixel on the border; what follows is then compared on the graph's own
             # mask.
             seen = mask if quantized else torch.from_numpy(got["mask"])[None, None]
@@ -178,7 +187,8 @@ def _check_image(
         model, embeddings, key_bias, sequence_length=sequence_length, prefill_bias=rows != "none"
     )
     result.compare("prefix keys", got["prefix_keys"], torch.stack(reference.keys).numpy(), limits["nmse"])
-    result.compare("prefix values", got["prefix_values"], torch.stack(reference.values).numpy(), limits["nmse"])
+    values = torch.stack(reference.values).numpy()
+    result.compare("prefix values", got["prefix_values"], values, limits["nmse"])
     result.compare("first logits", got["first_logits"], reference.first_logits.numpy(), limits["nmse"])
     if with_bias and not quantized:
         _check_switch(result, model, session, pixels, embeddings, key_bias, sequence_length, rows)
@@ -196,6 +206,15 @@ def _check_image(
     )
     _check_forced(result, decoder, got["first_logits"], text, generation, rows, limits)
     _check_greedy(result, decoder, got["first_logits"], text, generation, rows, count, limits, quantized)
+
+
+def _compare_mask(result: Verification, got: np.ndarray, want: np.ndarray, limit: float) -> None:
+    overlap = dice(got, want)
+    result.stage("mask, IoU", "IoU", None).values.append(overlap / (2.0 - overlap))
+    differing = int(((got > 0.5) != (want > 0.5)).sum())
+    stage = result.stage("mask", "Dice", limit)
+    stage.values.append(overlap)
+    stage.excused = stage.excused and differing <= BORDER_PIXELS
 
 
 def _compare_bias(result: Verification, got: np.ndarray, want: np.ndarray, limit: float | None) -> None:
@@ -251,7 +270,7 @@ def _check_forced(
     decoder.rewind(0)
     got, want = np.concatenate(heads), text.logits.numpy()
     result.compare("text logits", got, want, limits["nmse"])
-    stage = result.stage("text logits, same first choice", "share", None)
+    stage = result.stage("text logits, same first choice", "share", limits["tokens"])
     stage.values.append(float((got.argmax(1) == want.argmax(1)).mean()))
 
 
