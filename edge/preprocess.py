@@ -116,7 +116,8 @@ def equalize(gray: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) ->
     histogram[first] = 0
     scale = np.float32(255.0) / np.float32(rest)
     table = np.rint(np.cumsum(histogram).astype(np.float32) * scale)
-    return np.clip(table, 0, 255).astype(np.uint8)[gray]
+    out: NDArray[np.uint8] = np.clip(table, 0, 255).astype(np.uint8)[gray]
+    return out
 
 
 def to_pixels(gray8: NDArray[np.uint8], image: Mapping[str, Any]) -> NDArray[np.float32]:

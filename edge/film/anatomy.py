@@ -110,7 +110,7 @@ def _part(text: str, *, named: bool) -> str:
     other = _NOT_CHEST.search(upper)
     if not other and _CHEST.search(upper):
         return "CHEST"
-    if named and upper in _UNNAMED:
+    if named and (upper in _UNNAMED or not re.search("[A-Z]", upper)):  # or in letters we cannot read
         return ""
     words = _tokens(text)
     for word in words:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from edge.errors import CannotRead
 from edge.film.dicomfile import _META_KEYWORDS, PIXEL_DATA, UNDEFINED, Header, PixelElement
 from edge.film.header import Values, valid_uid
 from edge.film.quiet import quiet
@@ -44,8 +45,14 @@ def header_of_dataset(dataset: Dataset) -> Header:
 
 
 def _pixels(dataset: Any, tag: int, syntax: str) -> PixelElement:
-    with quiet():
-        element = dataset[tag]  # reads a deferred value
+    element = None
+    try:
+        with quiet():
+            element = dataset[tag]  # reads a deferred value
+    except Exception:  # the file it was deferred to is gone or changed; the text holds its name
+        pass
+    if element is None:
+        raise CannotRead("the pixel data of the dataset cannot be read; was its file moved?")
     value = element.value
     value = bytes(value) if isinstance(value, (bytes, bytearray, memoryview)) else b""
     known = SYNTAXES.get(syntax)

@@ -56,7 +56,8 @@ def _compressed(
         codestream.check_end(stream)
         if claim.bits > 16:
             raise CorruptInput("the compressed picture has more than 16 bits a pixel")
-        if syntax.codec == "jpeg" and (claim.frame > 3 or (claim.frame != 3 and claim.bits > 8)):
+        # DCT of more than 8 bits exists as extended sequential (1); arithmetic and hierarchical frames are 5 up.
+        if syntax.codec == "jpeg" and (claim.frame > 3 or (claim.bits > 8 and claim.frame not in (1, 3))):
             raise UnsupportedTransferSyntax(
                 f"{syntax.name} of {claim.bits} bits (frame type {claim.frame}) has no decoder here;"
                 " convert the file to JPEG 2000, JPEG-LS or an uncompressed transfer syntax"
@@ -77,7 +78,7 @@ def _compressed(
     fields = {
         "op": "dicom", "syntax": uid, "codec": syntax.codec, "frame": -1 if claim is None else claim.frame,
         "rows": shape.rows, "columns": shape.columns, "allocated": shape.allocated, "stored": shape.stored,
-        "signed": int(shape.signed),
+        "signed": int(shape.signed), "bits": 0 if claim is None else claim.bits,
     }  # fmt: skip
     reply, data = shared().run(fields, stream, pixels=pixels)
     size = reply.get("bytes")

@@ -24,6 +24,7 @@ TAGS: dict[str, int] = {
     "SOPClassUID": 0x00080016,
     "SOPInstanceUID": 0x00080018,
     "Modality": 0x00080060,
+    "PresentationIntentType": 0x00080068,
     "StudyDescription": 0x00081030,
     "SeriesDescription": 0x0008103E,
     "AnatomicRegionSequence": 0x00082218,

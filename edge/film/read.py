@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from edge.errors import CannotRead, CorruptInput, NotFrontalChest, UnsupportedPixels, UsageError
+from edge.errors import (
+    CannotRead,
+    CorruptInput,
+    EdgeError,
+    NotFrontalChest,
+    ProcessingError,
+    UnsupportedPixels,
+    UsageError,
+)
 from edge.film import limits
 from edge.film.source import open_film, sniff
 from edge.film.types import Film, FilmMeta
@@ -49,6 +57,17 @@ def read_film(
     edge.errors.UsageError
         `source` is a folder or of another type.
     """
+    try:
+        return _read(source, force)
+    except MemoryError:
+        problem: EdgeError = ProcessingError("there is not enough memory for a film of this size")
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        # A damaged value that no check foresaw. The text of such errors may quote the file, so it stays here.
+        problem = CorruptInput("the film cannot be understood; it is damaged")
+    raise problem
+
+
+def _read(source: object, force: bool) -> Film:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, (str, os.PathLike)):
@@ -56,7 +75,7 @@ def read_film(
     if type(source).__module__.split(".")[0] == "pydicom" or hasattr(source, "file_meta"):
         from edge.film.dataset import header_of_dataset
 
-        return _from_header(header_of_dataset(source), force)
+        return _from_header(header_of_dataset(source), force)  # type: ignore[arg-type]
     raise UsageError(f"a film is a path, a pydicom dataset or a 2-D array, not {type(source).__name__}")
 
 
@@ -86,6 +105,7 @@ def _from_picture(handle: BinaryIO, kind: str) -> Film:
 def _from_header(header: Header, force: bool) -> Film:
     from edge.film import anatomy, checks, grey
     from edge.film.decode import stored_pixels
+    from edge.film.terms import RAW_DX
 
     warnings: list[str] = []
     values = header.values
@@ -97,6 +117,8 @@ def _from_header(header: Header, force: bool) -> Film:
             raise NotFrontalChest(f"{seen.refusal}; --force reports it all the same", hint="--force overrides")
         warnings.append(f"taken by force: {seen.refusal}")
     warnings += seen.warnings
+    if values.term("PresentationIntentType") == "FOR PROCESSING" or values.uid("SOPClassUID") == RAW_DX:
+        warnings.append("raw detector data (for processing), not made to be looked at")
     if not header.syntax_named:
         warnings.append("the file does not name its transfer syntax; it was told from the first elements")
 

@@ -268,6 +268,7 @@ def _environment() -> dict[str, str]:
         OMP_NUM_THREADS="1",
         OPENBLAS_NUM_THREADS="1",
         MALLOC_ARENA_MAX="1",
+        MALLOC_MMAP_THRESHOLD_="1048576",  # pictures go back to the system once they are sent
         PYTHONIOENCODING="utf-8",
     )
     return env

@@ -33,6 +33,7 @@ class Syntax:
 _PILLOW = ("PIL", "pillow")
 _GDCM = ("gdcm", "python-gdcm")
 _JLS = ("jpeg_ls", "pyjpegls")
+_RLE = ("rle", "pylibjpeg-rle")
 _OPJ = ("openjpeg", "pylibjpeg-openjpeg")
 _JPEG = "1.2.840.10008.1.2.4."
 
@@ -43,9 +44,9 @@ SYNTAXES: dict[str, Syntax] = {
     DEFLATED: Syntax("Deflated Explicit VR Little Endian"),
     ENCAPSULATED_UNCOMPRESSED: Syntax("Encapsulated Uncompressed Explicit VR Little Endian", "raw"),
     DEFLATED_IMAGE_FRAME: Syntax("Deflated Image Frame Compression", "zlib"),
-    RLE: Syntax("RLE Lossless", "rle"),
-    _JPEG + "50": Syntax("JPEG Baseline (Process 1)", "jpeg", (_PILLOW, _GDCM)),
-    _JPEG + "51": Syntax("JPEG Extended (Process 2 and 4)", "jpeg", (_GDCM,)),
+    RLE: Syntax("RLE Lossless", "rle", (_RLE, _GDCM)),
+    _JPEG + "50": Syntax("JPEG Baseline (Process 1)", "jpeg", (_GDCM, _PILLOW)),
+    _JPEG + "51": Syntax("JPEG Extended (Process 2 and 4)", "jpeg", (_GDCM, _PILLOW)),
     _JPEG + "57": Syntax("JPEG Lossless (Process 14)", "jpeg", (_GDCM,)),
     _JPEG + "70": Syntax("JPEG Lossless (Process 14, SV1)", "jpeg", (_GDCM,)),
     _JPEG + "80": Syntax("JPEG-LS Lossless", "jpegls", (_JLS, _GDCM)),
@@ -99,6 +100,9 @@ _SOP = "1.2.840.10008.5.1.4.1.1."
 SECONDARY_CAPTURE = tuple(_SOP + "7" + s for s in ("", ".1", ".2", ".3", ".4"))
 MODALITY_OF_CLASS = {_SOP + "1": "CR", _SOP + "1.1": "DX", _SOP + "1.1.1": "DX", _SOP + "12.2": "RF"}
 """Radiograph classes, and the modality that is meant where the file does not name one."""
+
+RAW_DX = _SOP + "1.1.1"
+"""Digital X-Ray Image Storage - For Processing."""
 
 DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 

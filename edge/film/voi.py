@@ -51,14 +51,16 @@ class Voi:
         if self.kind == "LUT":
             assert self.table is not None
             index = np.clip(np.floor(x - np.float32(self.first)), 0, len(self.table) - 1).astype(np.int32)
-            return self.table[index]
+            picked: NDArray[np.float32] = self.table[index]
+            return picked
         if self.kind == "SIGMOID":
             y = x * np.float32(-4.0 / self.width)
             y += np.float32(4.0 * self.center / self.width)
             np.clip(y, -80.0, 80.0, out=y)
             np.exp(y, out=y)
             y += np.float32(1.0)
-            return np.divide(np.float32(1.0), y, out=y)
+            np.reciprocal(y, out=y)
+            return y
         if self.kind == "LINEAR":
             middle, span = self.center - 0.5, self.width - 1.0
         else:

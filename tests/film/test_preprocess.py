@@ -99,7 +99,7 @@ def test_padding_takes_no_part():
         assert np.array_equal(gray[12:], alone)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     hnp.arrays(np.float32, st.integers(1, 300), elements=st.integers(-3000, 65535).map(float)),
     st.tuples(st.floats(0, 100), st.floats(0, 100)),
@@ -114,7 +114,7 @@ def test_percentiles_of_broken_values(values):
     assert np.allclose(percentiles(values, 3, 91), np.percentile(values, (3, 91)), rtol=1e-5, atol=1e-3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.integers(1, 30))))
 def test_equalize_is_opencvs(gray):
     cv2 = pytest.importorskip("cv2")

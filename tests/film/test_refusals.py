@@ -204,6 +204,11 @@ def test_missing_modality_is_told_from_the_class(read, sop_class, modality):
 NAMELESS = ("BodyPartExamined", "ViewPosition")
 
 
+def test_raw_detector_data_is_a_warning(read):
+    for tags in ({"SOPClassUID": BASE + "1.1.1"}, {"PresentationIntentType": "FOR PROCESSING"}):
+        assert any("raw" in w for w in read(film(**tags)).warnings)
+
+
 def test_unnamed_body_part_and_view_are_no_refusal(read):
     got = read(film(drop=NAMELESS))
     assert (got.meta.body_part, got.meta.view_position, got.warnings) == ("", "", [])
@@ -488,7 +493,12 @@ def test_missing_decoder_names_the_package(refused, monkeypatch):
     from edge.film import checks
 
     monkeypatch.setattr(checks, "_installed", lambda module: False)
-    for syntax, package in (("80", "pyjpegls"), ("90", "pylibjpeg-openjpeg"), ("70", "python-gdcm"), ("50", "pillow")):
+    for syntax, package in (
+        ("80", "pyjpegls"),
+        ("90", "pylibjpeg-openjpeg"),
+        ("70", "python-gdcm"),
+        ("50", "python-gdcm"),
+    ):
         ds = compressed(b"\0" * 100, "1.2.840.10008.1.2.4." + syntax, gradient())
         error = refused(ds, UnsupportedTransferSyntax)
         assert f"pip install {package}" in str(error)

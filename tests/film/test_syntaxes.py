@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from encoders import JPEG, RLE, j2k, jpeg_baseline, jpeg_lossless, jpeg_ls, rle
+from encoders import JPEG, RLE, by_gdcm, j2k, jpeg_baseline, jpeg_ls, rle
 from film_builder import compressed, film, gradient, to_bytes
 from PIL import Image
 
@@ -84,7 +84,7 @@ def test_jpeg_baseline_under_the_extended_syntax(read):
 @pytest.mark.parametrize("bits", [8, 12, 16])
 def test_jpeg_lossless(read, tmp_path, bits, process):
     pixels = gradient(bits=bits)
-    got = read(jpeg_lossless(tmp_path, pixels, bits, process))
+    got = read(by_gdcm(tmp_path, pixels, bits, "JPEGLosslessProcess" + process))
     assert np.array_equal(got.pixels, pixels)
 
 
@@ -188,11 +188,33 @@ def test_far_too_few_bytes_for_the_claimed_size(refused):
     assert "too few" in str(refused(ds, CorruptInput))
 
 
-def test_twelve_bit_dct_has_no_decoder(refused):
+def test_twelve_bit_dct(read, tmp_path):
+    got = read(by_gdcm(tmp_path, gradient(), 12, "JPEGExtendedProcess2_4"))
+    assert got.meta.transfer_syntax == JPEG + "51"
+    assert np.abs(got.pixels - gradient()).max() < 60
+
+
+def test_arithmetic_dct_has_no_decoder(refused):
     stream = bytearray(jpeg_baseline(gradient(bits=8)))
-    at = stream.index(b"\xff\xc0")
-    stream[at + 1], stream[at + 4] = 0xC1, 12
-    refused(compressed(bytes(stream), JPEG + "51", gradient()), UnsupportedTransferSyntax)
+    stream[stream.index(b"\xff\xc0") + 1] = 0xC9
+    refused(compressed(bytes(stream), JPEG + "51", gradient(bits=8), bits=8), UnsupportedTransferSyntax)
+
+
+@pytest.mark.parametrize("codec", ["50", "70"])
+def test_hole_in_a_jpeg_stream(refused, tmp_path, codec):
+    """The end marker is there and a part in the middle is not: no decoder raises, the picture would be half grey."""
+    import pydicom
+    from pydicom.encaps import generate_frames
+
+    bits = 8 if codec == "50" else 12
+    if codec == "50":
+        stream = jpeg_baseline(gradient(bits=8))
+    else:
+        packed = pydicom.dcmread(io.BytesIO(by_gdcm(tmp_path, gradient(), 12)))
+        stream = next(generate_frames(packed.PixelData, number_of_frames=1))
+    stream = stream[: len(stream) // 2] + b"\xff\xd9"
+    stream += b"\0" * (len(stream) % 2)
+    refused(compressed(stream, JPEG + codec, gradient(bits=bits), bits=bits), CorruptInput)
 
 
 @pytest.mark.parametrize("codec", ["50", "80", "90"])
