@@ -53,9 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)"
-    )
+    which.add_argument("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     which.add_argument(
         "--shape",
         choices=("reference", "demo"),
@@ -63,9 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
         "(the decoder alone where the exporter is not installed); demo: the demo model",
     )
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
-    add(
-        "--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use"
-    )
+    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
     add(
         "--tokens",
         metavar="N",
@@ -110,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
 
     try:
         if options.json is not None:
-            check_target(options.json)
+            check_target(options.json, [options.film] if options.film else [])
         result = run(options)
         if options.json is not None:
             import json
@@ -150,9 +146,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     threads = check_threads(options.threads)
     busy = machine.busy_processors()
-    reach = bandwidth.Bandwidth(
-        threads, options.buffer_mb << 20 if options.buffer_mb else bandwidth.buffer_bytes()
-    )
+    reach = bandwidth.Bandwidth(threads, options.buffer_mb << 20 if options.buffer_mb else bandwidth.buffer_bytes())
     notes: list[str] = []
     make = _prepare(options, threads, notes)
     reach.measure_before()
@@ -247,9 +241,7 @@ def _notes(machine: dict[str, Any], part: Part, reach: Any) -> list[str]:
     notes = []
     busy = machine["busy_processors"]
     if busy is not None and busy > 0.3:
-        notes.append(
-            f"{busy:.1f} processors were busy before the start: do not compare these times with others"
-        )
+        notes.append(f"{busy:.1f} processors were busy before the start: do not compare these times with others")
     low, high = min(*reach.before, *reach.after), max(*reach.before, *reach.after)
     if high > 1.25 * low:
         notes.append(f"the read bandwidth varied from {low:.1f} to {high:.1f} GB/s during the run")

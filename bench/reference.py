@@ -62,9 +62,7 @@ def cache_folder() -> Path:
     return base / "edge-report" / "bench"
 
 
-def random_weights(
-    spec: Mapping[str, Any], quantize: str = "none", seed: int = SEED
-) -> dict[str, NDArray[np.generic]]:
+def random_weights(spec: Mapping[str, Any], quantize: str = "none", seed: int = SEED) -> dict[str, NDArray[np.generic]]:
     """Decoder weights of a spec: normal with a spread of 0.02, norms of one; the same for the same seed.
 
     Parameters
@@ -166,7 +164,7 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
 
 
 def _child(call: list[str], what: str) -> None:
-    """Run a step that needs PyTorch in a process of its own, whose memory is not ours; it prints to stderr."""
+    """Run a step that needs PyTorch in a process of its own, whose memory is not ours."""
     done = subprocess.run(call, stdout=sys.stderr.fileno() if _has_fileno() else subprocess.DEVNULL)
     if done.returncode != 0:
         raise ProcessingError(f"{what} failed (exit code {done.returncode}); its own message is above")

@@ -55,9 +55,7 @@ def without_stop(bundle: Bundle, tokens: int) -> Bundle:
     return replace(bundle, manifest=replace(bundle.manifest, generation=generation))
 
 
-def run_reports(
-    folder: Path | None, film: Path, *, tokens: int | None, repeat: int, threads: int, say: Say
-) -> Part:
+def run_reports(folder: Path | None, film: Path, *, tokens: int | None, repeat: int, threads: int, say: Say) -> Part:
     """Time reports of `film` with the bundle in `folder`.
 
     Parameters

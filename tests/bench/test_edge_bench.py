@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edge-bench`` as a process: what it writes is complete and agrees with itself and with the bundle's files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+from conftest import bench, bytes_from_files
+from edge_bench.reference import random_weights
+from handmade import make_bundle, seal
+from safetensors.numpy import save_file
+
+STAGES = ["dicom", "preprocess", "vision", "first_token", "decode", "total"]
+
+
+def other_weights(bundle: Path, quantize: str, **decoder: Any) -> Path:
+    """Replace a bundle's decoder weights by random ones, and fields of its decoder spec."""
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    del manifest["files"]
+    manifest["decoder"].update(decoder)
+    manifest["precision"] = "int8" if quantize == "int8" else "fp32"
+    save_file(random_weights(manifest["decoder"], quantize), bundle / "decoder.safetensors")
+    seal(bundle, manifest)
+    return bundle
+
+
+@pytest.fixture(scope="module", params=["fp32", "int8 with a begin token", "untied head"])
+def bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bundles") / "bundle"
+    if request.param == "fp32":
+        return make_bundle(folder)
+    if request.param == "untied head":
+        return other_weights(make_bundle(folder), "none", tied_head=False)
+    return other_weights(make_bundle(folder, generation={"begin_ids": [0, 1, 2]}), "int8")
+
+
+def check(result: dict[str, Any], folder: Path, tokens: int) -> None:
+    """The schema, and every figure that follows from others."""
+    assert result["headline"] == "reports"
+    assert result["decoder"] is None
+    assert result["call"]["tokens"] == tokens
+    close = pytest.approx
+
+    assert list(result["stages"]) == STAGES
+    runs = result["reports"]["runs"]
+    assert len(runs) == result["call"]["repeat"]
+    for stage, values in result["stages"].items():
+        assert set(values) == {"p50", "p95", "p99"}
+        assert 0 <= values["p50"] <= values["p95"] <= values["p99"]
+        assert values["p50"] == close(sorted(run[stage] for run in runs)[len(runs) // 2], rel=1e-5)
+    for run in runs:
+        assert run["total"] >= 0.999 * sum(run[stage] for stage in STAGES[:-1])
+
+    assert result["bytes_per_token"] == bytes_from_files(folder, tokens)
+    assert result["bytes_per_token"] == sum(result["reports"]["bytes"][k] for k in ("weights", "cache"))
+    assert result["ms_per_token"] == close(result["stages"]["decode"]["p50"] / (tokens - 1), rel=1e-5)
+    assert result["tokens_per_s"] == close(1e3 / result["ms_per_token"], rel=1e-5)
+    assert result["read_gbps"] == close(result["bytes_per_token"] / result["ms_per_token"] / 1e6, rel=1e-5)
+    bandwidth = result["read_bandwidth_gbps"]
+    assert bandwidth > 0
+    assert result["share_of_bandwidth"] == close(result["read_gbps"] / bandwidth, rel=1e-5)
+    measured = sorted(result["bandwidth"]["before"] + result["bandwidth"]["after"])
+    assert measured[0] <= bandwidth <= measured[-1]
+    assert len(measured) == 6
+    assert result["bandwidth"]["threads"] == result["call"]["threads"]
+    assert 0 < result["rss_mb"] <= result["rss_peak_mb"]
+
+    manifest = folder / "manifest.json"
+    assert result["model"]["bundle_sha256"] == hashlib.sha256(manifest.read_bytes()).hexdigest()
+    assert result["model"]["precision"] == json.loads(manifest.read_text())["precision"]
+    assert result["machine"]["isa"] in result["machine"]["isa_supported"]
+    assert {"edge", "numpy"} <= set(result["machine"]["versions"])
+    cold = result["reports"]["cold_start"]
+    assert 0 < cold["overhead_ms"] < cold["wall_ms"]
+
+
+def test_figures_agree(bundle: Path, timed: Any, small_film: Path) -> None:
+    result, text = timed("--bundle", bundle, "--tokens", "20", "--film", small_film)
+    check(result, bundle, 20)
+    for word in ("ms/token", "tokens/s", "MB/token", "GB/s", "resident", "cold start", "vision", "p99"):
+        assert word in text
+    assert max(map(len, text.splitlines()[:20])) <= 110
+    host = socket.gethostname()
+    assert len(host) < 4 or host not in json.dumps(result)
+
+
+def test_exported_bundle(tmp_path: Path, timed: Any, small_film: Path) -> None:
+    """The same on a bundle of the real exporter, at the default number of tokens."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    tiny = pytest.importorskip("tiny")
+    folder = tiny.tiny_bundle(tmp_path / "bundle", stop=True)
+    result, _ = timed("--bundle", folder, "--film", small_film)
+    check(result, folder, 100)
+
+
+def test_stop_ids_do_not_shorten_a_run(tmp_path: Path, timed: Any) -> None:
+    """Also: the film that is drawn where none is given."""
+    folder = make_bundle(tmp_path / "bundle", generation={"stop_ids": list(range(64)), "cut_at_sentence": True})
+    result, _ = timed("--bundle", folder, "--tokens", "100")
+    assert result["call"]["tokens"] == 100
+    assert result["bytes_per_token"] == bytes_from_files(folder, 100)
+
+
+def test_as_many_tokens_as_fit(tmp_path: Path, timed: Any, small_film: Path) -> None:
+    folder = other_weights(make_bundle(tmp_path / "bundle"), "none", max_positions=48)
+    result, _ = timed("--bundle", folder, "--film", small_film)
+    assert result["call"]["tokens"] == 48 - result["model"]["prefix"]
+    done = bench("--bundle", folder, "--tokens", "33", "--buffer-mb", "16")
+    assert done.returncode == 1
+    assert "at most 32" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--tokens", "1"], 1),
+        (["--threads", "0"], 1),
+        (["--quantize", "int8"], 1),
+        (["--decoder-only", "--shape", "demo"], 1),
+        (["--bundle", "x", "--shape", "demo"], 1),
+        (["--bundle", "no such folder", "--buffer-mb", "16"], 30),
+        (["--bundle", "no such folder", "--json", "no such folder/figures.json"], 40),
+    ],
+)
+def test_refusals_are_one_line(arguments: list[str], code: int) -> None:
+    done = bench(*arguments)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("edge-bench: ")
+
+
+def test_a_failed_run_leaves_the_old_figures(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    path.write_text("old")
+    assert bench("--bundle", tmp_path, "--json", path, "--buffer-mb", "16").returncode == 30
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_starting_imports_nothing_heavy() -> None:
+    import subprocess
+
+    code = "import sys, edge_bench.cli as cli; cli.make_parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"numpy", "onnxruntime", "torch", "edge._kernel"} & set(done.stdout.split())
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    """What cannot be told is null: every reader takes the file."""
+    from edge_bench.machine import describe
+
+    text = json.dumps(describe("generic"), allow_nan=False)
+    assert not any(math.isnan(v) for v in json.loads(text).values() if isinstance(v, float))
