@@ -7,7 +7,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 
 from edge.errors import OutputError, UsageError
 
@@ -24,18 +23,17 @@ def check_target(path: str, inputs: Iterable[str]) -> None:
     OutputError
     UsageError
     """
-    target = Path(path)
-    folder = target.parent
+    folder = os.path.dirname(path) or "."
     for name in inputs:
         with contextlib.suppress(OSError, ValueError):
-            if os.path.samefile(name, target):
+            if os.path.samefile(name, path):
                 raise UsageError("this is also an input: it would be overwritten")
-    if not folder.is_dir():
-        raise OutputError(f"the folder {printable(str(folder))} does not exist: create it first")
-    if target.is_dir():
+    if not os.path.isdir(folder):
+        raise OutputError(f"the folder {printable(folder)} does not exist: create it first")
+    if os.path.isdir(path):
         raise OutputError("this is a folder: give the name of a file")
     if not os.access(folder, os.W_OK):
-        raise OutputError(f"the folder {printable(str(folder))} cannot be written to")
+        raise OutputError(f"the folder {printable(folder)} cannot be written to")
 
 
 def write_whole(path: str, data: bytes) -> None:
@@ -48,26 +46,27 @@ def write_whole(path: str, data: bytes) -> None:
     """
     import tempfile
 
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():  # a device or a pipe cannot be replaced
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    if os.path.exists(target) and not os.path.isfile(target):  # a device or a pipe cannot be replaced
         _write_through(target, data)
         return
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
         with open(handle, "wb") as stream:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask())
+        os.chmod(temporary, os.stat(target).st_mode & 0o777 if os.path.exists(target) else 0o666 & ~_umask())
         os.replace(temporary, target)
         temporary = None
         with contextlib.suppress(OSError):
-            folder = os.open(target.parent, os.O_RDONLY)
+            handle = os.open(folder, os.O_RDONLY)
             try:
-                os.fsync(folder)
+                os.fsync(handle)
             finally:
-                os.close(folder)
+                os.close(handle)
     except OSError as error:
         raise OutputError(f"{error.strerror or 'the file could not be written'}: nothing was changed") from None
     finally:
@@ -76,7 +75,7 @@ def write_whole(path: str, data: bytes) -> None:
                 os.unlink(temporary)
 
 
-def _write_through(target: Path, data: bytes) -> None:
+def _write_through(target: str, data: bytes) -> None:
     try:
         with open(target, "wb") as stream:
             stream.write(data)
