@@ -80,22 +80,24 @@ def export_model(
             arrays = quantize_decoder(arrays)
         vision = stage / writer.VISION
         vision.write_bytes(onnx_model.SerializeToString())
-        progress("checking against the PyTorch model")
+        pictures = images if images is not None else check_images(manifest["image"])
+        ticks = iter(range(1, len(pictures) + 1))
         check = verify(
             model,
             GraphSession(vision, torch.get_num_threads()),
             arrays,
             manifest,
-            images if images is not None else check_images(manifest["image"]),
+            pictures,
             sequence_length=length,
             threads=torch.get_num_threads(),
+            progress=lambda: progress(f"checking picture {next(ticks)} of {len(pictures)}"),
         )
         progress("writing the bundle")
         vision.write_bytes(without_check_outputs(onnx_model).SerializeToString())
         writer.save_weights(arrays, stage / writer.WEIGHTS)
         shutil.copyfile(tokenizer_json, stage / writer.TOKENIZER)
         sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
-        notes = ["Both segmenters share one trunk, stored and run once."] if graph.shared_trunk else []
+        notes = ["Both segmenters hold the same trunk: stored and run once."] if graph.shared_trunk else []
         card = model_card(manifest, options, check, sizes, notes)
         (stage / writer.CARD).write_text(card, encoding="utf-8")
         return writer.write_manifest(stage, manifest)

@@ -106,8 +106,8 @@ def _draw(name: str, parameter: Tensor) -> Tensor:
     if "wpe" in name:
         return 0.1 * noise
     if parameter.ndim == 1:
-        is_norm = "norm" in name or ".ln_" in name or "layer_norms" in name
-        return 1.0 + 0.1 * noise if is_norm and name.endswith("weight") else 0.02 * noise
+        # A vector called weight is a norm's.
+        return 1.0 + 0.1 * noise if name.endswith("weight") else 0.02 * noise
     if name.startswith("decoder."):
         gain = 2.0 if "c_attn" in name else 1.0
         return gain * noise / parameter.shape[0] ** 0.5

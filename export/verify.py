@@ -145,8 +145,8 @@ def verify(
     result = Verification(len(images), count)
     decoder = Decoder(manifest["decoder"], weights, threads=threads)
     for pixels in images:
-        _check_image(result, model, session, decoder, manifest, pixels, count, sequence_length, quantized)
         progress()
+        _check_image(result, model, session, decoder, manifest, pixels, count, sequence_length, quantized)
     if not result.passed:
         failed = ", ".join(stage.name for stage in result.stages.values() if not stage.passed)
         raise ExportError(
@@ -242,9 +242,7 @@ def _check_switch(
     """The same graph with the prefill bias switched the other way."""
     other = rows == "none"
     got = session.run(pixels, bias=other)
-    want = ReferenceDecoder(
-        model, embeddings, key_bias, sequence_length=sequence_length, prefill_bias=other
-    )
+    want = ReferenceDecoder(model, embeddings, key_bias, sequence_length=sequence_length, prefill_bias=other)
     name = f"prefix values, bias {'on' if other else 'off'}"
     result.compare(name, got["prefix_values"], torch.stack(want.values).numpy(), EXACT["nmse"])
 

@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model families: one folder each, with a ``load`` module that knows the family's checkpoints."""
+
+from __future__ import annotations
+
+FAMILIES = ("lana",)

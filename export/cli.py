@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edge-export``: a trained checkpoint becomes a bundle that ``edge-report`` runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from edge.errors import EdgeError, UsageError
+
+from .families import FAMILIES
+
+if TYPE_CHECKING:
+    from .options import ExportOptions
+
+PROG = "edge-export"
+INTERRUPTED, INTERNAL = 130, 80
+BIAS_KINDS = ("gaussian", "hidden", "layerwise", "gaussian_legacy")
+EXAMPLES = """examples:
+  edge-export model.pth --out bundle --tokenizer gpt2/
+  edge-export lana-folder/ --out bundle --quantize int8 --bias-rows prefill
+  edge-export --random reference random/model.safetensors --out bundle
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is exit code 1, as everywhere in this project."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG,
+        description="Turn a trained checkpoint into a bundle, checked against the PyTorch model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="state dict of the paper's code (.pth, .safetensors), or a LAnA Hugging Face folder",
+    )
+    add("--out", type=Path, metavar="DIR", help="folder to write the bundle into")
+    add("--family", choices=("auto", *FAMILIES), default="auto", help="model family (default: auto)")
+    add(
+        "--tokenizer",
+        type=Path,
+        metavar="DIR",
+        help="tokenizer.json, or vocab.json and merges.txt (default: beside the checkpoint)",
+    )
+    add("--quantize", choices=("none", "int8"), default="none", help="int8: weights of graph and decoder")
+    add(
+        "--bias-rows",
+        choices=("all", "prefill", "none"),
+        default=None,
+        help="rows that get the anatomical bias (default: all)",
+    )
+    add(
+        "--bias-kind",
+        choices=BIAS_KINDS,
+        default=None,
+        help="default: gaussian for a state dict, the folder's otherwise",
+    )
+    add("--bias-strength", type=float, default=None, metavar="X", help="factor on the bias")
+    add("--no-mask", action="store_true", help="leave the mask out of the graph (with --bias-rows none)")
+    add("--config", type=Path, metavar="JSON", help="geometry that the weights' shapes do not tell")
+    add("--name", default=None, help="name of the model (default: the checkpoint's)")
+    add("--notice", default=None, metavar="TEXT", help="one line that every user of the bundle gets to see")
+    add("--synthetic", action="store_true", help="the model was trained on synthetic pictures, or not at all")
+    add("--force", action="store_true", help="replace a bundle that lies at --out")
+    add("-q", "--quiet", action="store_true", help="no progress on stderr")
+    random = parser.add_argument_group("random weights of true shapes, for benchmarks")
+    random.add_argument(
+        "--random",
+        choices=("reference", "demo", "tiny"),
+        metavar="SHAPE",
+        default=None,
+        help="write such a CHECKPOINT first (reference, demo, tiny) where there is none",
+    )
+    random.add_argument("--layout", choices=("flat", "hf"), default="flat")
+    random.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    subject = ""
+    try:
+        arguments = _parser().parse_args(argv)
+        subject = f"{arguments.checkpoint.name}: "
+        _run(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    except EdgeError as error:
+        print(f"{PROG}: {subject}{error.kind}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except ImportError as error:
+        print(f"{PROG}: {error.name} is not installed: pip install '.[cpu,export]'", file=sys.stderr)
+        return INTERNAL
+    except MemoryError:
+        print(f"{PROG}: {subject}out of memory", file=sys.stderr)
+        return INTERNAL
+    except Exception as error:
+        what = str(error).splitlines()[0][:300] if str(error) else ""
+        print(f"{PROG}: {subject}internal error: {type(error).__name__}: {what}", file=sys.stderr)
+        return INTERNAL
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.out is None and arguments.random is None:
+        raise UsageError("--out is missing: the folder to write the bundle into")
+    if arguments.no_mask and arguments.bias_rows != "none":
+        raise UsageError("--no-mask needs --bias-rows none: the other modes need the mask")
+    if arguments.out is not None:
+        from .bundle_writer import check_target
+
+        check_target(arguments.out, force=arguments.force)
+    with _Progress(quiet=arguments.quiet) as progress:
+        if arguments.random is not None:
+            _make_random(arguments, progress)
+        if arguments.out is not None:
+            _export(arguments, progress)
+
+
+def _make_random(arguments: argparse.Namespace, progress: _Progress) -> None:
+    from . import random_checkpoint
+
+    if not arguments.checkpoint.exists():
+        progress(f"drawing random weights ({arguments.random})")
+        random_checkpoint.make(arguments.random, arguments.seed, arguments.layout, arguments.checkpoint)
+
+
+def _export(arguments: argparse.Namespace, progress: _Progress) -> None:
+    from tempfile import TemporaryDirectory
+
+    progress("reading the checkpoint")
+    from .families.lana.load import load
+    from .pipeline import export_model
+    from .tokenizer_files import write_tokenizer
+
+    bias = {"kind": arguments.bias_kind, "strength": arguments.bias_strength}
+    bias = {key: value for key, value in bias.items() if value is not None}
+    loaded = load(arguments.checkpoint, arguments.config, arguments.tokenizer, bias)
+    for note in loaded.notes:
+        progress.say(note)
+    options = _options(arguments, loaded)
+    with TemporaryDirectory(prefix="edge-export-") as folder:
+        tokenizer = Path(folder) / "tokenizer.json"
+        write_tokenizer(loaded.tokenizer or arguments.checkpoint.parent, tokenizer, loaded.model.config.vocab)
+        digest = export_model(loaded.model, tokenizer, arguments.out, options, progress=progress)
+    size = sum(path.stat().st_size for path in arguments.out.iterdir())
+    progress.close()
+    print(f"{arguments.out}: {size / 1e6:.1f} MB, manifest sha256 {digest}")
+
+
+def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
+    from .options import ExportOptions
+
+    name = arguments.name or (
+        arguments.checkpoint.stem if arguments.checkpoint.is_file() else arguments.checkpoint.resolve().name
+    )
+    notice = arguments.notice
+    if notice is None and (arguments.synthetic or arguments.random):
+        notice = "the model was not trained on radiographs; its text means nothing, not for clinical use"
+    return ExportOptions(
+        name=name,
+        notice=notice,
+        synthetic=arguments.synthetic or arguments.random is not None,
+        bias_rows=arguments.bias_rows,
+        with_mask=not arguments.no_mask,
+        quantize=arguments.quantize,
+        force=arguments.force,
+        sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],
+        image=loaded.image,
+        generation=loaded.generation,
+    )
+
+
+class _Progress:
+    """A bar on a terminal, one line per step elsewhere, nothing when quiet; all on stderr."""
+
+    STEPS = 9
+
+    def __init__(self, *, quiet: bool) -> None:
+        self.quiet = quiet
+        self.bar: Any = None
+
+    def __enter__(self) -> _Progress:
+        if not self.quiet and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self.bar = tqdm(total=self.STEPS, bar_format="{l_bar}{bar}| {elapsed} {desc}", leave=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __call__(self, step: str) -> None:
+        if self.bar is not None:
+            self.bar.set_description_str(step, refresh=False)
+            self.bar.total = max(self.bar.total, self.bar.n + 1)
+            self.bar.update()
+        elif not self.quiet:
+            print(f"{PROG}: {step}", file=sys.stderr)
+
+    def say(self, note: str) -> None:
+        """A line that stays, even when quiet."""
+        if self.bar is not None:
+            self.bar.write(f"{PROG}: {note}", file=sys.stderr)
+        else:
+            print(f"{PROG}: {note}", file=sys.stderr)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tokenizer in any form a checkpoint brings it, as one ``tokenizer.json``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .checkpoint import read_json
+from .errors import BadCheckpoint, CannotRead, CorruptInput
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+def load_tokenizer(source: Path) -> Tokenizer:
+    """Read ``tokenizer.json``, or GPT-2's ``vocab.json`` and ``merges.txt``, from a folder.
+
+    Parameters
+    ----------
+    source : Path
+        Folder, or a ``tokenizer.json`` itself.
+
+    Raises
+    ------
+    CannotRead
+        Neither form is there.
+    CorruptInput
+        The files are not a byte-level BPE.
+    """
+    from tokenizers import Tokenizer
+
+    whole = source if source.is_file() else source / "tokenizer.json"
+    if whole.is_file():
+        try:
+            return Tokenizer.from_str(whole.read_text("utf-8"))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # the library's own panics are no Exceptions
+            raise CorruptInput(f"{whole.name} is not a tokenizer this version can read") from None
+    vocab, merges = source / "vocab.json", source / "merges.txt"
+    if not vocab.is_file() or not merges.is_file():
+        raise CannotRead(
+            f"no tokenizer in {source}: --tokenizer wants a folder with tokenizer.json, or vocab.json and merges.txt"
+        )
+    return _byte_level(vocab, merges)
+
+
+def _byte_level(vocab: Path, merges: Path) -> Tokenizer:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    tokens = read_json(vocab)
+    try:
+        lines = merges.read_text("utf-8").splitlines()
+        pairs = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
+        tokenizer = Tokenizer(models.BPE(vocab=tokens, merges=pairs))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        raise CorruptInput(f"{vocab.name} and {merges.name} are not a byte-level BPE") from None
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if END_OF_TEXT in tokens:
+        tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return tokenizer
+
+
+def write_tokenizer(source: Path, target: Path, vocab: int) -> Tokenizer:
+    """Write ``target`` (a ``tokenizer.json``) and return the tokenizer.
+
+    Raises
+    ------
+    BadCheckpoint
+        It knows more tokens than the model.
+    """
+    tokenizer = load_tokenizer(source)
+    if (size := tokenizer.get_vocab_size()) > vocab:
+        raise BadCheckpoint(f"the tokenizer in {source} holds {size} tokens, the model {vocab}")
+    tokenizer.save(str(target))
+    return tokenizer
