@@ -265,7 +265,10 @@ class Decoder:
 
         ``bias`` says whether these rows get the key bias. Logits do not depend on how rows are chunked.
         """
-        return self._call(self._kernel.forward, np.ascontiguousarray(ids, dtype=np.int32), bool(bias))
+        logits: npt.NDArray[np.float32] = self._call(
+            self._kernel.forward, np.ascontiguousarray(ids, dtype=np.int32), bool(bias)
+        )
+        return logits
 
     def rewind(self, n_text: int) -> None:
         """Drop the text rows after the first ``n_text``."""
@@ -340,4 +343,5 @@ class Decoder:
         try:
             return function(*args, **kwargs)
         except (ValueError, TypeError, RuntimeError, MemoryError) as error:
-            raise ProcessingError(f"decoder: {str(error).splitlines()[0] if str(error) else 'out of memory'}") from error
+            message = str(error).splitlines()[0] if str(error) else "out of memory"
+            raise ProcessingError(f"decoder: {message}") from error

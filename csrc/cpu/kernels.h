@@ -28,7 +28,8 @@ struct MatmulArgs {
 };
 
 // One head, one block of at most kKeyBlock keys, `rows` queries:
-// score[j] = scale * q.k[j] + bias[j]; m = max score; p[j] = exp(score[j] - m); l = sum p; acc = sum p[j] v[j].
+// score[j] = scale * q.k[j] + bias[j]; m = max score; p[j] = exp(score[j] - m); l = sum p; acc = sum p[j]
+// v[j].
 struct AttendArgs {
   const float* q;            // row r at q + r * q_stride, [head_dim]
   const void* k;             // [groups][head_dim][kKeyGroup], float or half

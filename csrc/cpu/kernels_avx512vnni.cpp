@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels built for avx512vnni. Everything included below lives in an anonymous namespace: no function built
-// with this file's flags can be picked by the linker for another level.
+// The kernels built for avx512vnni. Everything included below lives in an anonymous namespace: no function
+// built with this file's flags can be picked by the linker for another level.
 #include "cpu/simd_avx512.h"
 
 #include "cpu/kernels_rows.h"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Weight rows times activations. Decoding is bound by reading the weights, so each weight is read once for all
-// chunk rows, int8 weights are widened in registers, and the next tile is prefetched while this one is summed.
+// Weight rows times activations. Decoding is bound by reading the weights, so each weight is read once for
+// all chunk rows, int8 weights are widened in registers, and the next tile is prefetched while this one is
+// summed.
 #pragma once
 
 #include <stdint.h>
@@ -34,7 +35,8 @@ inline void matmul_step(const MatmulArgs& a, const W* w, const float* x, int64_t
 }
 
 // OUT weight rows x ROWS activation rows. Every one of the OUT * ROWS sums runs in two accumulators over k in
-// the same order whatever OUT and ROWS are: that is what makes a chunk's rows equal to single steps bit by bit.
+// the same order whatever OUT and ROWS are: that is what makes a chunk's rows equal to single steps bit by
+// bit.
 template <class W, int OUT, int ROWS>
 inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   // Columns per round: a cache line of int8 weights, or a step where that is longer.
@@ -57,7 +59,8 @@ inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
       ahead += kLines * kLine;
     }
 #pragma GCC unroll 16
-    for (int64_t step = 0; step < kRound; step += kStep) matmul_step<W, OUT, ROWS>(a, w, x, k + step, even, odd);
+    for (int64_t step = 0; step < kRound; step += kStep)
+      matmul_step<W, OUT, ROWS>(a, w, x, k + step, even, odd);
   }
   for (int64_t k = rounds; k < whole; k += kStep) matmul_step<W, OUT, ROWS>(a, w, x, k, even, odd);
   for (int64_t k = whole; k < a.cols; k += kLanes) {
@@ -66,8 +69,7 @@ inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
     for (int o = 0; o < OUT; ++o) {
       const Vec w0 = load_part(w + o * a.cols + k, n);
 #pragma GCC unroll 16
-      for (int r = 0; r < ROWS; ++r)
-        even[o][r] = fma(w0, load_part(x + r * a.x_stride + k, n), even[o][r]);
+      for (int r = 0; r < ROWS; ++r) even[o][r] = fma(w0, load_part(x + r * a.x_stride + k, n), even[o][r]);
     }
   }
 #pragma GCC unroll 16

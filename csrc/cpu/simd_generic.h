@@ -15,11 +15,15 @@ typedef int8_t VecByte __attribute__((vector_size(4)));
 typedef uint16_t VecHalf __attribute__((vector_size(8)));
 
 constexpr int kLanes = 4;
-constexpr int kRowTile = 2;      // chunk rows that share one pass over a weight row
-constexpr int kRowTileOut = 2;   // weight rows per pass then
-constexpr int kSoloOut = 4;      // weight rows per pass when there is one chunk row
+constexpr int kRowTile = 2;     // chunk rows that share one pass over a weight row
+constexpr int kRowTileOut = 2;  // weight rows per pass then
+constexpr int kSoloOut = 4;     // weight rows per pass when there is one chunk row
 
-inline Vec load(const float* p) { Vec v; memcpy(&v, p, sizeof v); return v; }
+inline Vec load(const float* p) {
+  Vec v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
 inline Vec load(const int8_t* p) {
   VecByte v;
   memcpy(&v, p, sizeof v);
@@ -42,12 +46,24 @@ inline Vec sub(Vec a, Vec b) { return a - b; }
 inline Vec mul(Vec a, Vec b) { return a * b; }
 inline Vec div(Vec a, Vec b) { return a / b; }
 inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
-inline Vec max(Vec a, Vec b) { const VecInt m = a > b; return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m)); }
-inline Vec min(Vec a, Vec b) { const VecInt m = a < b; return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m)); }
+inline Vec max(Vec a, Vec b) {
+  const VecInt m = a > b;
+  return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m));
+}
+inline Vec min(Vec a, Vec b) {
+  const VecInt m = a < b;
+  return (Vec)(((VecInt)a & m) | ((VecInt)b & ~m));
+}
 // 0 where x < limit, else v
-inline Vec zero_lt(Vec v, Vec x, Vec limit) { const VecInt m = x < limit; return (Vec)((VecInt)v & ~m); }
+inline Vec zero_lt(Vec v, Vec x, Vec limit) {
+  const VecInt m = x < limit;
+  return (Vec)((VecInt)v & ~m);
+}
 // Nearest integer of |x| < 2^22 by adding and subtracting 1.5 * 2^23.
-inline Vec round_near(Vec x) { const Vec magic = set1(12582912.0f); return (x + magic) - magic; }
+inline Vec round_near(Vec x) {
+  const Vec magic = set1(12582912.0f);
+  return (x + magic) - magic;
+}
 // 2^n for integral n in [-126, 127]
 inline Vec pow2(Vec n) { return (Vec)((__builtin_convertvector(n, VecInt) + 127) << 23); }
 inline float hsum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
@@ -75,7 +91,9 @@ inline uint16_t half_of(float x) {
   mag += 0xfffu + ((mag >> 13) & 1u);
   return static_cast<uint16_t>(sign | ((mag - 0x38000000u) >> 13));
 }
-inline void store_half(uint16_t* p, Vec v) { for (int i = 0; i < kLanes; ++i) p[i] = half_of(v[i]); }
+inline void store_half(uint16_t* p, Vec v) {
+  for (int i = 0; i < kLanes; ++i) p[i] = half_of(v[i]);
+}
 
 }  // namespace
 }  // namespace edge

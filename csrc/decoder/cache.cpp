@@ -46,8 +46,8 @@ const void* KvCache::value_block(int64_t layer, int64_t head, int64_t block) con
   return at(values_, layer, head, block * kKeyBlock);
 }
 
-void KvCache::store_keys(const Kernels& kernels, int64_t layer, int64_t head, int64_t first, const float* rows,
-                         int64_t n, int64_t stride) {
+void KvCache::store_keys(const Kernels& kernels, int64_t layer, int64_t head, int64_t first,
+                         const float* rows, int64_t n, int64_t stride) {
   uint16_t half[4096];  // head_dim's upper bound in the spec
   for (int64_t i = 0; i < n; ++i) {
     const int64_t key = first + i;

@@ -4,8 +4,8 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <cstdlib>
+#include <memory>
 
 #include "cpu/kernels.h"
 #include "decoder/spec.h"

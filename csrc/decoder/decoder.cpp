@@ -26,8 +26,8 @@ std::vector<int64_t> checked_layers(const DecoderSpec& spec, std::vector<int64_t
 
 }  // namespace
 
-// Holds the decoder for one call. Refusing a second caller, rather than making it wait, also covers a callback
-// that calls back into its own decoder.
+// Holds the decoder for one call. Refusing a second caller, rather than making it wait, also covers a
+// callback that calls back into its own decoder.
 class Decoder::Claim {
  public:
   explicit Claim(Decoder& decoder) : decoder_(decoder) {
@@ -131,8 +131,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   const auto cancelled = [&] { return cancel && cancel->cancelled(); };
   const auto finish = [&](StopReason reason) {
     result.stop_reason = reason;
-    result.decode_seconds =
-        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    result.decode_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     return std::move(result);
   };
 

@@ -27,7 +27,8 @@ TokenChooser::TokenChooser(const Kernels& kernels, int64_t vocab, SamplingOption
   require(options_.top_p > 0.0f && options_.top_p <= 1.0f, "top_p must be above 0 and at most 1");
   for (const int32_t id : options_.suppressed) special_.push_back({id, true});
   std::sort(special_.begin(), special_.end());
-  const auto last = std::unique(special_.begin(), special_.end(), [](auto a, auto b) { return a.id == b.id; });
+  const auto last =
+      std::unique(special_.begin(), special_.end(), [](auto a, auto b) { return a.id == b.id; });
   special_.erase(last, special_.end());
   require(special_.empty() || (special_.front().id >= 0 && special_.back().id < vocab_),
           "suppressed_ids holds an id outside the vocabulary");
@@ -47,7 +48,8 @@ BlockStats TokenChooser::measure(const float* logits, int64_t block) const {
   stats.sum_exp = kernels_.sum_exp(raw, n, stats.max);
   float scores[kVocabBlock];
   const float* scored = raw;
-  auto special = std::lower_bound(special_.begin(), special_.end(), Special{static_cast<int32_t>(begin), false});
+  auto special =
+      std::lower_bound(special_.begin(), special_.end(), Special{static_cast<int32_t>(begin), false});
   if (special != special_.end() && special->id < begin + n) {
     std::copy(raw, raw + n, scores);
     for (; special != special_.end() && special->id < begin + n; ++special)

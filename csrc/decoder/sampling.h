@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// From logits to the next token: repetition penalty, suppressed ids, greedy choice or sampling, log-probability.
+// From logits to the next token: repetition penalty, suppressed ids, greedy choice or sampling,
+// log-probability.
 #pragma once
 
 #include <cstdint>

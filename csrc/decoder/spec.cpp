@@ -113,14 +113,16 @@ DecoderSpec parse_spec(const std::map<std::string, SpecValue>& values) {
   in.choice("norm", {"layernorm"});
   in.choice("norm_position", {"pre"});
   in.choice("positions", {"learned"});
-  spec.activation = in.choice("activation", {"gelu_tanh", "gelu_erf"}) ? Activation::gelu_erf : Activation::gelu_tanh;
+  spec.activation =
+      in.choice("activation", {"gelu_tanh", "gelu_erf"}) ? Activation::gelu_erf : Activation::gelu_tanh;
   spec.tied_head = in.flag("tied_head");
   if (in.clean()) {
     if (spec.rows() < 1)
-      in.fail("position_offset = " + std::to_string(spec.position_offset) + " (leaves none of max_positions = " +
-              std::to_string(spec.max_positions) + ")");
+      in.fail("position_offset = " + std::to_string(spec.position_offset) +
+              " (leaves none of max_positions = " + std::to_string(spec.max_positions) + ")");
     if (kv_heads != spec.heads)
-      in.fail("kv_heads = " + std::to_string(kv_heads) + " (grouped queries are not implemented: kv_heads must equal heads)");
+      in.fail("kv_heads = " + std::to_string(kv_heads) +
+              " (grouped queries are not implemented: kv_heads must equal heads)");
     if (spec.heads * spec.head_dim != spec.hidden)
       in.fail("heads * head_dim = " + std::to_string(spec.heads * spec.head_dim) +
               " (must equal hidden = " + std::to_string(spec.hidden) + ")");

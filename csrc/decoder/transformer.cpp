@@ -103,7 +103,8 @@ void Transformer::embed(const Step& step) {
   }
 }
 
-// Five barriers per layer. Norms and the join of the attention blocks are computed by every thread for itself.
+// Five barriers per layer. Norms and the join of the attention blocks are computed by every thread for
+// itself.
 void Transformer::work(int thread, const Step& step) {
   const int64_t rows = static_cast<int64_t>(step.ids.size()), hidden = spec_.hidden, mlp = spec_.mlp;
   float* own = own_[size_of(thread)].row.data();
@@ -223,7 +224,8 @@ void Transformer::join(int thread, int64_t layer, int64_t rows, const Step& step
     for (int64_t h = 0; h < heads; ++h) {
       const int64_t at = (r * heads + h) * max_blocks_;
       kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * head_dim, key_blocks(r),
-                           head_dim, own.factors.data() + at, own.row.data() + r * spec_.hidden + h * head_dim);
+                           head_dim, own.factors.data() + at,
+                           own.row.data() + r * spec_.hidden + h * head_dim);
     }
   if (!gathers_evidence(layer, step)) return;
   // Each thread sums its own blocks of prefix keys over the heads, in head order.

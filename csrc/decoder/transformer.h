@@ -20,7 +20,8 @@ inline constexpr int64_t kMaxRows = 16;
 
 enum class BiasSpan { prefix, sequence };
 
-// Prefix of one film: keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or null.
+// Prefix of one film: keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or
+// null.
 struct Prefix {
   const float* keys = nullptr;
   const float* values = nullptr;
@@ -95,13 +96,14 @@ class Transformer {
   int64_t max_blocks_;
 
   BiasSpan span_ = BiasSpan::prefix;
-  int64_t bias_length_ = 0;      // 0: no bias
-  std::vector<float> key_bias_;  // span prefix: [layers, capacity], zero beyond the prefix; else [layers, length]
-  std::vector<float> stretched_; // span sequence: [kMaxRows, capacity], of the layer at work
+  int64_t bias_length_ = 0;  // 0: no bias
+  std::vector<float>
+      key_bias_;  // span prefix: [layers, capacity], zero beyond the prefix; else [layers, length]
+  std::vector<float> stretched_;  // span sequence: [kMaxRows, capacity], of the layer at work
 
-  std::vector<float> x_;    // [kMaxRows, hidden] residual stream
-  std::vector<float> qkv_;  // [kMaxRows, 3 hidden]
-  std::vector<float> mlp_;  // [kMaxRows, mlp]
+  std::vector<float> x_;          // [kMaxRows, hidden] residual stream
+  std::vector<float> qkv_;        // [kMaxRows, 3 hidden]
+  std::vector<float> mlp_;        // [kMaxRows, mlp]
   std::vector<float> max_, sum_;  // [kMaxRows, heads, blocks] of the streamed softmax
   std::vector<float> partial_;    // [kMaxRows, heads, blocks, head_dim]
   std::vector<float> mass_;       // [kMaxRows, heads, prefix blocks, kKeyBlock], when evidence is asked for

@@ -36,7 +36,8 @@ std::map<std::string, SpecValue> spec_values(const py::dict& dict) {
   return values;
 }
 
-// A C-contiguous, aligned float32 or int8 array is used where it lies; anything laid out otherwise is copied once.
+// A C-contiguous, aligned float32 or int8 array is used where it lies; anything laid out otherwise is copied
+// once.
 py::array checked_weight(const std::string& name, const py::handle& object) {
   if (!py::isinstance<py::array>(object)) throw std::invalid_argument("weight " + name + " is not an array");
   py::array array = py::reinterpret_borrow<py::array>(object);
@@ -83,7 +84,8 @@ class PyDecoder {
   void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias,
                   const std::string& span) {
     const DecoderSpec& spec = decoder_->network().spec();
-    if (keys.ndim() != 4) throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");
+    if (keys.ndim() != 4)
+      throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");
     Prefix prefix{.keys = keys.data(), .values = values.data(), .length = keys.shape(2)};
     const std::vector<int64_t> shape{spec.layers, spec.heads, prefix.length, spec.head_dim};
     require_shape(keys, shape, "keys");
@@ -118,9 +120,9 @@ class PyDecoder {
 
   py::object generate(const std::optional<FloatArray>& first_logits, std::vector<int32_t> begin_ids,
                       std::vector<int32_t> forced_ids, const std::string& bias_rows, int64_t max_new_tokens,
-                      float repetition_penalty, std::vector<int32_t> stop_ids, std::vector<int32_t> suppressed_ids,
-                      float temperature, int64_t top_k, float top_p, uint64_t seed, const py::object& on_token,
-                      const std::shared_ptr<CancelToken>& cancel) {
+                      float repetition_penalty, std::vector<int32_t> stop_ids,
+                      std::vector<int32_t> suppressed_ids, float temperature, int64_t top_k, float top_p,
+                      uint64_t seed, const py::object& on_token, const std::shared_ptr<CancelToken>& cancel) {
     GenerateOptions options{.begin_ids = std::move(begin_ids),
                             .forced_ids = std::move(forced_ids),
                             .max_new_tokens = max_new_tokens,
@@ -169,9 +171,12 @@ py::array_t<T> to_array(const std::vector<T>& values) {
 
 const char* reason_text(StopReason reason) {
   switch (reason) {
-    case StopReason::stop: return "stop";
-    case StopReason::length: return "length";
-    default: return "cancelled";
+    case StopReason::stop:
+      return "stop";
+    case StopReason::length:
+      return "length";
+    default:
+      return "cancelled";
   }
 }
 
@@ -184,7 +189,8 @@ PYBIND11_MODULE(_kernel, m) {
   m.def("isa_supported", &isa_supported, "Instruction sets this machine can run, weakest first.");
   m.def("isa_selected", [] { return isa_select(); }, "The best one, or the one EDGE_ISA names.");
   m.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("threads"), py::arg("seconds"),
-        py::call_guard<py::gil_scoped_release>(), "GB/s at which threads read a buffer of so many bytes: best pass.");
+        py::call_guard<py::gil_scoped_release>(),
+        "GB/s at which threads read a buffer of so many bytes: best pass.");
 
   py::class_<CancelToken, std::shared_ptr<CancelToken>>(m, "CancelToken")
       .def(py::init<>())
@@ -203,30 +209,37 @@ PYBIND11_MODULE(_kernel, m) {
                                return to_array(r.evidence).reshape({n, keys});
                              })
       .def_readonly("forced_ids", &GenerationResult::forced_ids)
-      .def_property_readonly("stop_reason", [](const GenerationResult& r) { return reason_text(r.stop_reason); })
+      .def_property_readonly("stop_reason",
+                             [](const GenerationResult& r) { return reason_text(r.stop_reason); })
       .def_readonly("decode_seconds", &GenerationResult::decode_seconds);
 
   py::class_<PyDecoder>(m, "Decoder")
-      .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t, const std::optional<std::string>&,
-                    std::vector<int64_t>>(),
-           py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("kv_dtype") = "fp32", py::arg("threads"),
-           py::arg("isa") = py::none(), py::arg("evidence_layers") = std::vector<int64_t>{})
+      .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t,
+                    const std::optional<std::string>&, std::vector<int64_t>>(),
+           py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("kv_dtype") = "fp32",
+           py::arg("threads"), py::arg("isa") = py::none(),
+           py::arg("evidence_layers") = std::vector<int64_t>{})
       .def("set_prefix", &PyDecoder::set_prefix, py::arg("keys"), py::arg("values"),
            py::arg("key_bias") = py::none(), py::arg("span") = "prefix")
       .def("forward", &PyDecoder::forward, py::arg("ids"), py::arg("bias"))
       .def("rewind", &PyDecoder::rewind, py::arg("n_text"))
       .def("generate", &PyDecoder::generate, py::arg("first_logits") = py::none(), py::kw_only(),
            py::arg("begin_ids") = std::vector<int32_t>{}, py::arg("forced_ids") = std::vector<int32_t>{},
-           py::arg("bias_rows") = "all", py::arg("max_new_tokens") = 100, py::arg("repetition_penalty") = 1.0f,
-           py::arg("stop_ids") = std::vector<int32_t>{}, py::arg("suppressed_ids") = std::vector<int32_t>{},
-           py::arg("temperature") = 0.0f, py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
+           py::arg("bias_rows") = "all", py::arg("max_new_tokens") = 100,
+           py::arg("repetition_penalty") = 1.0f, py::arg("stop_ids") = std::vector<int32_t>{},
+           py::arg("suppressed_ids") = std::vector<int32_t>{}, py::arg("temperature") = 0.0f,
+           py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
            py::arg("on_token") = py::none(), py::arg("cancel") = py::none())
       .def_property_readonly("isa", [](const PyDecoder& d) { return d.decoder().network().kernels().name; })
       .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().threads(); })
-      .def_property_readonly("prefix_rows", [](const PyDecoder& d) { return d.decoder().network().prefix_rows(); })
-      .def_property_readonly("text_rows", [](const PyDecoder& d) { return d.decoder().network().text_rows(); })
-      .def_property_readonly("weight_bytes", [](const PyDecoder& d) { return d.decoder().network().weight_bytes(); })
-      .def_property_readonly("cache_bytes", [](const PyDecoder& d) { return d.decoder().network().cache_bytes(); });
+      .def_property_readonly("prefix_rows",
+                             [](const PyDecoder& d) { return d.decoder().network().prefix_rows(); })
+      .def_property_readonly("text_rows",
+                             [](const PyDecoder& d) { return d.decoder().network().text_rows(); })
+      .def_property_readonly("weight_bytes",
+                             [](const PyDecoder& d) { return d.decoder().network().weight_bytes(); })
+      .def_property_readonly("cache_bytes",
+                             [](const PyDecoder& d) { return d.decoder().network().cache_bytes(); });
 
   py::module_ ops = m.def_submodule("ops", "Single kernels, for the tests only.");
   bind_ops(ops);

@@ -34,7 +34,8 @@ Floats map(const Floats& x, void (*f)(float*, int64_t)) {
   return y;
 }
 
-Floats layer_norm(const std::string& isa, const Floats& x, const Floats& weight, const Floats& bias, float eps) {
+Floats layer_norm(const std::string& isa, const Floats& x, const Floats& weight, const Floats& bias,
+                  float eps) {
   require(x.ndim() == 1 && weight.size() == x.size() && bias.size() == x.size(), "three vectors of one size");
   Floats y(x.size());
   kernels_for(isa).layer_norm(x.data(), weight.data(), bias.data(), y.mutable_data(), x.size(), eps);
@@ -43,7 +44,8 @@ Floats layer_norm(const std::string& isa, const Floats& x, const Floats& weight,
 
 // w float32 or int8 [out, in], x [rows, in], bias [out] or none, start [rows, out] to add to, or none.
 Floats matmul(const std::string& isa, const py::array& w, const std::optional<Floats>& scale, const Floats& x,
-              const std::optional<Floats>& bias, const std::optional<Floats>& start, int64_t begin, int64_t end) {
+              const std::optional<Floats>& bias, const std::optional<Floats>& start, int64_t begin,
+              int64_t end) {
   require(w.ndim() == 2 && x.ndim() == 2 && x.shape(1) == w.shape(1), "w [out, in] and x [rows, in]");
   const int64_t out = w.shape(0), rows = x.shape(0);
   require(!bias || bias->size() == out, "bias [out]");
@@ -68,17 +70,19 @@ Floats matmul(const std::string& isa, const py::array& w, const std::optional<Fl
   return y;
 }
 
-// One head: q [rows, d], k and v [keys, d], bias [rows, keys] or none, counts [rows] of visible keys. Goes through
-// a cache, block by block, as a decode step does. Returns the output [rows, d] and the attention [rows, keys].
-py::tuple attend(const std::string& isa, const std::string& kv, const Floats& q, const Floats& k, const Floats& v,
-                 const std::optional<Floats>& bias, const std::vector<int64_t>& counts) {
+// One head: q [rows, d], k and v [keys, d], bias [rows, keys] or none, counts [rows] of visible keys. Goes
+// through a cache, block by block, as a decode step does. Returns the output [rows, d] and the attention
+// [rows, keys].
+py::tuple attend(const std::string& isa, const std::string& kv, const Floats& q, const Floats& k,
+                 const Floats& v, const std::optional<Floats>& bias, const std::vector<int64_t>& counts) {
   require(q.ndim() == 2 && k.ndim() == 2 && v.ndim() == 2, "q [rows, d], k and v [keys, d]");
   const int64_t rows = q.shape(0), d = q.shape(1), keys = k.shape(0);
   require(rows > 0 && d > 0 && d <= 4096 && keys > 0 && k.shape(1) == d, "k [keys, d]");
   require(v.shape(0) == keys && v.shape(1) == d, "v [keys, d]");
   require(static_cast<int64_t>(counts.size()) == rows, "counts [rows]");
   for (const int64_t n : counts) require(n >= 1 && n <= keys, "1 <= counts <= keys");
-  require(!bias || (bias->ndim() == 2 && bias->shape(0) == rows && bias->shape(1) == keys), "bias [rows, keys]");
+  require(!bias || (bias->ndim() == 2 && bias->shape(0) == rows && bias->shape(1) == keys),
+          "bias [rows, keys]");
   const Kernels& kernels = kernels_for(isa);
   DecoderSpec spec;
   spec.layers = spec.heads = 1;
@@ -135,8 +139,8 @@ py::array_t<uint16_t> to_half(const std::string& isa, const Floats& x) {
 }
 
 py::tuple choose(const std::string& isa, const Floats& logits, const std::vector<int32_t>& generated,
-                 float repetition_penalty, const std::vector<int32_t>& suppressed, float temperature, int64_t top_k,
-                 float top_p, uint64_t seed) {
+                 float repetition_penalty, const std::vector<int32_t>& suppressed, float temperature,
+                 int64_t top_k, float top_p, uint64_t seed) {
   TokenChooser chooser(kernels_for(isa), logits.size(),
                        {repetition_penalty, temperature, top_k, top_p, seed, suppressed});
   for (const int32_t id : generated) {
@@ -155,16 +159,19 @@ py::tuple choose(const std::string& isa, const Floats& logits, const std::vector
 
 void bind_ops(py::module_& m) {
   m.def("exp", [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).exp); });
-  m.def("gelu_tanh", [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).gelu_tanh); });
-  m.def("gelu_erf", [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).gelu_erf); });
+  m.def("gelu_tanh",
+        [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).gelu_tanh); });
+  m.def("gelu_erf",
+        [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).gelu_erf); });
   m.def("layer_norm", &layer_norm);
   m.def("matmul", &matmul, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"), py::arg("bias"),
         py::arg("start"), py::arg("begin"), py::arg("end"));
-  m.def("attend", &attend, py::arg("isa"), py::arg("kv"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("bias"),
-        py::arg("counts"));
+  m.def("attend", &attend, py::arg("isa"), py::arg("kv"), py::arg("q"), py::arg("k"), py::arg("v"),
+        py::arg("bias"), py::arg("counts"));
   m.def("to_half", &to_half);
-  m.def("choose", &choose, py::arg("isa"), py::arg("logits"), py::arg("generated"), py::arg("repetition_penalty"),
-        py::arg("suppressed"), py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("seed"));
+  m.def("choose", &choose, py::arg("isa"), py::arg("logits"), py::arg("generated"),
+        py::arg("repetition_penalty"), py::arg("suppressed"), py::arg("temperature"), py::arg("top_k"),
+        py::arg("top_p"), py::arg("seed"));
   m.def("random", [](uint64_t seed, int n) {
     Random random(seed);
     std::vector<double> values;

@@ -128,7 +128,9 @@ def test_greedy_choice(isa: str, vocab: int) -> None:
 
 
 @isas
-@pytest.mark.parametrize(("temperature", "top_k", "top_p"), [(1, 0, 1), (0.7, 5, 1), (1.5, 0, 0.8), (1, 40, 0.3), (2, 1, 1)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1, 0, 1), (0.7, 5, 1), (1.5, 0, 0.8), (1, 40, 0.3), (2, 1, 1)]
+)
 def test_sampling(isa: str, temperature: float, top_k: int, top_p: float) -> None:
     need(isa)
     rng = np.random.default_rng(3)

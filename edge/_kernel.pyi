@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compiled decoding kernel. Use it through edge.decoder, which adds types and errors."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+ops: Any  # single kernels, for the tests only
+
+def isa_supported() -> list[str]: ...
+def isa_selected() -> str: ...
+def read_bandwidth(bytes: int, threads: int, seconds: float = ...) -> float: ...
+
+class BusyError(RuntimeError): ...
+
+class CancelToken:
+    def __init__(self) -> None: ...
+    def cancel(self) -> None: ...
+    @property
+    def cancelled(self) -> bool: ...
+
+class GenerationResult:
+    @property
+    def token_ids(self) -> list[int]: ...
+    @property
+    def logprobs(self) -> NDArray[np.float32]: ...
+    @property
+    def evidence(self) -> NDArray[np.float32]: ...
+    @property
+    def forced_ids(self) -> list[int]: ...
+    @property
+    def stop_reason(self) -> Literal["stop", "length", "cancelled"]: ...
+    @property
+    def decode_seconds(self) -> float: ...
+
+class Decoder:
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        weights: Mapping[str, NDArray[Any]],
+        *,
+        kv_dtype: str = "fp32",
+        threads: int,
+        isa: str | None = None,
+        evidence_layers: Sequence[int] = ...,
+    ) -> None: ...
+    def set_prefix(
+        self,
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+        key_bias: NDArray[np.float32] | None = None,
+        span: str = "prefix",
+    ) -> None: ...
+    def forward(self, ids: NDArray[np.int32], bias: bool) -> NDArray[np.float32]: ...
+    def rewind(self, n_text: int) -> None: ...
+    def generate(
+        self,
+        first_logits: NDArray[np.float32] | None = None,
+        *,
+        begin_ids: Sequence[int] = ...,
+        forced_ids: Sequence[int] = ...,
+        bias_rows: str = "all",
+        max_new_tokens: int = 100,
+        repetition_penalty: float = 1.0,
+        stop_ids: Sequence[int] = ...,
+        suppressed_ids: Sequence[int] = ...,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        on_token: Callable[[int, float], bool | None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> GenerationResult: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def prefix_rows(self) -> int: ...
+    @property
+    def text_rows(self) -> int: ...
+    @property
+    def weight_bytes(self) -> int: ...
+    @property
+    def cache_bytes(self) -> int: ...

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""edge.decoder: options, files, default types, typed errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+from small import prefix_of, spec_of, weights_of
+
+from edge import _kernel
+from edge.decoder import Decoder, GenerationOptions, cancel_token, isa_selected, isa_supported
+from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
+
+SPEC = spec_of()
+PREFIX = prefix_of(SPEC, 30)
+OPTIONS = GenerationOptions(max_new_tokens=6, repetition_penalty=1.2)
+
+
+def ready(precision: str = "fp32", **options: object) -> Decoder:
+    decoder = Decoder(SPEC, weights_of(SPEC, precision), threads=1, **options)
+    decoder.set_prefix(PREFIX["keys"], PREFIX["values"], PREFIX["soft"])
+    return decoder
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_from_files(tmp_path: Path, precision: str) -> None:
+    weights = weights_of(SPEC, precision)
+    save_file(weights, tmp_path / "decoder.safetensors")
+    mapped = Decoder.from_files(SPEC, tmp_path / "decoder.safetensors", threads=1)
+    mapped.set_prefix(PREFIX["keys"], PREFIX["values"], PREFIX["soft"])
+    direct = ready(precision)
+    assert mapped.kv_dtype == direct.kv_dtype == ("fp16" if precision == "int8" else "fp32")
+    ids = [1, 2, 3]
+    np.testing.assert_array_equal(mapped.forward(ids), direct.forward(ids))
+    assert mapped.text_rows == 3
+    element = 1 if precision == "int8" else 4
+    matrices = SPEC["layers"] * 12 * 64 * 64 + 211 * 64
+    cache = SPEC["layers"] * 33 * 64 * 2 * (2 if precision == "int8" else 4)
+    assert mapped.bytes_per_token == matrices * element + cache
+
+
+def test_generation() -> None:
+    decoder = ready(evidence_layers=[2])
+    result = decoder.generate(PREFIX["first_logits"], OPTIONS)
+    assert len(result.token_ids) == 6
+    assert result.logprobs.shape == (6,)
+    assert result.evidence.shape == (6, 30)
+    assert (result.evidence[1:].sum(1) > 0).all()
+    assert result.stop_reason == "length"
+    assert result.decode_seconds > 0
+    stopped = decoder.generate(PREFIX["first_logits"], OPTIONS.but(stop_ids=(result.token_ids[2],)))
+    assert stopped.stop_reason == "stop"
+    assert ready().generate(PREFIX["first_logits"], OPTIONS).evidence.shape == (6, 0)
+
+
+def test_callback_and_cancel() -> None:
+    decoder, seen = ready(), []
+    result = decoder.generate(PREFIX["first_logits"], OPTIONS, on_token=lambda i, p: seen.append(i))
+    assert seen == result.token_ids
+
+    def fail(token: int, logprob: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        decoder.generate(PREFIX["first_logits"], OPTIONS, on_token=fail)
+    cancel = cancel_token()
+    cancel.cancel()
+    result = decoder.generate(PREFIX["first_logits"], OPTIONS, cancel=cancel)
+    assert result.stop_reason == "cancelled"
+
+
+def test_options_of_a_manifest() -> None:
+    block = {"max_new_tokens": 7, "stop_ids": [1], "cut_at_sentence": True, "evidence_layers": [0]}
+    options = GenerationOptions.from_manifest(block, repetition_penalty=1.1, max_new_tokens=None)
+    assert options == GenerationOptions(max_new_tokens=7, stop_ids=(1,), repetition_penalty=1.1)
+    with pytest.raises(UsageError, match="beams"):
+        GenerationOptions.from_manifest(block, beams=3)
+
+
+def test_errors() -> None:
+    weights = weights_of(SPEC)
+    with pytest.raises(BundleError, match="norm = 'rmsnorm'"):
+        Decoder(SPEC | {"norm": "rmsnorm"}, weights, threads=1)
+    with pytest.raises(BundleError, match=r"missing final_norm\.bias"):
+        Decoder(SPEC, {k: v for k, v in weights.items() if k != "final_norm.bias"}, threads=1)
+    with pytest.raises(DeviceError, match="choices"):
+        Decoder(SPEC, weights, threads=1, isa="avx9")
+    with pytest.raises(UsageError, match="threads"):
+        Decoder(SPEC, weights, threads=0)
+    with pytest.raises(UsageError, match="kv_dtype"):
+        Decoder(SPEC, weights, threads=1, kv_dtype="int3")  # type: ignore[arg-type]
+    decoder = ready()
+    with pytest.raises(ProcessingError, match="outside the vocabulary"):
+        decoder.forward([999])
+    with pytest.raises(ProcessingError, match="temperature"):
+        decoder.generate(PREFIX["first_logits"], OPTIONS.but(temperature=-1))
+    with pytest.raises(ProcessingError):
+        decoder.generate(PREFIX["first_logits"], OPTIONS.but(max_new_tokens="many"))
+    with pytest.raises(ProcessingError, match="keys"):
+        decoder.set_prefix(PREFIX["keys"][:1], PREFIX["values"])
+
+
+def test_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isa_supported() == _kernel.isa_supported()
+    monkeypatch.setenv("EDGE_ISA", "generic")
+    assert isa_selected() == ready().isa == "generic"
+    monkeypatch.setenv("EDGE_ISA", "altivec")
+    with pytest.raises(DeviceError, match="altivec"):
+        ready()
