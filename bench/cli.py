@@ -189,7 +189,7 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
     from functools import partial
     from pathlib import Path
 
-    from edge.bundle import DEMO
+    from edge.bundle import DEMO, Bundle
 
     from . import reference
     from .films import choose_film
@@ -205,7 +205,9 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
 
     if options.shape != "reference":
         folder = DEMO if options.shape == "demo" else options.bundle
-        return [partial(reports, None if folder is None else Path(folder))]
+        path = None if folder is None else Path(folder)
+        Bundle.open(path)  # what is wrong with it is told before anything is measured
+        return [partial(reports, path)]
 
     quantize = options.quantize or "none"
     make = []

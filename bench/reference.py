@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Part of the file names: raise it when what is made changes."""
+SHAPE = "reference"
+"""Name of the shape in the exporter."""
 SEED = 0
 PREFIX = 1024
 SPEC: dict[str, Any] = {
@@ -148,15 +150,12 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
     with _working_folder() as work:
         if shutil.disk_usage(work).free < CHECKPOINT_AND_BUNDLE_BYTES:
             raise OutputError(f"{path.parent} needs {CHECKPOINT_AND_BUNDLE_BYTES >> 30} GiB free for a while")
-        say("making a random checkpoint of the reference shape, once (about 1 GB, removed afterwards)")
-        checkpoint = work / "reference.safetensors"
-        make = "import sys, pathlib; from edge_export.random_checkpoint import make; "
-        make += f"make('reference', {SEED}, 'flat', pathlib.Path(sys.argv[1]))"
-        _child([sys.executable, "-c", make, str(checkpoint)], "the random checkpoint")
-        say(f"exporting it, once, minutes: {path}")
+        say(f"exporting a random checkpoint of the reference shape, once; this takes minutes: {path}")
         export = "import sys; from edge_export.cli import main; sys.exit(main(sys.argv[1:]))"
-        arguments = [str(checkpoint), "--out", str(work / "bundle"), "--tokenizer", str(work)]
-        _child([sys.executable, "-c", export, *arguments, "--quantize", quantize], "the export")
+        arguments = ["--random", SHAPE, "--seed", str(SEED), str(work / "random.safetensors")]
+        arguments += ["--out", str(work / "bundle"), "--quantize", quantize]
+        arguments += ["--name", f"{SHAPE}-random", "--synthetic"]
+        _child([sys.executable, "-c", export, *arguments], "the export")
         Bundle.open(work / "bundle")
         shutil.rmtree(path, ignore_errors=True)
         os.rename(work / "bundle", path)

@@ -16,6 +16,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from conftest import bench, bytes_from_files
+from edge_bench import cli, reference
 from edge_bench.reference import random_weights
 from handmade import make_bundle, seal
 from safetensors.numpy import save_file
@@ -94,14 +95,35 @@ def test_figures_agree(bundle: Path, timed: Any, small_film: Path) -> None:
     assert len(host) < 4 or host not in json.dumps(result)
 
 
-def test_exported_bundle(tmp_path: Path, timed: Any, small_film: Path) -> None:
-    """The same on a bundle of the real exporter, at the default number of tokens."""
+def test_both_parts_of_the_reference_shape(
+    tmp_path: Path, small_film: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """``--shape reference``, the shape made tiny: random checkpoint, real exporter, whole reports, decoder."""
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
-    tiny = pytest.importorskip("tiny")
-    folder = tiny.tiny_bundle(tmp_path / "bundle", stop=True)
-    result, _ = timed("--bundle", folder, "--film", small_film)
-    check(result, folder, 100)
+    pytest.importorskip("edge_export.cli")
+    spec = {"layers": 3, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "mlp": 256}
+    spec |= {"vocab": 320, "max_positions": 192}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(reference, "SHAPE", "tiny")
+    monkeypatch.setattr(reference, "PREFIX", 16)
+    monkeypatch.setattr(reference, "SPEC", {**reference.SPEC, **spec})
+    path = tmp_path / "figures.json"
+    call = ["--shape", "reference", "--film", str(small_film), "--json", str(path), "--repeat", "3"]
+    assert cli.main([*call, "--threads", "1", "--buffer-mb", "16"]) == 0, capfd.readouterr().err
+    result = json.loads(path.read_text())
+    decoder = result.pop("decoder")
+    (folder,) = (tmp_path / "cache" / "edge-report" / "bench").glob("bundle-*")
+    check({**result, "decoder": None}, folder, 100)
+    assert decoder["bytes_per_token"] == result["bytes_per_token"]
+    out, err = capfd.readouterr()
+    assert "whole reports" in out
+    assert "decoder alone" in out
+    assert "exporting a random checkpoint" in err
+    monkeypatch.setattr(reference, "find_spec", lambda name: None)
+    said: list[str] = []
+    assert reference.reference_bundle("none", said.append) == folder  # from the cache: needs no exporter
+    assert said == []
 
 
 def test_stop_ids_do_not_shorten_a_run(tmp_path: Path, timed: Any) -> None:
