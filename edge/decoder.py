@@ -264,9 +264,18 @@ class Decoder:
         """Append rows to the text and return their logits [n, vocab] (teacher forcing).
 
         ``bias`` says whether these rows get the key bias. Logits do not depend on how rows are chunked.
+
+        Raises
+        ------
+        ProcessingError
+            Ids outside the vocabulary, more rows than positions are left, or no prefix.
         """
+        rows = np.atleast_1d(np.asarray(ids))
+        # Before the cast to 32 bits, which would wrap.
+        if rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= self.spec["vocab"]):
+            raise ProcessingError(f"decoder: ids must be integers below the vocabulary of {self.spec['vocab']}")
         logits: npt.NDArray[np.float32] = self._call(
-            self._kernel.forward, np.ascontiguousarray(ids, dtype=np.int32), bool(bias)
+            self._kernel.forward, np.ascontiguousarray(rows, dtype=np.int32), bool(bias)
         )
         return logits
 

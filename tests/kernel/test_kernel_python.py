@@ -93,8 +93,9 @@ def test_errors() -> None:
     with pytest.raises(UsageError, match="kv_dtype"):
         Decoder(SPEC, weights, threads=1, kv_dtype="int3")  # type: ignore[arg-type]
     decoder = ready()
-    with pytest.raises(ProcessingError, match="outside the vocabulary"):
-        decoder.forward([999])
+    for ids in ([999], [-1], [2**32 + 1], [0.5]):
+        with pytest.raises(ProcessingError, match="below the vocabulary"):
+            decoder.forward(ids)
     with pytest.raises(ProcessingError, match="temperature"):
         decoder.generate(PREFIX["first_logits"], OPTIONS.but(temperature=-1))
     with pytest.raises(ProcessingError):
