@@ -140,23 +140,33 @@ def set_prefix(decoder: kernel.Decoder, cache: Any, image: int, bias: NDArray[np
 
 
 def check_greedy(
-    model: Any, decoder: kernel.Decoder, x: Any, bias: NDArray[np.float32], penalty: float, tokens: int
+    model: Any,
+    decoder: kernel.Decoder,
+    x: Any,
+    bias: NDArray[np.float32],
+    tokens: int,
+    modes: tuple[str, ...] = ("all", "prefill", "none"),
+    penalties: tuple[float, ...] = (1.0, 1.2),
 ) -> None:
-    """Each token the kernel writes is PyTorch's greedy choice after those before it, in all three bias modes."""
-    for prefill_bias, modes in ((bias, ("all", "prefill")), (None, ("none",))):
-        cache, first = prefill(model, x, prefill_bias)
-        for rows in modes:
-            texts = []
-            for i in range(len(x)):
-                set_prefix(decoder, cache, i, bias)
-                logits = np.ascontiguousarray(first[i].numpy())
-                result = decoder.generate(logits, bias_rows=rows, max_new_tokens=tokens, repetition_penalty=penalty)
-                assert len(result.token_ids) == tokens
-                texts.append(result.token_ids)
-            assert len({tuple(text) for text in texts}) > 1
-            rest = extend(model, cache, torch.tensor(texts)[:, :-1], bias if rows == "all" else None)
-            cache.crop(x.shape[1])
-            scores = torch.cat([first[:, None], rest], 1)
-            for i, ids in enumerate(texts):
-                want = [int(penalised(scores[i, n], ids[:n], penalty).argmax()) for n in range(tokens)]
-                assert ids == want, f"bias rows {rows}, image {i}"
+    """Each token the kernel writes is PyTorch's greedy choice after those before it."""
+    for with_bias in (True, False):
+        chosen = [rows for rows in modes if (rows != "none") == with_bias]
+        if not chosen:
+            continue
+        cache, first = prefill(model, x, bias if with_bias else None)
+        for rows in chosen:
+            for penalty in penalties:
+                texts = []
+                for i in range(len(x)):
+                    set_prefix(decoder, cache, i, bias)
+                    logits = np.ascontiguousarray(first[i].numpy())
+                    result = decoder.generate(logits, bias_rows=rows, max_new_tokens=tokens, repetition_penalty=penalty)
+                    assert len(result.token_ids) == tokens
+                    texts.append(result.token_ids)
+                assert len(x) == 1 or len({tuple(text) for text in texts}) > 1
+                rest = extend(model, cache, torch.tensor(texts)[:, :-1], bias if rows == "all" else None)
+                cache.crop(x.shape[1])
+                scores = torch.cat([first[:, None], rest], 1)
+                for i, ids in enumerate(texts):
+                    want = [int(penalised(scores[i, n], ids[:n], penalty).argmax()) for n in range(tokens)]
+                    assert ids == want, f"bias rows {rows}, penalty {penalty}, image {i}"
