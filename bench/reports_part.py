@@ -128,7 +128,7 @@ def cold_start(bundle: Bundle, film: Path, tokens: int, threads: int, say: Say) 
 
     The report may stop early here: what counts is ``overhead_ms``, the time beyond the report's own.
     """
-    call = [sys.executable, "-m", "edge.cli.report", str(film), "--bundle", str(bundle.path), "--quiet"]
+    call = [sys.executable, "-P", "-m", "edge.cli.report", str(film), "--bundle", str(bundle.path), "--quiet"]
     call += ["--format", "json", "--threads", str(threads), "--max-new-tokens", str(tokens)]
     walls, overheads = [], []
     for _ in range(COLD_STARTS):

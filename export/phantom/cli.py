@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
     train.add_argument("--images", type=int, default=12000)
     train.add_argument("--seed", type=int, default=1)
-    train.add_argument("--stage", choices=("all", "segmenter", "encoder", "decoder", "report"), default="all")
+    train.add_argument("--stage", choices=("all", "segmenter", "encoder", "devices", "decoder", "report"), default="all")
     train.add_argument("--steps", type=int, default=None, help="steps of the stage, instead of the default")
     train.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     train.add_argument("--threads", type=int, default=os.cpu_count() or 1)

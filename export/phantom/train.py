@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the demo model in four resumable stages.
+"""Training of the demo model in five resumable stages.
 
 1. ``segmenter``: one ConvNeXt trunk with a lung and a heart head, on the exact masks.
 2. ``encoder``: the ViT with a per-patch finding head, on where each finding was painted. A ViT that starts from
    nothing learns from a few thousand films this way, where a caption alone would take far more.
-3. ``decoder``: connector and decoder on findings texts, written anew at every visit of a film, under the anatomical
+3. ``devices``: the same again with half of every batch from films with thin devices, the last thing a ViT learns.
+4. ``decoder``: connector and decoder on findings texts, written anew at every visit of a film, under the anatomical
    bias in every row (bias rows ``all``). The encoder stands still, so its tokens are computed once and kept.
-4. ``report``: encoder, connector and decoder together; the patch head stays as a second loss.
+5. ``report``: encoder, connector and decoder together; the patch head stays as a second loss.
 
 Seeds fix the order of films, texts and augmentation, so a run is repeated by the same command on the same machine.
 """
@@ -35,7 +36,8 @@ for _index, _name in enumerate(LABELS):
     _sided = ("effusion", "pneumothorax", "opacity", "nodule", "elevated")
     _kind = _name.split("_")[0] if _name.startswith(_sided) else _name
     KINDS.setdefault(_kind, []).append(_index)
-STAGES = ("segmenter", "encoder", "decoder", "report")
+STAGES = ("segmenter", "encoder", "devices", "decoder", "report")
+THIN = [LABELS.index(name) for name in ("sternal_wires", "central_line")]
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 MAX_TEXT = 126
@@ -54,9 +56,10 @@ class StageOptions:
 
 
 DEFAULTS = {
-    "segmenter": StageOptions(steps=1500, batch=16, learning_rate=1.5e-3),
-    "encoder": StageOptions(steps=3000, batch=8, learning_rate=8e-4),
-    "decoder": StageOptions(steps=4500, batch=8, learning_rate=8e-4),
+    "segmenter": StageOptions(steps=700, batch=16, learning_rate=1.5e-3),
+    "encoder": StageOptions(steps=3600, batch=8, learning_rate=8e-4),
+    "devices": StageOptions(steps=900, batch=8, learning_rate=5e-4, warmup=50, decay=0.7),
+    "decoder": StageOptions(steps=4000, batch=8, learning_rate=8e-4),
     "report": StageOptions(steps=600, batch=8, learning_rate=2e-4, decay=1.0, patch_loss=0.5),
 }
 
@@ -148,7 +151,7 @@ class Trainer:
         assert self.model.segmenter is not None
         if stage == "segmenter":
             return [self.model.segmenter]
-        if stage == "encoder":
+        if stage in ("encoder", "devices"):
             return [self.model.encoder, self.patch_head]
         if stage == "decoder":
             return [self.model.linear_projection, self.model.decoder]
@@ -157,6 +160,10 @@ class Trainer:
     def loss(self, stage: str, step: int, options: StageOptions) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, STAGES.index(stage), step])
         picked = self.films.sample(step if stage != "decoder" else 10**6, options.batch, rng)
+        if stage == "devices":
+            more = self.films.sample(10**6, 12 * options.batch, rng)
+            thin = [(s, i) for s, i in more if s.labels[i, THIN].any()]
+            picked = thin[: options.batch // 2] + picked[: options.batch - min(len(thin), options.batch // 2)]
         if stage == "decoder":
             tokens = np.stack([self.tokens[id(s)][i] for s, i in picked])
             return {"loss": self._text_loss(picked, torch.from_numpy(tokens).float(), rng)}
@@ -167,7 +174,7 @@ class Trainer:
         labels = torch.from_numpy(np.stack([s.labels[i] for s, i in picked]))
         patches = self.encode(pixels)
         where = patch_loss(self.patch_head(patches), regions, labels)
-        if stage == "encoder":
+        if stage in ("encoder", "devices"):
             return {"loss": where}
         text = self._text_loss(picked, patches, rng)
         return {"loss": text + options.patch_loss * where, "text": text, "where": where}

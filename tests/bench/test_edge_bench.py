@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from conftest import bench, bytes_from_files
+from bench_harness import bench, bytes_from_files
 from edge_bench import cli, reference
 from edge_bench.reference import random_weights
 from handmade import make_bundle, seal

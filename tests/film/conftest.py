@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from film_builder import MARKER, to_bytes
+from film_privacy import check_private
 from pydicom.dataset import Dataset
 
 from edge.errors import EdgeError
@@ -28,15 +29,6 @@ def nothing_leaks(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFi
     told = out + err + caplog.text + "".join(str(w.message) for w in caught)
     assert MARKER not in told
     assert "ZZSECRET" not in told
-
-
-def check_private(error: BaseException) -> None:
-    """No patient data in an error, its hint, or the errors behind it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        text = f"{seen} {seen!r} {seen.args} {vars(seen)}"
-        assert "ZZSECRET" not in text
-        seen = seen.__cause__ or seen.__context__
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import time
 
 import numpy as np
 import pytest
-from conftest import check_private
 from encoders import JPEG, j2k, jpeg_baseline, jpeg_ls, rle
 from film_builder import code_item, compressed, film, gradient, lut_item, to_bytes
+from film_privacy import check_private
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -8,8 +8,8 @@ import struct
 
 import pydicom
 import pytest
-from conftest import check_private
 from film_builder import MARKER, film, to_bytes
+from film_privacy import check_private
 
 from edge.errors import EdgeError
 from edge.film import read_film

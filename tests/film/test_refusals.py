@@ -8,8 +8,8 @@ import struct
 
 import numpy as np
 import pytest
-from conftest import check_private
 from film_builder import CR, DX, MARKER, SC, code_item, compressed, film, gradient, to_bytes
+from film_privacy import check_private
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
