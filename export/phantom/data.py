@@ -58,7 +58,7 @@ def draw_sample(seed: int, size: int) -> tuple[np.ndarray, ...]:
     rng = np.random.default_rng([seed, 17])
     case = sample_case(rng)
     width = int(2 * size)
-    height = int(round(width * rng.uniform(1.0, 1.25)))
+    height = round(width * rng.uniform(1.0, 1.25))
     phantom = draw(case, height, width)
     exposed = np.clip(phantom.image * 4095, 0, 4095).astype(np.uint16)
     gray = to_gray8(read_film(exposed), INTENSITY)

@@ -212,7 +212,7 @@ class Trainer:
             write_findings(frozenset(n for n, on in zip(LABELS, s.labels[i], strict=True) if on), rng)
             for s, i in picked
         ]
-        encoded = [e.ids[:MAX_TEXT] + [self.stop_id] for e in self.tokenizer.encode_batch(texts)]
+        encoded = [[*e.ids[:MAX_TEXT], self.stop_id] for e in self.tokenizer.encode_batch(texts)]
         longest = -(-max(map(len, encoded)) // 32) * 32
         targets = torch.full((len(encoded), longest), -100)
         for row, ids in enumerate(encoded):

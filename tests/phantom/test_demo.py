@@ -9,11 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import edge
 import pytest
-from edge.bundle import Bundle
 from edge_export.phantom.evaluate import evaluate
 from edge_export.phantom.labeller import label
+
+import edge
+from edge.bundle import Bundle
 
 SAMPLE = Path(__file__).parents[2] / "examples" / "phantom.dcm"
 SAMPLE_LABELS = {"cardiomegaly", "effusion_right_small", "opacity_left_upper"}
@@ -41,9 +42,11 @@ def test_the_card_holds_the_scores(bundle: Bundle) -> None:
     card = (bundle.path / "MODEL_CARD.md").read_text()
     fp32 = re.search(r"against fp32: macro-F1 ([\d.]+), labels agree ([\d.]+)", card)
     dice = re.search(r"mask Dice ([\d.]+)", card)
-    assert fp32 is not None and float(fp32[1]) >= 0.90
+    assert fp32 is not None
+    assert float(fp32[1]) >= 0.90
     assert float(fp32[2]) >= 0.99
-    assert dice is not None and float(dice[1]) >= 0.95
+    assert dice is not None
+    assert float(dice[1]) >= 0.95
 
 
 def test_unseen_phantoms() -> None:
