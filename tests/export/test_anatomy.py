@@ -12,10 +12,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edge_export.families.lana.anatomy import LOWEST, AnatomicalBias, BiasConfig, stretch  # noqa: E402
+from reference_model import bias_twin  # noqa: E402
 
-GOLDEN = Path(
-    os.environ.get("EDGE_GOLDEN_BIAS", Path(__file__).parents[2].parent / "shared/data/golden_bias.npz")
-)
+GOLDEN = Path(os.environ.get("EDGE_GOLDEN_BIAS", Path(__file__).parents[2].parent / "shared/data/golden_bias.npz"))
 
 
 @pytest.fixture(scope="module")
@@ -58,34 +57,6 @@ def test_gaussian_legacy(golden: dict[str, np.ndarray]) -> None:
     assert np.abs(bias - golden["gaussian_legacy_1028"]).max() < 1e-5
 
 
-def numpy_twin(mask: np.ndarray, layers: int, grid: int, strict: bool) -> np.ndarray:
-    """Direct form: average-free bilinear sampling, explicit reflect padding, explicit sums, in float64."""
-    size = mask.shape[0]
-    span = mask.max() - mask.min()
-    mask = (mask - mask.min()) / max(span, 1e-8)
-    small = np.zeros((grid, grid))
-    for y in range(grid):
-        for x in range(grid):
-            v, u = (np.clip((i + 0.5) * size / grid - 0.5, 0, size - 1) for i in (y, x))
-            v0, u0 = int(v), int(u)
-            v1, u1 = min(v0 + 1, size - 1), min(u0 + 1, size - 1)
-            top = mask[v0, u0] * (1 - u + u0) + mask[v0, u1] * (u - u0)
-            low = mask[v1, u0] * (1 - u + u0) + mask[v1, u1] * (u - u0)
-            small[y, x] = top * (1 - v + v0) + low * (v - v0)
-    result = np.zeros((layers, grid * grid))
-    for layer in range(layers):
-        k = min(2 * (layers - layer) + 3, 2 * grid - 1)
-        r = k // 2
-        weights = [np.exp(-((i - r) ** 2) / (2 * ((k - 1) / 6) ** 2)) for i in range(k)]
-        weights = np.array(weights) / np.sum(weights)
-        padded = np.pad(small, r, mode="reflect")
-        rows = sum(w * padded[:, i : i + grid] for i, w in enumerate(weights))
-        both = sum(w * rows[i : i + grid] for i, w in enumerate(weights))
-        both = (both - both.min()) / max(both.max() - both.min(), 1e-8)
-        result[layer] = np.where(both > 0, both, LOWEST).ravel() if strict else both.ravel()
-    return result
-
-
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(("mask_size", "grid", "layers"), [(64, 32, 12), (32, 16, 4), (8, 4, 3), (8, 4, 6)])
 def test_twin(mask_size: int, grid: int, layers: int, strict: bool) -> None:
@@ -94,7 +65,7 @@ def test_twin(mask_size: int, grid: int, layers: int, strict: bool) -> None:
     mask[: mask_size // 2, 1 : mask_size // 2] = rng.random((mask_size // 2, mask_size // 2 - 1)) > 0.3
     module = AnatomicalBias(BiasConfig("hidden" if strict else "gaussian"), layers, mask_size, grid, grid**2)
     got = module(torch.from_numpy(mask)[None, None])[0].numpy()
-    want = numpy_twin(mask.astype(np.float64), layers, grid, strict)
+    want = bias_twin(mask.astype(np.float64), layers, grid, strict)
     assert np.array_equal(got == LOWEST, want == LOWEST)
     assert np.abs(np.where(want == LOWEST, 0, got - want)).max() < 4e-6
 

@@ -97,8 +97,10 @@ def tiny_bundle(
     quantize, with_mask, max_new_tokens, repetition_penalty, notice
         Of the export; further ``options`` are fields of ``ExportOptions``.
     """
+    import numpy as np
     from edge_export.options import ExportOptions, GenerationOptions
     from edge_export.pipeline import export_model
+    from edge_export.random_checkpoint import smooth_pixels
 
     model = model or tiny_model(
         seed,
@@ -119,15 +121,18 @@ def tiny_bundle(
         begin_ids=[END_OF_TEXT_ID] if begin else [],
     )
     tokenizer = tiny_tokenizer(out_dir.parent / f"{out_dir.name}.tokenizer")
+    # Cheap pictures: drawing phantoms would take longer than everything else here.
+    images = [smooth_pixels(model.config.image_size, np.random.default_rng(i)) for i in (1, 2)]
     export_model(
         model,
         tokenizer,
         out_dir,
-        ExportOptions(
+        images=images,
+        options=ExportOptions(
             name="tiny-random",
             quantize=quantize,
             with_mask=with_mask,
-            bias_rows=rows if model.segmenter is not None else None,
+            bias_rows=rows,
             notice=notice,
             synthetic=notice is not None,
             generation=generation,

@@ -21,6 +21,9 @@ KINDS = ("gaussian", "hidden", "layerwise", "gaussian_legacy", "none")
 ROWS = ("all", "prefill", "none")
 LOWEST = float(torch.finfo(torch.float32).min)
 EPSILON = 1e-8
+TIE = 2.0**-18
+"""Blurred values that lie this little (relatively) above a layer's lowest one are its equals: which of them is
+exactly the lowest is a matter of rounding, and would differ between machines."""
 
 
 @dataclass
@@ -139,10 +142,14 @@ class AnatomicalBias(nn.Module):
         Tensor
             [B, L, prefix]; for the kind ``layerwise`` the grid's values [B, L, grid ** 2], not yet stretched.
         """
-        values = _unit_range(self.blurred(mask)).flatten(2)
-        bias = values * self.config.strength
+        blurred = self.blurred(mask)
+        bias = _unit_range(blurred).flatten(2) * self.config.strength
         if self.config.kind == "hidden":
-            bias = torch.where(values > 0, bias, torch.full_like(bias, LOWEST))
+            flat = blurred.flatten(2)
+            low = flat.amin(dim=2, keepdim=True)
+            # Not "flat > low * (1 + TIE)": the exporter drops a factor that is nearly one.
+            visible = (flat - low) / TIE > low
+            bias = torch.where(visible, bias, torch.full_like(bias, LOWEST))
         if self.config.span == "sequence":
             return bias
         if self.config.kind == "gaussian_legacy":

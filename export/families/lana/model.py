@@ -25,7 +25,7 @@ from transformers import (
     GPT2LMHeadModel,
 )
 
-from .anatomy import AnatomicalBias, BiasConfig
+from .anatomy import LOWEST, AnatomicalBias, BiasConfig, stretch
 
 
 @dataclass
@@ -240,7 +240,8 @@ class LanaModel(nn.Module):
         ids : Tensor [B,T] of int64
             Text ids.
         key_bias : Tensor [B,L,P] or None
-            Added to the scores at the image keys, for every query, layer by layer.
+            Added to the scores at the image keys, for every query, layer by layer. For the kind ``layerwise``
+            [B,L,grid ** 2], stretched over the whole sequence.
 
         Returns
         -------
@@ -252,7 +253,9 @@ class LanaModel(nn.Module):
         hidden = torch.cat([prefix, transformer.wte(ids)], dim=1)
         total = hidden.shape[1]
         hidden = hidden + transformer.wpe.weight[:total]
-        causal = torch.full((total, total), float("-inf"), device=hidden.device).triu(1)
+        causal = torch.full((total, total), LOWEST, device=hidden.device).triu(1)
+        if key_bias is not None and self.config.bias.span == "sequence":
+            key_bias = stretch(key_bias, total)
         heads = self.config.decoder_heads
         for index, block in enumerate(transformer.h):
             query, key, value = (
@@ -261,7 +264,7 @@ class LanaModel(nn.Module):
             )
             mask = causal
             if key_bias is not None:
-                mask = causal + F.pad(key_bias[:, index], (0, total - length))[:, None, None, :]
+                mask = causal + F.pad(key_bias[:, index], (0, total - key_bias.shape[-1]))[:, None, None, :]
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
             hidden = hidden + block.attn.c_proj(mixed.transpose(1, 2).reshape(batch, total, width))
             hidden = hidden + block.mlp(block.ln_2(hidden))
