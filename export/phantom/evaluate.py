@@ -81,7 +81,7 @@ def evaluate(
 
     engine = edge.load(bundle, device="cpu", threads=threads)
     other = edge.load(against, device="cpu", threads=threads) if against is not None else None
-    side = engine.bundle.manifest.image.height // 8
+    side = int(engine.bundle.manifest.image["height"]) // 8
     truth = np.zeros((count, len(LABELS)), bool)
     found = np.zeros_like(truth)
     second = np.zeros_like(truth)

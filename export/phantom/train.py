@@ -7,7 +7,8 @@
 3. ``devices``: the same again with half of every batch from films with thin devices, the last thing a ViT learns.
 4. ``decoder``: connector and decoder on findings texts, written anew at every visit of a film, under the anatomical
    bias in every row (bias rows ``all``). The encoder stands still, so its tokens are computed once and kept.
-5. ``report``: encoder, connector and decoder together; the patch head stays as a second loss.
+5. ``report``: encoder, connector and decoder together, films picked as in the third stage; the patch head stays as
+   a second loss.
 
 Seeds fix the order of films, texts and augmentation, so a run is repeated by the same command on the same machine.
 """
@@ -59,8 +60,8 @@ DEFAULTS = {
     "segmenter": StageOptions(steps=700, batch=16, learning_rate=1.5e-3),
     "encoder": StageOptions(steps=3600, batch=8, learning_rate=8e-4),
     "devices": StageOptions(steps=900, batch=8, learning_rate=5e-4, warmup=50, decay=0.7),
-    "decoder": StageOptions(steps=4000, batch=8, learning_rate=8e-4),
-    "report": StageOptions(steps=600, batch=8, learning_rate=2e-4, decay=1.0, patch_loss=0.5),
+    "decoder": StageOptions(steps=1300, batch=8, learning_rate=8e-4, decay=0.0),
+    "report": StageOptions(steps=700, batch=8, learning_rate=5e-4, warmup=50, decay=0.7, patch_loss=1.0),
 }
 
 
@@ -89,18 +90,21 @@ class Films:
         return [(self.shards[p // per_shard], int(p % per_shard)) for p in picks]
 
 
-def augment(images: np.ndarray, rng: np.random.Generator) -> Tensor:
-    """Exposure, contrast and noise; uint8 [B,S,S] to normalised float [B,3,S,S]."""
+def augment(images: np.ndarray, rng: np.random.Generator, strength: float = 1.0) -> Tensor:
+    """Exposure, contrast and noise; uint8 [B,S,S] to normalised float [B,3,S,S].
+
+    Whites are not clipped at less than full ``strength``: a bright film must not lose a wire in front of the spine.
+    """
     values = torch.from_numpy(images).float()[:, None] / 255
     count = len(images)
 
     def draw(low: float, high: float) -> Tensor:
-        return torch.from_numpy(rng.uniform(low, high, (count, 1, 1, 1)).astype(np.float32))
+        return torch.from_numpy(rng.uniform(low, high, (count, 1, 1, 1)).astype(np.float32)) * strength
 
-    values = values.clamp_min(1e-4) ** draw(0.8, 1.25)
-    values = (values - 0.5) * draw(0.85, 1.12) + 0.5 + draw(-0.06, 0.06)
+    values = values.clamp_min(1e-4) ** (1 + draw(-0.2, 0.25))
+    values = (values - 0.5) * (1 + draw(-0.15, 0.12)) + 0.5 + draw(-0.06, 0.06)
     noise = torch.from_numpy(rng.standard_normal(values.shape, dtype=np.float32))
-    values = (values + noise * draw(0.0, 0.02)).clamp(0, 1)
+    values = (values + noise * draw(0.0, 0.02)).clamp(0, 1 if strength >= 1 else 2)
     return (values - MEAN) / STD
 
 
@@ -160,14 +164,14 @@ class Trainer:
     def loss(self, stage: str, step: int, options: StageOptions) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, STAGES.index(stage), step])
         picked = self.films.sample(step if stage != "decoder" else 10**6, options.batch, rng)
-        if stage == "devices":
+        if stage in ("devices", "report"):
             more = self.films.sample(10**6, 12 * options.batch, rng)
             thin = [(s, i) for s, i in more if s.labels[i, THIN].any()]
             picked = thin[: options.batch // 2] + picked[: options.batch - min(len(thin), options.batch // 2)]
         if stage == "decoder":
             tokens = np.stack([self.tokens[id(s)][i] for s, i in picked])
             return {"loss": self._text_loss(picked, torch.from_numpy(tokens).float(), rng)}
-        pixels = augment(np.stack([s.images[i] for s, i in picked]), rng)
+        pixels = augment(np.stack([s.images[i] for s, i in picked]), rng, 0.4 if stage == "report" else 1.0)
         if stage == "segmenter":
             return self._segmenter_loss(picked, pixels)
         regions = torch.from_numpy(np.stack([s.regions[i] for s, i in picked])).float() / 255
