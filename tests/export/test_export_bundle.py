@@ -145,7 +145,8 @@ def test_int8(exported: Exported) -> None:
     for words in ("what this quantization costs", "text logits, same first choice", "Dice", "IoU"):
         assert words in card
     assert Bundle.open(small).manifest.precision == "int8"
-    assert "MatMulInteger" not in operators(small)
+    # ONNX Runtime would fuse these into products that quantize the activations as well.
+    assert not {"MatMulInteger", "DequantizeLinear", "DynamicQuantizeLinear"} & set(operators(small))
 
 
 def test_quantized_rows_round_to_the_nearest_step() -> None:
@@ -207,7 +208,7 @@ def test_quantized_graph_matches_its_own_weights(tmp_path: Path) -> None:
     want = run(model)
     quantize_graph(model)
     assert {t.data_type for t in model.graph.initializer} == {TensorProto.INT8, TensorProto.FLOAT}
-    assert sum(node.op_type == "DequantizeLinear" for node in model.graph.node) == 4
+    assert [node.op_type for node in model.graph.node].count("Cast") == 4
     for got, exact in zip(run(model), want, strict=True):
         assert np.mean((got - exact) ** 2) / np.mean(exact**2) < 2e-3
 

@@ -14,12 +14,11 @@ pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
 from edge_export.random_checkpoint import smooth_pixels
-from reference_model import ReferenceModel, ReferenceTexts
+from reference_model import ReferenceModel
+from runtime_ids import Runtime, assert_same
 from tiny import END_OF_TEXT_ID
 
 IMAGES, TOKENS = 20, 100
-NEAR_TIE = 2e-4
-"""Two scores closer than this may come in either order in float32, after which the texts differ for good."""
 
 Exported = Callable[..., tuple[Any, Path]]
 
@@ -27,48 +26,6 @@ Exported = Callable[..., tuple[Any, Path]]
 def pictures(count: int, size: int = 64) -> np.ndarray:
     rng = np.random.default_rng(2026)
     return np.concatenate([smooth_pixels(size, rng) for _ in range(count)])
-
-
-class Runtime:
-    """Graph and kernel of a bundle, without the film door."""
-
-    def __init__(self, folder: Path) -> None:
-        from edge.bundle import Bundle
-        from edge.decoder import Decoder
-        from edge.vision import VisionSession
-
-        self.bundle = Bundle.open(folder)
-        self.manifest = self.bundle.manifest
-        self.vision = VisionSession(self.bundle, threads=1)
-        weights = self.bundle.file(self.manifest.weights_file)
-        self.decoder = Decoder.from_files(self.manifest.decoder, weights, threads=1)
-
-    def ids(self, pixels: np.ndarray, rows: str, penalty: float, count: int) -> list[int]:
-        from edge.decoder import GenerationOptions
-
-        seen = self.vision.run(pixels, bias=rows != "none")
-        self.decoder.set_prefix(seen.keys, seen.values, seen.key_bias, self.manifest.bias.span)
-        generation = self.manifest.generation
-        options = GenerationOptions(
-            max_new_tokens=count,
-            repetition_penalty=penalty,
-            bias_rows=rows,  # type: ignore[arg-type]
-            begin_ids=generation.begin_ids,
-            suppressed_ids=generation.suppressed_ids,
-        )
-        return self.decoder.generate(seen.first_logits, options).token_ids
-
-
-def assert_same(texts: list[list[int]], want: ReferenceTexts) -> None:
-    """Equal ids; a text may leave the reference only where the reference itself all but tied."""
-    ties = 0
-    for text, ids, margins in zip(texts, want.ids.tolist(), want.margins, strict=True):
-        assert len(text) == len(ids)
-        different = [i for i, (a, b) in enumerate(zip(text, ids, strict=True)) if a != b]
-        if different:
-            assert margins[different[0]] < NEAR_TIE, f"differs at {different[0]}, margin {margins[different[0]]}"
-            ties += 1
-    assert ties <= max(1, len(texts) // 10)
 
 
 @pytest.mark.parametrize("penalty", [1.0, 1.2])
@@ -81,7 +38,7 @@ def test_ids_equal_pytorch(exported: Exported, kind: str, rows: str, penalty: fl
     runtime = Runtime(folder)
     want = ReferenceModel(model, pixels, kind).greedy(TOKENS, rows, penalty)
     assert len({tuple(ids) for ids in want.ids.tolist()}) > IMAGES // 2
-    assert_same([runtime.ids(pixels[i : i + 1], rows, penalty, TOKENS) for i in range(IMAGES)], want)
+    assert_same([runtime.ids(pixels[i : i + 1], rows, penalty, TOKENS) for i in range(IMAGES)], want, ties=2)
 
 
 @pytest.mark.parametrize("rows", ["all", "prefill", "none"])
@@ -135,4 +92,4 @@ def test_variants(exported: Exported, kind: str, options: dict[str, Any], rows: 
         suppressed=list(generation.suppressed_ids),
         sequence=sequence,
     )
-    assert_same([runtime.ids(pixels[i : i + 1], rows, 1.2, 60) for i in range(len(pixels))], want)
+    assert_same([runtime.ids(pixels[i : i + 1], rows, 1.2, 60) for i in range(len(pixels))], want, ties=1)
