@@ -227,8 +227,6 @@ class Trainer:
 
     def run(self, stage: str, options: StageOptions, log: Callable[[str], None]) -> None:
         """Train one stage to its end, from its last checkpoint if there is one."""
-        if stage == "decoder":
-            self.keep_tokens(log)
         modules = self.modules(stage)
         parameters = [p for m in modules for p in m.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
@@ -241,6 +239,8 @@ class Trainer:
             optimizer.load_state_dict(saved["optimizer"])
             _copy(parameters, saved["weights"])
             average = saved["average"]
+        if stage == "decoder" and start < options.steps:
+            self.keep_tokens(log)
         for module in modules:
             module.train()
         shown, since = {}, time.monotonic()
