@@ -221,11 +221,17 @@ def sabotage_graph(model: Any) -> Any:
     return model
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, spoil: Callable[[Any], Any]) -> str:
+def refuse(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    spoil: Callable[[Any], Any],
+    **options: Any,
+) -> str:
     original = getattr(pipeline, name)
     monkeypatch.setattr(pipeline, name, lambda value: spoil(original(value)))
     with pytest.raises(ExportError) as caught:
-        tiny_bundle(tmp_path / "bundle")
+        tiny_bundle(tmp_path / "bundle", **options)
     assert caught.value.exit_code == 84
     assert not (tmp_path / "bundle").exists()
     assert not [path for path in tmp_path.iterdir() if "partial" in path.name]
@@ -233,7 +239,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, spoil: Ca
 
 
 def test_a_sabotaged_graph_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = refuse(monkeypatch, tmp_path, "to_onnx", sabotage_graph)
+    text = refuse(monkeypatch, tmp_path, "to_onnx", sabotage_graph, segmenter=False, rows="none")
     assert "nothing was written" in text
     assert re.search(r"\| prefix keys \|.*FAILED", text)
     assert re.search(r"\| patch features \|.*ok", text)
@@ -244,7 +250,7 @@ def test_sabotaged_decoder_weights_are_refused(monkeypatch: pytest.MonkeyPatch, 
         arrays["layers.2.mlp_in.weight"] = arrays["layers.2.mlp_in.weight"] * np.float32(1.02)
         return arrays
 
-    text = refuse(monkeypatch, tmp_path, "decoder_arrays", spoil)
+    text = refuse(monkeypatch, tmp_path, "decoder_arrays", spoil, segmenter=False, rows="none")
     assert re.search(r"\| text logits \|.*FAILED", text)
     assert re.search(r"\| first logits \|.*ok", text)
 
