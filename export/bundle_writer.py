@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import OutputError
+from .errors import BundleError, OutputError, UsageError
 
 FORMAT_VERSION = 1
 VISION, WEIGHTS, TOKENIZER, CARD = "vision.onnx", "decoder.safetensors", "tokenizer.json", "MODEL_CARD.md"
@@ -89,13 +89,34 @@ def write_manifest(stage: Path, manifest: dict[str, Any]) -> str:
     listed = {}
     for path in sorted(stage.iterdir()):
         listed[path.name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-    whole = {"format_version": FORMAT_VERSION, **manifest, "files": listed}
-    data = json.dumps(whole, indent=1).encode() + b"\n"
+    data = _encode(manifest, listed)
     with open(stage / "manifest.json", "wb") as stream:
         stream.write(data)
         stream.flush()
         os.fsync(stream.fileno())
     return hashlib.sha256(data).hexdigest()
+
+
+def check_manifest(manifest: dict[str, Any]) -> None:
+    """Let the runtime's own reader look at a manifest before the long work begins.
+
+    Raises
+    ------
+    UsageError
+        The runtime would refuse it; the message names the value.
+    """
+    from edge.manifest import parse_manifest
+
+    entry = {"sha256": "0" * 64, "bytes": 1}
+    try:
+        parse_manifest(_encode(manifest, dict.fromkeys((VISION, WEIGHTS, TOKENIZER, CARD), entry)))
+    except BundleError as error:
+        raise UsageError(f"edge-report would refuse this bundle: {error}") from None
+
+
+def _encode(manifest: dict[str, Any], listed: dict[str, Any]) -> bytes:
+    whole = {"format_version": FORMAT_VERSION, **manifest, "files": listed}
+    return json.dumps(whole, indent=1).encode() + b"\n"
 
 
 def sha256(path: Path) -> str:

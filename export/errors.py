@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from edge.errors import CannotRead, CorruptInput, EdgeError, InputError, OutputError, UsageError
+from edge.errors import BundleError, CannotRead, CorruptInput, EdgeError, InputError, OutputError, UsageError
 
 __all__ = [
     "BadCheckpoint",
+    "BundleError",
     "CannotRead",
     "CorruptInput",
     "EdgeError",

@@ -66,6 +66,7 @@ def export_model(
     """
     options = options or ExportOptions(**fields)
     manifest = build_manifest(model, options)
+    writer.check_manifest(manifest)
     writer.check_target(out, force=options.force)
     model.eval()
     with writer.staged_bundle(out, force=options.force) as stage:

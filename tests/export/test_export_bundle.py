@@ -292,6 +292,8 @@ def test_targets(tmp_path: Path) -> None:
         ({"quantize": "int5"}, "none, int8"),
         ({"with_mask": False, "rows": "all"}, "only with the bias rows none"),
         ({"max_new_tokens": 500}, "do not fit the 192 positions"),
+        ({"notice": "two\nlines"}, "edge-report would refuse this bundle: .*notice"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty' must be"),
     ],
 )
 def test_options_that_contradict(tmp_path: Path, options: dict[str, Any], words: str) -> None:
