@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -199,7 +200,9 @@ class _Progress:
         if not self.quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bar = tqdm(total=self.STEPS, bar_format="{l_bar}{bar}| {elapsed} {desc}", leave=False)
+            width = min(shutil.get_terminal_size().columns, 100)
+            shape = "{percentage:3.0f}%|{bar:24}| {elapsed} {desc}"
+            self.bar = tqdm(total=self.STEPS, bar_format=shape, leave=False, ncols=width)
         return self
 
     def __exit__(self, *_: object) -> None:
