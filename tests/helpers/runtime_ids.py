@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from reference_model import ReferenceTexts
 
+    from edge.vision import VisionOutput
+
 NEAR_TIE = 2e-4
 """Two scores closer than this may come in either order in float32, after which the texts differ for good."""
 
@@ -27,12 +29,20 @@ class Runtime:
         self.vision = VisionSession(self.bundle, threads=threads)
         weights = self.bundle.file(self.manifest.weights_file)
         self.decoder = Decoder.from_files(self.manifest.decoder, weights, threads=threads)
+        self._seen: dict[tuple[bytes, bool], VisionOutput] = {}
+
+    def see(self, pixels: np.ndarray, bias: bool) -> VisionOutput:
+        """Outputs of the graph, kept: the modes ``all`` and ``prefill`` share them."""
+        key = (pixels.tobytes(), bias)
+        if key not in self._seen:
+            self._seen[key] = self.vision.run(pixels, bias=bias)
+        return self._seen[key]
 
     def ids(self, pixels: np.ndarray, rows: str, penalty: float, count: int) -> list[int]:
         """Greedy ids of one picture, float32 [1, 3, H, W]."""
         from edge.decoder import GenerationOptions
 
-        seen = self.vision.run(pixels, bias=rows != "none")
+        seen = self.see(pixels, rows != "none")
         self.decoder.set_prefix(seen.keys, seen.values, seen.key_bias, self.manifest.bias.span)
         generation = self.manifest.generation
         options = GenerationOptions(
