@@ -18,7 +18,7 @@ from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
 from edge.report import Report, make_sentences, provenance
 from edge.text import TextDecoder, TextStream, cut_at_sentence, text_warnings
-from edge.threads import check_threads
+from edge.threads import check_threads, decode_threads
 from edge.timing import Clock
 from edge.version import __version__
 from edge.vision import VisionOutput, VisionSession, check_device
@@ -367,10 +367,11 @@ def _decoder(bundle: Bundle, threads: int) -> Decoder:
     from edge.decoder import Decoder
 
     manifest = bundle.manifest
+    weights = bundle.weights()
     return Decoder(
         manifest.decoder,
-        bundle.weights(),
+        weights,
         kv_dtype="fp32" if manifest.precision == "fp32" else "fp16",
-        threads=threads,
+        threads=decode_threads(threads, sum(array.nbytes for array in weights.values())),
         evidence_layers=manifest.generation.evidence_layers,
     )

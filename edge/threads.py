@@ -54,3 +54,15 @@ def _quota() -> int:
         return max(1, math.ceil(int(limit) / int(period)))
     except (OSError, ValueError, ZeroDivisionError):
         return 1 << 30
+
+
+BYTES_PER_THREAD = 2 << 20
+
+
+def decode_threads(threads: int, weight_bytes: int) -> int:
+    """At most ``threads``, and no more than the decoder's weights can keep busy.
+
+    A token of a small model takes so little time that meeting at the barriers costs more than a further thread saves,
+    and on a busy machine every meeting waits for the slowest. Token ids do not depend on the number of threads.
+    """
+    return max(1, min(threads, weight_bytes // BYTES_PER_THREAD))

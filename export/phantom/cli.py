@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--against", type=Path, default=None, help="a second bundle: label agreement")
     evaluate.add_argument("--seed", type=int, default=2026)
     evaluate.add_argument("--size", type=int, default=1024, help="long side of the films in pixels")
-    evaluate.add_argument("--threads", type=int, default=None)
+    evaluate.add_argument("--threads", type=int, default=1)
     evaluate.add_argument("--json", type=Path, default=None)
     return parser
 
@@ -123,9 +123,7 @@ def _publish(arguments: argparse.Namespace, trainer: Trainer, tokenizer_path: Pa
         print(line, flush=True)
 
     bundles = publish(trainer, tokenizer_path, arguments.out, "", log)
-    scores = evaluate(
-        arguments.evaluate, 2026, bundle=bundles["int8"], against=bundles["fp32"], threads=arguments.threads
-    )
+    scores = evaluate(arguments.evaluate, 2026, bundle=bundles["int8"], against=bundles["fp32"])
     text = table(scores)
     print(text)
     (arguments.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")

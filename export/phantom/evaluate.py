@@ -58,7 +58,7 @@ def evaluate(
     bundle: Path | None = None,
     against: Path | None = None,
     long_side: int = 1024,
-    threads: int | None = None,
+    threads: int = 1,
 ) -> dict[str, Any]:
     """Report ``count`` unseen phantoms and score them.
 

@@ -54,6 +54,8 @@ class StageOptions:
     warmup: int = 150
     decay: float = 0.35
     patch_loss: float = 0.0
+    average: bool = True
+    """Keep an exponential average of the weights; a short stage that ends at pace 0 is better without."""
 
 
 DEFAULTS = {
@@ -61,7 +63,7 @@ DEFAULTS = {
     "encoder": StageOptions(steps=3600, batch=8, learning_rate=8e-4),
     "devices": StageOptions(steps=900, batch=8, learning_rate=5e-4, warmup=50, decay=0.7),
     "decoder": StageOptions(steps=1300, batch=8, learning_rate=8e-4, decay=0.0),
-    "report": StageOptions(steps=700, batch=8, learning_rate=5e-4, warmup=50, decay=0.7, patch_loss=1.0),
+    "report": StageOptions(steps=700, batch=8, learning_rate=5e-4, warmup=50, decay=0.7, patch_loss=1.0, average=False),
 }
 
 
@@ -252,7 +254,7 @@ class Trainer:
             losses["loss"].backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
-            keep = min(0.998, (step + 1) / (step + 10))
+            keep = min(0.998, (step + 1) / (step + 10)) if options.average else 0.0
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - keep)
             for name, value in losses.items():
                 shown[name] = 0.95 * shown.get(name, value.item()) + 0.05 * value.item()
