@@ -239,9 +239,7 @@ def make_sentences(
             if left <= at < right:
                 tokens.append(token - forced)
     return tuple(
-        Sentence(
-            text[left:right], _confidence([logprobs[i] for i in tokens]), _evidence(evidence, tokens, grid)
-        )
+        Sentence(text[left:right], _confidence([logprobs[i] for i in tokens]), _evidence(evidence, tokens, grid))
         for (left, right), tokens in zip(spans, owned, strict=True)
     )
 
@@ -253,9 +251,7 @@ def _confidence(logprobs: Sequence[float]) -> float | None:
     return round(min(1.0, math.exp(mean)), 6) if not math.isnan(mean) else 0.0
 
 
-def _evidence(
-    mass: NDArray[np.floating[Any]] | None, tokens: Sequence[int], grid: tuple[int, int]
-) -> Evidence | None:
+def _evidence(mass: NDArray[np.floating[Any]] | None, tokens: Sequence[int], grid: tuple[int, int]) -> Evidence | None:
     if mass is None or not tokens:
         return None
     return Evidence.from_mass(mass[list(tokens)].sum(0), grid)

@@ -80,9 +80,7 @@ class TextStream:
     `whole_sentences` a piece always ends with a sentence.
     """
 
-    def __init__(
-        self, decoder: TextDecoder, forced: Sequence[int] = (), *, whole_sentences: bool = False
-    ) -> None:
+    def __init__(self, decoder: TextDecoder, forced: Sequence[int] = (), *, whole_sentences: bool = False) -> None:
         self._decoder = decoder
         self._ids = list(forced)
         self._whole = whole_sentences
@@ -195,7 +193,5 @@ def text_warnings(text: str) -> list[str]:
     words = sorted({match.group().lower() for match in _PRIOR.finditer(text)})
     if words:
         shown = ", ".join(words[:4])
-        warnings.append(
-            f"the text compares with earlier films ({shown}), but the model has seen only this one"
-        )
+        warnings.append(f"the text compares with earlier films ({shown}), but the model has seen only this one")
     return warnings

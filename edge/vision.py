@@ -140,9 +140,7 @@ def _import_runtime() -> Any:
         raise MissingRuntime(f"ONNX Runtime is not installed: {_INSTALL}") from None
     if not hasattr(onnxruntime, "InferenceSession"):
         # What is left when one of onnxruntime and onnxruntime-gpu was removed: they share a folder.
-        raise MissingRuntime(
-            f"ONNX Runtime is broken: pip uninstall onnxruntime onnxruntime-gpu, then {_INSTALL}"
-        )
+        raise MissingRuntime(f"ONNX Runtime is broken: pip uninstall onnxruntime onnxruntime-gpu, then {_INSTALL}")
     return onnxruntime
 
 
@@ -165,9 +163,7 @@ def _providers(ort: Any, device: str) -> list[str]:
         log.info("device cuda: the vision graph runs on the GPU, decoding on the CPU")
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     if device == "auto" and "CUDAExecutionProvider" in available:
-        log.info(
-            "device auto: using the CPU (this build does not decode on a GPU; --device cuda moves the vision)"
-        )
+        log.info("device auto: using the CPU (this build does not decode on a GPU; --device cuda moves the vision)")
     return ["CPUExecutionProvider"]
 
 

@@ -74,9 +74,7 @@ def _read_pickle(path: Path) -> Any:
         # torch names the forbidden global in a long text of advice, some of which is to switch the check off.
         found = re.search(r"(?:GLOBAL|Unsupported (?:global|class))[: ]+(\S+)", str(error))
         what = f"it asks for {found.group(1).strip('.`')}" if found else "it holds more than tensors"
-        raise CorruptInput(
-            f"{path.name} is not a plain file of weights: {what}; nothing in it was executed"
-        ) from None
+        raise CorruptInput(f"{path.name} is not a plain file of weights: {what}; nothing in it was executed") from None
     except KeyboardInterrupt:
         raise
     except MemoryError:
@@ -180,9 +178,7 @@ def compare(
             fit.misshapen.append(f"{name} {list(state[name].shape)} instead of {list(tensor.shape)}")
         elif not state[name].is_floating_point():
             fit.misshapen.append(f"{name} holds no floating-point numbers")
-    fit.unexpected = [
-        name for name in state if name not in expected and not any(p.fullmatch(name) for p in may_extra)
-    ]
+    fit.unexpected = [name for name in state if name not in expected and not any(p.fullmatch(name) for p in may_extra)]
     return fit
 
 

@@ -45,8 +45,7 @@ def model_card(
         ),
         (
             "generation",
-            f"up to {generation['max_new_tokens']} tokens, "
-            f"repetition penalty {generation['repetition_penalty']:g}",
+            f"up to {generation['max_new_tokens']} tokens, repetition penalty {generation['repetition_penalty']:g}",
         ),
         *((name, f"{size / 1e6:.1f} MB") for name, size in sizes.items()),
     ]

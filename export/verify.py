@@ -201,9 +201,7 @@ def _check_image(
         stop_ids=generation["stop_ids"],
         suppressed_ids=generation["suppressed_ids"],
     )
-    decoder.set_prefix(
-        got["prefix_keys"], got["prefix_values"], got.get("key_bias"), manifest["bias"]["span"]
-    )
+    decoder.set_prefix(got["prefix_keys"], got["prefix_values"], got.get("key_bias"), manifest["bias"]["span"])
     _check_forced(result, decoder, got["first_logits"], text, generation, rows, limits)
     _check_greedy(result, decoder, got["first_logits"], text, generation, rows, count, limits, quantized)
 

@@ -67,9 +67,7 @@ class Anatomy:
 
     def rng(self, name: str) -> np.random.Generator:
         """Random stream of one structure, fixed by the case's seed."""
-        tag = (
-            LABELS.index(name) if name in LABELS else 1000 + sum(ord(c) * (i + 7) for i, c in enumerate(name))
-        )
+        tag = LABELS.index(name) if name in LABELS else 1000 + sum(ord(c) * (i + 7) for i, c in enumerate(name))
         return np.random.default_rng([self.case.seed, tag])
 
     def _dome(self, side: str) -> Dome:
@@ -120,9 +118,7 @@ class Anatomy:
         lateral = np.stack([self.wall(v), v], 1)
         u = np.linspace(float(lateral[-1, 0]), _MEDIAL, 28)[1:]
         base = np.stack([u, self.floor(side, u)], 1)
-        top = smooth(
-            [(_MEDIAL, 0.22), (0.12, 0.09), (0.24, 0.022), (0.40, 0.0), (0.54, 0.008), tuple(lateral[0])], 6
-        )
+        top = smooth([(_MEDIAL, 0.22), (0.12, 0.09), (0.24, 0.022), (0.40, 0.0), (0.54, 0.008), tuple(lateral[0])], 6)
         outline = np.concatenate([top[:-1], lateral, base])
         outline[:, 0] *= self.sign(side)
         return outline

@@ -160,9 +160,7 @@ def draw_vessels(canvas: Canvas, body: Anatomy, thick: float = 1.0) -> Bytes:
     count = 2 * _FAN
     sign = np.repeat((-1.0, 1.0), _FAN)
     angle = np.tile(np.linspace(-1.35, 1.40, _FAN), 2) + rng.normal(0, 0.08, count)
-    start = np.stack(
-        [sign * 0.17 + body.case.turn * 0.8, np.where(sign > 0, 0.425, 0.455) + 0.075 * np.sin(angle)], 1
-    )
+    start = np.stack([sign * 0.17 + body.case.turn * 0.8, np.where(sign > 0, 0.425, 0.455) + 0.075 * np.sin(angle)], 1)
     length = rng.uniform(0.30, 0.42, count) * (1.0 + 0.3 * np.abs(np.sin(angle)))
     width = rng.uniform(0.015, 0.023, count) * body.case.lung_height * thick
     for u0, v0 in ((-0.205, 0.455), (0.215, 0.425)):
@@ -181,17 +179,13 @@ def draw_vessels(canvas: Canvas, body: Anatomy, thick: float = 1.0) -> Bytes:
             break
         joint = np.array(places)
         start = path[:, joint].reshape(-1, 2)
-        turn = rng.choice((-1.0, 1.0), (len(path), len(joint))) * rng.uniform(
-            0.35, 0.8, (len(path), len(joint))
-        )
+        turn = rng.choice((-1.0, 1.0), (len(path), len(joint))) * rng.uniform(0.35, 0.8, (len(path), len(joint)))
         angle = (along[:, joint - 1] + turn).ravel()
         length = (length[:, None] * rng.uniform(0.35, 0.6, turn.shape)).ravel()
         width = (taper[:, joint] * 0.72).ravel()
         sign = np.repeat(sign, len(joint))
     path, taper = np.concatenate(paths[::-1]), np.concatenate(widths[::-1])
-    canvas.strokes(
-        layer, body.film(path), taper, np.clip(40 + 10500 * taper[:, 0] / thick**0.5, 70, 235).astype(int)
-    )
+    canvas.strokes(layer, body.film(path), taper, np.clip(40 + 10500 * taper[:, 0] / thick**0.5, 70, 235).astype(int))
     return layer
 
 
@@ -205,8 +199,6 @@ def _grow(
     steps = 7
     bend = rng.normal(0, 0.30, len(start)) - 0.18 * angle
     along = angle[:, None] + bend[:, None] * np.linspace(0, 1, steps)
-    moves = (
-        np.stack([sign[:, None] * np.cos(along) * 1.75, np.sin(along)], -1) * (length / steps)[:, None, None]
-    )
+    moves = np.stack([sign[:, None] * np.cos(along) * 1.75, np.sin(along)], -1) * (length / steps)[:, None, None]
     path = np.concatenate([start[:, None], start[:, None] + np.cumsum(moves, 1)], 1)
     return path, along, width[:, None] * np.linspace(1, 0.30, steps + 1)

@@ -89,9 +89,7 @@ class Canvas:
         """A picture on any square grid over the film, brought to [height,width] float32."""
         finer = coarse.shape[0] <= min(self.height, self.width)
         how = cv2.INTER_CUBIC if finer else cv2.INTER_AREA
-        return cv2.resize(
-            np.ascontiguousarray(coarse, np.float32), (self.width, self.height), interpolation=how
-        )
+        return cv2.resize(np.ascontiguousarray(coarse, np.float32), (self.width, self.height), interpolation=how)
 
     def window(self, centre: Sequence[float], radius: float) -> tuple[slice, slice, Array, Array]:
         """Crop of the picture around ``centre``: row and column slices, and x, y (film units) inside it."""
@@ -118,11 +116,7 @@ def tubes(paths: Points, widths: Points) -> Points:
 def smooth(points: Sequence[Sequence[float]] | Points, steps: int = 8, closed: bool = False) -> Points:
     """Catmull-Rom curve through ``points`` with ``steps`` points per piece."""
     p = np.asarray(points, float)
-    q = (
-        np.concatenate([p[-1:], p, p[:2]])
-        if closed
-        else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
-    )
+    q = np.concatenate([p[-1:], p, p[:2]]) if closed else np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
     a, b, c, d = q[:-3, None], q[1:-2, None], q[2:-1, None], q[3:, None]
     t = (np.arange(steps) / steps)[None, :, None]
     curve = 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)

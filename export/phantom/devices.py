@@ -30,9 +30,7 @@ def _wires(canvas: Canvas, layer: Bytes, body: Anatomy) -> None:
         centre = body.film(np.array([body.case.turn * 0.9 + rng.normal(0, 0.008), v + rng.normal(0, 0.006)]))
         lean, a, b = rng.normal(0, 0.25), rng.uniform(0.015, 0.019), rng.uniform(0.010, 0.014)
         x, y = a * np.cos(_TURN), b * np.sin(_TURN)
-        ring = centre + np.stack(
-            [x * np.cos(lean) - y * np.sin(lean), x * np.sin(lean) + y * np.cos(lean)], 1
-        )
+        ring = centre + np.stack([x * np.cos(lean) - y * np.sin(lean), x * np.sin(lean) + y * np.cos(lean)], 1)
         canvas.stroke(layer, ring, 0.0042, 230)
         knot = centre + np.array([(-0.006, -b), (0.0, -b - 0.002), (0.006, -b)])
         canvas.stroke(layer, knot, 0.006, 255)

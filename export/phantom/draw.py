@@ -117,8 +117,7 @@ def draw(case: Case, height: int, width: int) -> Phantom:
             inside *= 1 - gas_soft
             half = canvas.up(((u * body.sign(side)) > 0).astype(np.float32))
             density += (
-                open_air * (0.045 * half - 0.125 * gas_soft)
-                + 0.17 * canvas.down(cv2.min(edge, cavity)) * open_air
+                open_air * (0.045 * half - 0.125 * gas_soft) + 0.17 * canvas.down(cv2.min(edge, cavity)) * open_air
             )
             regions[name] = canvas.mask(gas)
     density += 0.155 * case.vessel_contrast * vessels * inside
@@ -193,11 +192,7 @@ def _soft_tissue(case: Case, body: Anatomy, u: Array, v: Array) -> Array:
     if case.breasts:
         size, low = rng.uniform(0.26, 0.36), rng.uniform(0.72, 0.82)
         shape = ((a - 0.58) / (size * 1.5)) ** 2 + ((v - low) / (size * 0.75)) ** 2
-        out += (
-            rng.uniform(0.05, 0.085)
-            * _step(1 - shape, 0.10)
-            * (0.7 + 0.3 * np.clip((v - low) / 0.2 + 0.5, 0, 1))
-        )
+        out += rng.uniform(0.05, 0.085) * _step(1 - shape, 0.10) * (0.7 + 0.3 * np.clip((v - low) / 0.2 + 0.5, 0, 1))
     return out.astype(np.float32)
 
 
@@ -205,11 +200,7 @@ def _air(case: Case, body: Anatomy, u: Array, v: Array) -> Array:
     """How much an open lung takes away (coarse)."""
     a = np.abs(u)
     edge = np.clip((body.wall(v) - a) / 0.45, 0, 1)
-    out = (
-        0.315
-        + 0.10 * np.sqrt(edge)
-        - 0.045 * np.exp(-(((a - 0.24) / 0.16) ** 2 + ((v - 0.46) / 0.17) ** 2)) * 2.0
-    )
+    out = 0.315 + 0.10 * np.sqrt(edge) - 0.045 * np.exp(-(((a - 0.24) / 0.16) ** 2 + ((v - 0.46) / 0.17) ** 2)) * 2.0
     out -= 0.05 * _step(v - 0.78, 0.08) + 0.03 * np.exp(-((v / 0.12) ** 2))
     return out.astype(np.float32)
 
@@ -221,20 +212,14 @@ def _airway(canvas: Canvas, body: Anatomy) -> npt.NDArray[np.uint8]:
     fork = np.array([turn + lean, 0.35])
     canvas.stroke(
         layer,
-        body.film(
-            smooth([(turn, -0.7), (turn, -0.3), (turn, -0.05), (turn + lean * 0.6, 0.2), tuple(fork)], 6)
-        ),
+        body.film(smooth([(turn, -0.7), (turn, -0.3), (turn, -0.05), (turn + lean * 0.6, 0.2), tuple(fork)], 6)),
         0.032 * body.case.lung_height / 0.72,
         220,
     )
     for sign, reach in ((-1, (-0.19, 0.45)), (1, (0.23, 0.435))):
         canvas.stroke(
             layer,
-            body.film(
-                smooth(
-                    [tuple(fork - [0, 0.015]), (turn + sign * 0.09, 0.395), (turn + reach[0], reach[1])], 6
-                )
-            ),
+            body.film(smooth([tuple(fork - [0, 0.015]), (turn + sign * 0.09, 0.395), (turn + reach[0], reach[1])], 6)),
             0.022,
             160,
         )
@@ -247,9 +232,7 @@ def _bubble(canvas: Canvas, body: Anatomy) -> npt.NDArray[np.uint8]:
     u0, a, b = rng.uniform(0.36, 0.52), rng.uniform(0.13, 0.2), rng.uniform(0.04, 0.065)
     top = float(body.floor("left", u0)) + 0.022 + b
     turn = np.linspace(0, 2 * np.pi, 24, endpoint=False)
-    ring = np.stack(
-        [u0 + a * np.cos(turn), top + b * np.where(np.sin(turn) > 0, 0.75, 1.0) * np.sin(turn)], 1
-    )
+    ring = np.stack([u0 + a * np.cos(turn), top + b * np.where(np.sin(turn) > 0, 0.75, 1.0) * np.sin(turn)], 1)
     canvas.fill(layer, body.film(ring), 230)
     return layer
 
@@ -270,9 +253,7 @@ def _texture(canvas: Canvas, body: Anatomy, u: Array, v: Array) -> Array:
     rng = body.rng("texture")
     fine = rng.normal(0, 1, (256, 256)).astype(np.float32)
     coarse = rng.normal(0, 1, (72, 72)).astype(np.float32)
-    return np.float32(body.case.noise) * (
-        np.float32(0.0085) * canvas.up(fine) + np.float32(0.011) * canvas.up(coarse)
-    )
+    return np.float32(body.case.noise) * (np.float32(0.0085) * canvas.up(fine) + np.float32(0.011) * canvas.up(coarse))
 
 
 def _develop(canvas: Canvas, case: Case, body: Anatomy, density: Array) -> Array:

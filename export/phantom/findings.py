@@ -92,9 +92,9 @@ def add_nodule(canvas: Canvas, body: Anatomy, name: str, density: Array, region:
     wobble = 1 + 0.05 * np.cos(2 * angle + rng.uniform(0, 6)) + 0.03 * np.cos(3 * angle + rng.uniform(0, 6))
     r = np.hypot(x - x0, y - y0) / (radius * wobble)
     soft = np.clip((1.06 - r) / 0.16, 0, 1)
-    density[rows, cols] += (
-        rng.uniform(0.23, 0.29) * soft * (0.62 + 0.38 * np.sqrt(np.maximum(1 - r**2, 0)))
-    ).astype(np.float32)
+    density[rows, cols] += (rng.uniform(0.23, 0.29) * soft * (0.62 + 0.38 * np.sqrt(np.maximum(1 - r**2, 0)))).astype(
+        np.float32
+    )
     region[rows, cols] |= r < 1.06
 
 
@@ -146,9 +146,7 @@ def edema_haze(body: Anatomy, u: Array, v: Array) -> Array:
         du, dv = (sign * u - 0.40) / 0.30, (v - rng.uniform(0.46, 0.52)) / 0.23
         haze += np.exp(-0.5 * (du**2 + dv**2)) * (sign * u > 0)
         haze += 0.35 * np.exp(-0.5 * (((sign * u - 0.5) / 0.4) ** 2 + ((v - 0.72) / 0.18) ** 2))
-    rough = cv2.resize(
-        rng.normal(0, 1, (22, 22)).astype(np.float32), u.shape[::-1], interpolation=cv2.INTER_CUBIC
-    )
+    rough = cv2.resize(rng.normal(0, 1, (22, 22)).astype(np.float32), u.shape[::-1], interpolation=cv2.INTER_CUBIC)
     return (haze * np.clip(1 + 0.30 * rough, 0.2, 2)).astype(np.float32)
 
 

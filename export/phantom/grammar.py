@@ -103,9 +103,7 @@ def _lungs(labels: frozenset[str], rng: np.random.Generator) -> list[str]:
     nodule = _focal(labels, "nodule", rng)
     found = edema + opacity + nodule
     if not found:
-        aerated = not any(
-            name.startswith(("pneumo", "elevated")) or name.endswith("large") for name in labels
-        )
+        aerated = not any(name.startswith(("pneumo", "elevated")) or name.endswith("large") for name in labels)
         return [_sentence(phrases.LUNGS_CLEAR if aerated else phrases.LUNGS_CLEAR_PLAIN, rng)]
     return found
 

@@ -29,9 +29,7 @@ DEVICE_SENTENCES = {
         "{is in {place|situ}|with leads {over the heart|in place} is " + _SEEN + "}"
         "|pacemaker leads project over the heart}"
     ),
-    "sternal_wires": (
-        "{sternal|sternotomy|median sternotomy} wires are {intact|in place|aligned|" + _SEEN + "}"
-    ),
+    "sternal_wires": ("{sternal|sternotomy|median sternotomy} wires are {intact|in place|aligned|" + _SEEN + "}"),
 }
 NO_DEVICES = "no {support devices|lines or tubes|tubes or lines} {are {seen|present}|}"
 
@@ -120,18 +118,14 @@ PLEURA_CLEAR = (
 )
 NO_AIR = "{no|there is no} pneumothorax {on either side|}"
 NO_AIR_TAIL = "{without {a|}|with no} pneumothorax"
-NO_FLUID = (
-    "{no {pleural|} effusion {is seen|}|there is no pleural effusion|the costophrenic angles are clear}"
-)
+NO_FLUID = "{no {pleural|} effusion {is seen|}|there is no pleural effusion|the costophrenic angles are clear}"
 
 # --- diaphragm and bones ---
 DIAPHRAGM_ONE = (
     "{{the|} <side> hemidiaphragm is {elevated|raised|elevated}"
     "|{elevation of the|elevated|raised} <side> hemidiaphragm {is " + _SEEN + "|}}"
 )
-DIAPHRAGM_BOTH = (
-    "{both hemidiaphragms are {elevated|raised}|elevation of both hemidiaphragms {is " + _SEEN + "|}}"
-)
+DIAPHRAGM_BOTH = "{both hemidiaphragms are {elevated|raised}|elevation of both hemidiaphragms {is " + _SEEN + "|}}"
 DIAPHRAGM_NORMAL = (
     "{{the|both} hemidiaphragms are {normal in position|well defined}|the diaphragm is {normal|well defined}}"
 )

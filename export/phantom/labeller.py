@@ -84,9 +84,7 @@ def _starts_segment(tokens: Sequence[str], i: int, begin: int, cues: Sequence[in
         return False
     if before in terms.VERBS or rest[0] in ("there", "the", "both", "this", "it"):
         return True
-    head = rest[
-        : next((k for k, word in enumerate(rest) if word == "with" or word in terms.FINITE), len(rest))
-    ]
+    head = rest[: next((k for k, word in enumerate(rest) if word == "with" or word in terms.FINITE), len(rest))]
     listed = any(word in ("or", "nor") for word in head) and any(begin <= cue < i for cue in cues)
     if listed:
         return False
@@ -108,8 +106,7 @@ def _parse(tokens: list[str]) -> _Clause:
     for term in clause.found:
         here = clause.segments[term.start]
         term.negated = any(
-            term.start <= cue < term.end or (cue < term.start and clause.segments[cue] == here)
-            for cue in clause.cues
+            term.start <= cue < term.end or (cue < term.start and clause.segments[cue] == here) for cue in clause.cues
         ) or any(start >= term.end and where == here for start, where in after)
     return clause
 
@@ -273,9 +270,7 @@ class _Reader:
             self.labels.add(name)
             return
         items = _items(before, attributes)
-        complete = any(k == "side" for k, _ in items) and (
-            not attributes or any(k == "attribute" for k, _ in items)
-        )
+        complete = any(k == "side" for k, _ in items) and (not attributes or any(k == "attribute" for k, _ in items))
         late = _items(after, attributes)
         if not complete:
             items = items + late

@@ -127,14 +127,11 @@ ZONES: dict[str, str] = {
 }
 
 ZONE_DECOYS = word_set(
-    "abdomen abdominal mediastinum mediastinal limit limits thoracic rib ribs trachea end svc border "
-    "lumbar neck"
+    "abdomen abdominal mediastinum mediastinal limit limits thoracic rib ribs trachea end svc border lumbar neck"
 )
 """Words that make a preceding "upper", "mid" or "lower" no lung zone."""
 
-PLURAL_PLACE = re.compile(
-    r"\b(zones|bases|apices|lobes|lungs|effusions|pneumothoraces|hemidiaphragms|angles|sulci)\b"
-)
+PLURAL_PLACE = re.compile(r"\b(zones|bases|apices|lobes|lungs|effusions|pneumothoraces|hemidiaphragms|angles|sulci)\b")
 
 NORMAL = word_set("clear normal unremarkable intact aerated expanded preserved")
 

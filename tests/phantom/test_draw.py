@@ -45,9 +45,7 @@ def test_same_case_same_picture() -> None:
     assert np.array_equal(first.image, second.image)
     assert np.array_equal(first.lungs, second.lungs)
     assert np.array_equal(first.heart, second.heart)
-    assert not np.array_equal(
-        first.image, draw(dataclasses.replace(case, seed=case.seed + 1), 256, 256).image
-    )
+    assert not np.array_equal(first.image, draw(dataclasses.replace(case, seed=case.seed + 1), 256, 256).image)
 
 
 def test_plain_film(plain: Phantom) -> None:
@@ -60,9 +58,7 @@ def test_plain_film(plain: Phantom) -> None:
     assert not (plain.lungs & plain.heart).any()
     assert 0.18 < plain.lungs.mean() < 0.5
     assert 0.03 < plain.heart.mean() < 0.15
-    assert plain.image[plain.lungs].mean() < 0.7 * plain.image[plain.heart].mean(), (
-        "air is dark, heart bright"
-    )
+    assert plain.image[plain.lungs].mean() < 0.7 * plain.image[plain.heart].mean(), "air is dark, heart bright"
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -116,9 +112,7 @@ def test_lesions_lie_in_their_zone(kind: str, zone: str) -> None:
         phantom = draw(case, 256, 256)
         region = phantom.regions[f"{kind}_right_{zone}"]
         rows, columns = np.nonzero(region)
-        _, v = Anatomy(case).chest(
-            np.float32(columns.mean() / 256), np.float32(rows.mean() / 256 * case.aspect)
-        )
+        _, v = Anatomy(case).chest(np.float32(columns.mean() / 256), np.float32(rows.mean() / 256 * case.aspect))
         low, high = Anatomy(case).zone("right", zone)
         assert low < v < high + 0.02
         assert (region & phantom.heart).mean() < 0.3 * region.mean()
@@ -201,9 +195,7 @@ def test_dicom_reads_back(tmp_path: Path, modality: str, photometric: str) -> No
         case.view,
     )
     assert (ds.Rows, ds.Columns, ds.BitsAllocated, ds.BitsStored, ds.HighBit) == (rows, columns, 16, 14, 13)
-    assert ds.SOPClassUID == (
-        "1.2.840.10008.5.1.4.1.1.1.1" if modality == "DX" else "1.2.840.10008.5.1.4.1.1.1"
-    )
+    assert ds.SOPClassUID == ("1.2.840.10008.5.1.4.1.1.1.1" if modality == "DX" else "1.2.840.10008.5.1.4.1.1.1")
     assert ds.SOPInstanceUID == ds.file_meta.MediaStorageSOPInstanceUID
     assert ds.SOPInstanceUID.startswith("2.25.")
     assert all(uid.is_valid for uid in (ds.SOPInstanceUID, ds.StudyInstanceUID, ds.SeriesInstanceUID))

@@ -67,9 +67,7 @@ def test_surface_form(texts: list[str]) -> None:
 
 
 def test_no_comparison_with_earlier_films(texts: list[str]) -> None:
-    banned = re.compile(
-        r"\b(prior|previous|unchanged|interval|new|again|stable|since|compar\w*|worse\w*|improv\w*)\b"
-    )
+    banned = re.compile(r"\b(prior|previous|unchanged|interval|new|again|stable|since|compar\w*|worse\w*|improv\w*)\b")
     assert not [text for text in texts if banned.search(text.lower())]
 
 

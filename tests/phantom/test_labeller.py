@@ -161,9 +161,7 @@ def test_sentences_do_not_leak_into_each_other() -> None:
         assert label(" ".join(text for text, _ in picks)) == expected
 
 
-@pytest.mark.parametrize(
-    "text", ["", " ", ".", "...", ",", "No", "with", "and, but;", "\n\n", "no . no", "0.5 1/2"]
-)
+@pytest.mark.parametrize("text", ["", " ", ".", "...", ",", "No", "with", "and, but;", "\n\n", "no . no", "0.5 1/2"])
 def test_text_without_findings(text: str) -> None:
     assert label(text) == frozenset()
 

@@ -120,9 +120,7 @@ class AnatomicalBias(nn.Module):
         except in the kind ``gaussian_legacy``, which stretches the grid's values over all of them.
     """
 
-    def __init__(
-        self, config: BiasConfig, layers: int, mask_size: int, grid: int, prefix_length: int
-    ) -> None:
+    def __init__(self, config: BiasConfig, layers: int, mask_size: int, grid: int, prefix_length: int) -> None:
         super().__init__()
         self.config = config
         self.grid = grid

@@ -101,5 +101,3 @@ class _Shapes:
         """One more than the largest index that the pattern's group takes."""
         found = (re.match(pattern, name) for name in self.state)
         return 1 + max((int(match.group(1)) for match in found if match), default=-1)
-
-

@@ -104,9 +104,7 @@ def load(
     return Loaded(model, "flat", generation, ImageOptions(), notes, tokenizer or path.parent)
 
 
-def _load_folder(
-    path: Path, config_file: Path | None, tokenizer: Path | None, bias: dict[str, Any] | None
-) -> Loaded:
+def _load_folder(path: Path, config_file: Path | None, tokenizer: Path | None, bias: dict[str, Any] | None) -> Loaded:
     folder = read_folder(path, tokenizer)
     config = infer_config(folder.state, _overrides(config_file, bias, folder.fields), path.name)
     notes = list(folder.notes)
@@ -115,9 +113,7 @@ def _load_folder(
     return Loaded(model, "hf", folder.generation, folder.image, notes, folder.tokenizer)
 
 
-def _overrides(
-    config_file: Path | None, bias: dict[str, Any] | None, fields: dict[str, Any]
-) -> dict[str, Any]:
+def _overrides(config_file: Path | None, bias: dict[str, Any] | None, fields: dict[str, Any]) -> dict[str, Any]:
     """``fields`` of a folder, overridden by a configuration file, overridden by single bias options."""
     values = dict(fields)
     if config_file is not None:
@@ -131,9 +127,7 @@ def _overrides(
     return values
 
 
-def _stretch_positions(
-    state: dict[str, Tensor], config: LanaConfig, new_tokens: int, notes: list[str]
-) -> LanaConfig:
+def _stretch_positions(state: dict[str, Tensor], config: LanaConfig, new_tokens: int, notes: list[str]) -> LanaConfig:
     """GPT-2's own 1024 positions are too few for image and text: stretched to 2048, as in training."""
     name = "decoder.transformer.wpe.weight"
     table = state.get(name)
@@ -152,9 +146,7 @@ def build(config: LanaConfig, state: dict[str, Tensor], name: str) -> LanaModel:
     """A model with exactly these weights."""
     embed = state.get("decoder.transformer.wte.weight")
     head = state.get("decoder.lm_head.weight")
-    config.tied_head = head is None or (
-        embed is not None and head.shape == embed.shape and torch.equal(head, embed)
-    )
+    config.tied_head = head is None or (embed is not None and head.shape == embed.shape and torch.equal(head, embed))
     try:
         with torch.random.fork_rng(devices=[]):
             model = LanaModel(config)

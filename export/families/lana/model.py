@@ -123,9 +123,7 @@ class SegmenterNetwork(nn.Module):
     def __init__(self, config: SegmenterConfig, classes: int, adapter_name: str) -> None:
         super().__init__()
         self.encoder = DINOv3ConvNextModel(
-            DINOv3ConvNextConfig(
-                hidden_sizes=config.hidden_sizes, depths=config.depths, layer_scale_init_value=1e-6
-            )
+            DINOv3ConvNextConfig(hidden_sizes=config.hidden_sizes, depths=config.depths, layer_scale_init_value=1e-6)
         )
         first, second, third, fourth = config.head
         self.adapter_name = adapter_name

@@ -75,8 +75,7 @@ class VisionGraph(nn.Module):
     @property
     def output_names(self) -> list[str]:
         names = ["prefix_keys", "prefix_values", "first_logits"]
-        return [*names, "key_bias", "mask", "prefix_embeddings"] if self.with_mask else [*names,
-        "prefix_embeddings"]
+        return [*names, "key_bias", "mask", "prefix_embeddings"] if self.with_mask else [*names, "prefix_embeddings"]
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         size = self.config.image_size
