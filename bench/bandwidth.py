@@ -47,7 +47,7 @@ def measure(sizes: Sequence[int], threads: int, seconds: float = SECONDS) -> lis
     ProcessingError
         The measurement failed.
     """
-    call = [sys.executable, "-c", _CHILD, json.dumps([list(sizes), threads, seconds])]
+    call = [sys.executable, "-P", "-c", _CHILD, json.dumps([list(sizes), threads, seconds])]
     done = subprocess.run(call, capture_output=True, text=True)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]

@@ -155,7 +155,7 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
         arguments = ["--random", SHAPE, "--seed", str(SEED), str(work / "random.safetensors")]
         arguments += ["--out", str(work / "bundle"), "--quantize", quantize]
         arguments += ["--name", f"{SHAPE}-random", "--synthetic"]
-        _child([sys.executable, "-c", export, *arguments], "the export")
+        _child([sys.executable, "-P", "-c", export, *arguments], "the export")
         Bundle.open(work / "bundle")
         shutil.rmtree(path, ignore_errors=True)
         os.rename(work / "bundle", path)

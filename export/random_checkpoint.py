@@ -152,15 +152,20 @@ def random_tokenizer(vocab: int, seed: int = 0) -> Tokenizer:
         raise UsageError(f"a byte-level tokenizer needs more than {len(tokens)} ids")
     known, merges = set(tokens), []
     letters = [*"etaoinshrdlucmfpgbv", "\u0120"]
-    pool = letters.copy()
+    starts, ends = letters.copy(), letters[:-1]  # short pieces, so that nearly every pair makes a new token
     while len(tokens) < vocab - 1:
-        left, right = (pool[int(i)] for i in rng.integers(0, len(pool), 2))
-        if left + right in known or len(left + right) > 12 or right.startswith("\u0120"):
+        left = starts[int(rng.integers(len(starts)))]
+        right = ends[int(rng.integers(len(ends)))]
+        piece = left + right
+        if piece in known:
             continue
-        known.add(left + right)
-        tokens.append(left + right)
-        pool.append(left + right)
+        known.add(piece)
+        tokens.append(piece)
         merges.append((left, right))
+        if len(piece) <= 8:
+            starts.append(piece)
+        if len(piece) <= 4 and not piece.startswith("\u0120"):
+            ends.append(piece)
     tokens.append(END_OF_TEXT)
     tokenizer = Tokenizer(models.BPE(vocab={t: i for i, t in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -393,6 +393,6 @@ def test_help_is_light() -> None:
         "import sys; from edge_export.cli import main; code = main(['--help']); "
         "assert not {'torch', 'onnx', 'onnxruntime', 'transformers'} & set(sys.modules); sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--bias-rows" in done.stdout

@@ -199,7 +199,7 @@ def script(body: str, *arguments: str) -> subprocess.Popen[str]:
     root = str(Path(edge.__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
-        [sys.executable, "-c", body, *arguments], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=env
+        [sys.executable, "-P", "-c", body, *arguments], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=env
     )
 
 
