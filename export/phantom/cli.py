@@ -43,6 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     train.add_argument("--evaluate", type=int, default=500, help="unseen phantoms to score the bundles on")
+    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     train.add_argument("--compile", action="store_true", help="torch.compile: a quarter faster, needs g++")
     train.add_argument("--draw-only", action="store_true", help="fill the cache and stop")
     train.add_argument("--no-draw", action="store_true", help="another process fills the cache")
@@ -100,8 +101,11 @@ def _train(arguments: argparse.Namespace) -> None:
         tokenizer = Tokenizer.from_file(str(tokenizer_path))
     else:
         tokenizer = train_tokenizer(tokenizer_path)
+    device = arguments.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     films = Films(cache, arguments.seed, size, shards)
-    trainer = Trainer(arguments.out, films, tokenizer, arguments.seed, arguments.compile)
+    trainer = Trainer(arguments.out, films, tokenizer, arguments.seed, compiled=arguments.compile, device=device)
     wanted = STAGES if arguments.stage == "all" else (arguments.stage,)
     for stage in wanted:
         for earlier in STAGES[: STAGES.index(stage)]:

@@ -120,7 +120,7 @@ def patch_loss(logits: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
     labels = torch.cat([labels, torch.stack([labels[:, k].any(1) for k in KINDS.values()], 1)], 1)
     target = (regions.flatten(2).transpose(1, 2) * 6).clamp(max=1)
     target = torch.cat([target, torch.stack([target[..., k].amax(-1) for k in KINDS.values()], -1)], -1)
-    weight = torch.full((logits.shape[-1],), 6.0)
+    weight = torch.full((logits.shape[-1],), 6.0, device=logits.device)
     local = F.binary_cross_entropy_with_logits(logits, target, pos_weight=weight) * 12
     pooled = logits.logsumexp(1) - 2.0
     return local + F.binary_cross_entropy_with_logits(pooled, labels.float())
@@ -129,19 +129,34 @@ def patch_loss(logits: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
 class Trainer:
     """Model, patch head, optimizer and an exponential average of the weights, with checkpoints."""
 
-    def __init__(self, out: Path, films: Films, tokenizer: Tokenizer, seed: int, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        out: Path,
+        films: Films,
+        tokenizer: Tokenizer,
+        seed: int,
+        *,
+        compiled: bool = False,
+        device: str = "cpu",
+    ) -> None:
         torch.manual_seed(seed)
         self.out, self.films, self.tokenizer, self.seed = out, films, tokenizer, seed
         self.config = demo_config()
         self.model = LanaModel(self.config)
         self._initialise()
         self.patch_head = nn.Linear(self.config.encoder_hidden, len(LABELS) + len(KINDS))
+        self.device = torch.device(device)
+        self.model.to(self.device)
+        self.patch_head.to(self.device)
         self.encode: Callable[[Tensor], Tensor] = self.model.encoder
         self.decode: Callable[..., Tensor] = self.model.decode_teacher_forced
         if compiled:
             self.encode = torch.compile(self.encode, dynamic=False)
             self.decode = torch.compile(self.decode, dynamic=False)
         self.stop_id = tokenizer.token_to_id(END_OF_TEXT)
+
+    def _put(self, rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def _initialise(self) -> None:
         """Layer scales start small and ConvNeXt's large enough to learn in a short run; GELU gets its fast form."""
@@ -171,13 +186,14 @@ class Trainer:
             thin = [(s, i) for s, i in more if s.labels[i, THIN].any()]
             picked = thin[: options.batch // 2] + picked[: options.batch - min(len(thin), options.batch // 2)]
         if stage == "decoder":
-            tokens = np.stack([self.tokens[id(s)][i] for s, i in picked])
-            return {"loss": self._text_loss(picked, torch.from_numpy(tokens).float(), rng)}
-        pixels = augment(np.stack([s.images[i] for s, i in picked]), rng, 0.4 if stage == "report" else 1.0)
+            tokens = self._put([self.tokens[id(s)][i] for s, i in picked])
+            return {"loss": self._text_loss(picked, tokens.float(), rng)}
+        strength = 0.4 if stage == "report" else 1.0
+        pixels = augment(np.stack([s.images[i] for s, i in picked]), rng, strength).to(self.device)
         if stage == "segmenter":
             return self._segmenter_loss(picked, pixels)
-        regions = torch.from_numpy(np.stack([s.regions[i] for s, i in picked])).float() / 255
-        labels = torch.from_numpy(np.stack([s.labels[i] for s, i in picked]))
+        regions = self._put([s.regions[i] for s, i in picked]).float() / 255
+        labels = self._put([s.labels[i] for s, i in picked])
         patches = self.encode(pixels)
         where = patch_loss(self.patch_head(patches), regions, labels)
         if stage in ("encoder", "devices"):
@@ -194,7 +210,7 @@ class Trainer:
             shard = self.films.shard(index)
             rng = np.random.default_rng([self.seed, 41, index])
             parts = [
-                self.model.encoder(augment(shard.images[i : i + 25], rng)).half().numpy()
+                self.model.encoder(augment(shard.images[i : i + 25], rng).to(self.device)).half().cpu().numpy()
                 for i in range(0, len(shard.images), 25)
             ]
             self.tokens[id(shard)] = np.concatenate(parts)
@@ -203,8 +219,8 @@ class Trainer:
 
     def _segmenter_loss(self, picked: list[tuple[Shard, int]], pixels: Tensor) -> dict[str, Tensor]:
         assert self.model.segmenter is not None
-        lung = torch.from_numpy(np.stack([s.lung[i] for s, i in picked])).float()
-        heart = torch.from_numpy(np.stack([s.heart[i] for s, i in picked])).bool()
+        lung = self._put([s.lung[i] for s, i in picked]).float()
+        heart = self._put([s.heart[i] for s, i in picked]).bool()
         lung_logits, heart_logits = self.model.segmenter.logits(pixels, shared_trunk=True)
         classes = torch.where(heart, 2, torch.where(lung > 0.5, 1, 0))
         return {
@@ -212,8 +228,8 @@ class Trainer:
         }
 
     def _text_loss(self, picked: list[tuple[Shard, int]], patches: Tensor, rng: np.random.Generator) -> Tensor:
-        masks = np.stack([s.lung[i] | s.heart[i] for s, i in picked])[:, None]
-        bias = self.model.anatomy(torch.from_numpy(masks).float())
+        masks = self._put([s.lung[i] | s.heart[i] for s, i in picked])[:, None]
+        bias = self.model.anatomy(masks.float())
         texts = [
             write_findings(frozenset(n for n, on in zip(LABELS, s.labels[i], strict=True) if on), rng)
             for s, i in picked
@@ -223,6 +239,7 @@ class Trainer:
         targets = torch.full((len(encoded), longest), -100)
         for row, ids in enumerate(encoded):
             targets[row, : len(ids)] = torch.tensor(ids)
+        targets = targets.to(self.device)
         prefix = self.model.linear_projection(patches)
         logits = self.decode(prefix, targets[:, :-1].clamp_min(0), bias)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
@@ -240,7 +257,7 @@ class Trainer:
             start = saved["step"]
             optimizer.load_state_dict(saved["optimizer"])
             _copy(parameters, saved["weights"])
-            average = saved["average"]
+            average = [value.to(self.device) for value in saved["average"]]
         if stage == "decoder" and start < options.steps:
             self.keep_tokens(log)
         for module in modules:
@@ -290,7 +307,7 @@ class Trainer:
         """The model with both segmenters on the one trunk that was trained."""
         assert self.model.segmenter is not None
         self.model.segmenter.heart_model.encoder.load_state_dict(self.model.segmenter.lung_model.encoder.state_dict())
-        return self.model.eval()
+        return self.model.cpu().eval()
 
 
 def _pace(step: int, options: StageOptions) -> float:
