@@ -21,7 +21,7 @@ from edge.text import TextDecoder, TextStream, cut_at_sentence, text_warnings
 from edge.threads import check_threads, decode_threads
 from edge.timing import Clock
 from edge.version import __version__
-from edge.vision import VisionOutput, VisionSession, check_device
+from edge.vision import VisionOutput, VisionSession, check_device, check_runtime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +45,7 @@ def load(
     device: str = "auto",
     threads: int | None = None,
     bias_rows: str | None = None,
+    vision: str | None = None,
 ) -> Engine:
     """Load a model.
 
@@ -59,13 +60,16 @@ def load(
         Threads of the vision graph and of the decoder. Default: the physical cores this process may run on.
     bias_rows
         Which rows get the anatomical bias: ``all``, ``prefill`` or ``none``. Default: what the bundle says.
+    vision
+        Runtime of the vision graph: ``auto``, ``ort`` (ONNX Runtime) or ``openvino``. Default:
+        ``$EDGE_VISION_RUNTIME``, and without it ``auto``.
 
     Raises
     ------
     BundleError, MissingRuntime, DeviceError, UsageError
         Each an :class:`edge.EdgeError`.
     """
-    return Engine(bundle, device=device, threads=threads, bias_rows=bias_rows)
+    return Engine(bundle, device=device, threads=threads, bias_rows=bias_rows, vision=vision)
 
 
 class Engine:
@@ -88,14 +92,16 @@ class Engine:
         device: str = "auto",
         threads: int | None = None,
         bias_rows: str | None = None,
+        vision: str | None = None,
     ) -> None:
         check_device(device)
+        vision = check_runtime(vision)
         self.threads = check_threads(threads)
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.manifest = self.bundle.manifest
         self._default_rows = self._check_rows(bias_rows)
         self._text = _text_decoder(self.bundle)
-        self._vision = VisionSession(self.bundle, device=device, threads=self.threads)
+        self._vision = VisionSession(self.bundle, device=device, threads=self.threads, runtime=vision)
         self.device = self._vision.device
         self._decoder = _decoder(self.bundle, self.threads)
         self.isa = self._decoder.isa
@@ -227,6 +233,7 @@ class Engine:
             software={
                 "version": __version__,
                 "device": self.device,
+                "vision": self._vision.runtime,
                 "isa": self.isa,
                 "threads": self.threads,
             },

@@ -82,8 +82,9 @@ class GraphSession:
     """An ONNX Runtime CPU session that returns named arrays."""
 
     def __init__(self, path: Path, threads: int = 2) -> None:
-        import onnxruntime
+        from edge.vision.ort import import_runtime
 
+        onnxruntime = import_runtime()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 4

@@ -214,9 +214,13 @@ def _import_compiled() -> None:
     except ValueError:  # not the main thread: there is no Ctrl-C to put off
         return
     try:
-        for name in ("numpy", "onnxruntime", "tokenizers", "edge._kernel"):
+        for name in ("numpy", "tokenizers", "edge._kernel"):
             with contextlib.suppress(ImportError):  # told later, with what to do
                 import_module(name)
+        from edge.vision.ort import import_runtime
+
+        with contextlib.suppress(EdgeError):
+            import_runtime()
     finally:
         signal.signal(signal.SIGINT, before)
     if pending:

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vision graph: pixels to the prefix K/V of every decoder layer, key bias, mask and first logits.
+"""A session of a bundle's vision graph, whichever runtime runs it.
 
-One ONNX graph, run by ONNX Runtime. Its inputs and outputs are checked against the manifest on loading.
+The graph's inputs and outputs are checked against the manifest on loading, and its numbers on every run.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edge.errors import BundleError, DeviceError, MissingRuntime, ProcessingError, UsageError
+from edge.errors import BundleError, ProcessingError
 from edge.onnxfile import check_self_contained
+from edge.vision.choice import check_device, check_runtime, open_backend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +21,9 @@ if TYPE_CHECKING:
 
     from edge.bundle import Bundle
     from edge.manifest import Manifest
+    from edge.vision.backend import Backend, Port
 
 log = logging.getLogger("edge")
-
-DEVICES = ("auto", "cpu", "cuda", "tensorrt")
-_INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class VisionOutput:
 
 
 class VisionSession:
-    """An ONNX Runtime session of a bundle's vision graph.
+    """A bundle's vision graph, loaded.
 
     Parameters
     ----------
@@ -56,45 +56,31 @@ class VisionSession:
     device : str
         ``cpu``, ``cuda``, or ``auto`` (the CPU, while decoding on a GPU is not in this build).
     threads : int
+    runtime : str or None
+        ``ort``, ``openvino`` or ``auto``; None: ``$EDGE_VISION_RUNTIME``, and without it ``auto``
+        (:func:`edge.vision.choice.open_backend`).
 
     Raises
     ------
     MissingRuntime
-        ONNX Runtime is not installed.
+        The runtime is not installed.
     DeviceError
-        The device is not available, or ONNX Runtime fell back to another one.
+        The device is not available, or the runtime fell back to another one.
     BundleError
         The graph does not load, or its inputs and outputs are not those of the manifest.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "auto", threads: int = 1) -> None:
+    def __init__(self, bundle: Bundle, *, device: str = "auto", threads: int = 1, runtime: str | None = None) -> None:
         check_device(device)
+        runtime = check_runtime(runtime)
         manifest = bundle.manifest
         path = bundle.file(manifest.vision_file)
-        ort = _import_runtime()
-        providers = _providers(ort, device)
         check_self_contained(path)
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:
-            raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
-        active = self._session.get_providers()
-        if providers[0] not in active:
-            raise DeviceError(
-                f"{device} was asked for but ONNX Runtime fell back to {', '.join(active)}: "
-                "check the driver and the CUDA libraries, or use --device cpu"
-            )
-        self.device = "cuda" if providers[0].startswith("CUDA") else "cpu"
-        self.outputs = _check_graph(self._session, manifest)
+        self._backend: Backend = open_backend(path, runtime, device=device, threads=threads)
+        self.device, self.runtime = self._backend.device, self._backend.runtime
+        self.outputs = _check_graph(self._backend, manifest)
         self._has_switch = manifest.has_mask
-        log.info("vision graph on %s, %d threads", self.device, threads)
+        log.info("vision graph on %s by %s, %d threads", self.device, self.runtime, threads)
 
     def run(self, pixels: NDArray[np.float32], *, bias: bool) -> VisionOutput:
         """Run the graph on one film.
@@ -113,11 +99,11 @@ class VisionSession:
         """
         import numpy as np
 
-        feed: dict[str, Any] = {"pixels": pixels}
+        feed = {"pixels": pixels}
         if self._has_switch:
             feed["bias_switch"] = np.array([1.0 if bias else 0.0], np.float32)
         try:
-            arrays = self._session.run(list(self.outputs), feed)
+            arrays = self._backend.run(feed, self.outputs)
         except Exception as error:
             raise ProcessingError(f"the vision graph failed ({type(error).__name__})") from None
         named = dict(zip(self.outputs, arrays, strict=True))
@@ -133,41 +119,7 @@ class VisionSession:
         )
 
 
-def _import_runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError:
-        raise MissingRuntime(f"ONNX Runtime is not installed: {_INSTALL}") from None
-    if not hasattr(onnxruntime, "InferenceSession"):
-        # What is left when one of onnxruntime and onnxruntime-gpu was removed: they share a folder.
-        raise MissingRuntime(f"ONNX Runtime is broken: pip uninstall onnxruntime onnxruntime-gpu, then {_INSTALL}")
-    return onnxruntime
-
-
-def check_device(device: str) -> None:
-    """Refuse a device that no build or not this build can use (:class:`UsageError`, :class:`DeviceError`)."""
-    if device not in DEVICES:
-        raise UsageError(f"device must be one of {', '.join(DEVICES)}, not {str(device)[:40]!r}")
-    if device == "tensorrt":
-        raise DeviceError("tensorrt is not available in this build: use --device cpu or --device cuda")
-
-
-def _providers(ort: Any, device: str) -> list[str]:
-    available = ort.get_available_providers()
-    if device == "cuda":
-        if "CUDAExecutionProvider" not in available:
-            raise DeviceError(
-                "this ONNX Runtime has no CUDA: in a fresh environment "
-                '  pip install "edge-report[gpu]"  or use --device cpu'
-            )
-        log.info("device cuda: the vision graph runs on the GPU, decoding on the CPU")
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    if device == "auto" and "CUDAExecutionProvider" in available:
-        log.info("device auto: using the CPU (this build does not decode on a GPU; --device cuda moves the vision)")
-    return ["CPUExecutionProvider"]
-
-
-def _check_graph(session: Any, manifest: Manifest) -> tuple[str, ...]:
+def _check_graph(backend: Backend, manifest: Manifest) -> tuple[str, ...]:
     """Compare the graph's inputs and outputs with the manifest; the names of the outputs to ask for."""
     spec, prefix, image = manifest.decoder, manifest.prefix, manifest.image
     cache: list[int | None] = [spec["layers"], spec["heads"], prefix.length, spec["head_dim"]]
@@ -182,25 +134,28 @@ def _check_graph(session: Any, manifest: Manifest) -> tuple[str, ...]:
         span = prefix.grid[0] * prefix.grid[1] if manifest.bias.span == "sequence" else prefix.length
         outputs["key_bias"] = [spec["layers"], span]
         outputs["mask"] = [None, None]
-    problems = _compare(session.get_inputs(), inputs, "input", exact=True)
-    problems += _compare(session.get_outputs(), outputs, "output", exact=False)
+    problems = _compare(backend.inputs, inputs, "input", exact=True)
+    problems += _compare(backend.outputs, outputs, "output", exact=False)
     if problems:
         raise BundleError("the vision graph does not fit the manifest: " + "; ".join(problems[:6]))
     return tuple(outputs)
 
 
-def _compare(found: Any, expected: dict[str, list[int | None]], what: str, *, exact: bool) -> list[str]:
+def _compare(found: Sequence[Port], expected: dict[str, list[int | None]], what: str, *, exact: bool) -> list[str]:
     by_name = {node.name: node for node in found}
     problems = []
     for name, shape in expected.items():
         node = by_name.get(name)
         if node is None:
             problems.append(f"the {what} {name} is missing")
-        elif node.type != "tensor(float)":
+        elif not node.float32:
             problems.append(f"the {what} {name} is not float32")
-        elif len(node.shape) != len(shape) or not all(
-            type(have) is int and 1 <= have <= 1 << 30 and want in (None, have)
-            for have, want in zip(node.shape, shape, strict=True)
+        elif (
+            node.shape is None
+            or len(node.shape) != len(shape)
+            or not all(
+                1 <= have <= 1 << 30 and want in (None, have) for have, want in zip(node.shape, shape, strict=True)
+            )
         ):
             problems.append(f"the {what} {name} has another shape than {shape}")
     if exact:

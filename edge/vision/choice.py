@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which runtime runs a vision graph."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from edge.errors import DeviceError, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from edge.vision.backend import Backend
+
+DEVICES = ("auto", "cpu", "cuda", "tensorrt")
+RUNTIMES = ("auto", "ort", "openvino")
+ENVIRONMENT = "EDGE_VISION_RUNTIME"
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that no build or not this build can use (:class:`UsageError`, :class:`DeviceError`)."""
+    if device not in DEVICES:
+        raise UsageError(f"device must be one of {', '.join(DEVICES)}, not {str(device)[:40]!r}")
+    if device == "tensorrt":
+        raise DeviceError("tensorrt is not available in this build: use --device cpu or --device cuda")
+
+
+def check_runtime(runtime: str | None) -> str:
+    """The runtime asked for; ``None``: ``$EDGE_VISION_RUNTIME``, and without it ``auto``.
+
+    Raises
+    ------
+    UsageError
+    """
+    origin = "" if runtime is not None else f" (from ${ENVIRONMENT})"
+    name = runtime if runtime is not None else os.environ.get(ENVIRONMENT) or "auto"
+    if name not in RUNTIMES:
+        raise UsageError(f"the vision runtime must be one of {', '.join(RUNTIMES)}, not {str(name)[:40]!r}{origin}")
+    return name
+
+
+def open_backend(path: Path, runtime: str, *, device: str, threads: int) -> Backend:
+    """Load a graph.
+
+    The rule of ``auto``: ONNX Runtime.
+
+    Raises
+    ------
+    MissingRuntime, DeviceError, BundleError
+    """
+    if runtime == "openvino":
+        if device == "cuda":
+            raise DeviceError("openvino runs on the CPU: use --device cpu, or the vision runtime ort")
+        from edge.vision.ov import OpenVinoBackend
+
+        return OpenVinoBackend(path, threads=threads)
+    from edge.vision.ort import OrtBackend
+
+    return OrtBackend(path, device=device, threads=threads)

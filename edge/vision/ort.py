@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vision graph in ONNX Runtime, on the CPU or (its vision part only) on a CUDA device."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import BundleError, DeviceError, MissingRuntime
+from edge.vision.backend import Port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+log = logging.getLogger("edge")
+
+_INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
+
+
+def import_runtime() -> Any:
+    """The module ``onnxruntime``, with its telemetry off.
+
+    Recent builds keep a device id and a database of events in the user's cache folder and send them to their maker,
+    from the import on: nothing that software beside a scanner may do. Only the environment can stop that in time.
+
+    Raises
+    ------
+    MissingRuntime
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingRuntime(f"ONNX Runtime is not installed: {_INSTALL}") from None
+    if not hasattr(onnxruntime, "InferenceSession"):
+        # What is left when one of onnxruntime and onnxruntime-gpu was removed: they share a folder.
+        raise MissingRuntime(f"ONNX Runtime is broken: pip uninstall onnxruntime onnxruntime-gpu, then {_INSTALL}")
+    with contextlib.suppress(AttributeError):  # imported by somebody else before us
+        onnxruntime.disable_telemetry_events()
+    return onnxruntime
+
+
+def session_options(ort: Any, threads: int) -> Any:
+    """Options of a session whose threads sleep when there is nothing to do."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    return options
+
+
+class OrtBackend:
+    """An ONNX Runtime session.
+
+    Parameters
+    ----------
+    path : Path
+        A single-file graph.
+    device : str
+        ``cpu``, ``cuda``, or ``auto`` (the CPU, while decoding on a GPU is not in this build).
+    threads : int
+
+    Raises
+    ------
+    MissingRuntime
+        ONNX Runtime is not installed.
+    DeviceError
+        The device is not available, or ONNX Runtime fell back to another one.
+    BundleError
+        The graph does not load.
+    """
+
+    runtime = "ort"
+
+    def __init__(self, path: Path, *, device: str, threads: int) -> None:
+        ort = import_runtime()
+        providers = _providers(ort, device)
+        try:
+            self._session = ort.InferenceSession(str(path), session_options(ort, threads), providers=providers)
+        except Exception as error:
+            raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
+        active = self._session.get_providers()
+        if providers[0] not in active:
+            raise DeviceError(
+                f"{device} was asked for but ONNX Runtime fell back to {', '.join(active)}: "
+                "check the driver and the CUDA libraries, or use --device cpu"
+            )
+        self.device = "cuda" if providers[0].startswith("CUDA") else "cpu"
+        self.inputs: Sequence[Port] = [_port(node) for node in self._session.get_inputs()]
+        self.outputs: Sequence[Port] = [_port(node) for node in self._session.get_outputs()]
+
+    def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
+        result: list[NDArray[np.float32]] = self._session.run(list(names), dict(feed))
+        return result
+
+
+def _port(node: Any) -> Port:
+    fixed = all(type(size) is int for size in node.shape)
+    return Port(node.name, node.type == "tensor(float)", tuple(node.shape) if fixed else None)
+
+
+def _providers(ort: Any, device: str) -> list[str]:
+    available = ort.get_available_providers()
+    if device == "cuda":
+        if "CUDAExecutionProvider" not in available:
+            raise DeviceError(
+                "this ONNX Runtime has no CUDA: in a fresh environment "
+                '  pip install "edge-report[gpu]"  or use --device cpu'
+            )
+        log.info("device cuda: the vision graph runs on the GPU, decoding on the CPU")
+        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    if device == "auto" and "CUDAExecutionProvider" in available:
+        log.info("device auto: using the CPU (this build does not decode on a GPU; --device cuda moves the vision)")
+    return ["CPUExecutionProvider"]

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vision graph in OpenVINO, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import BundleError, MissingRuntime
+from edge.vision.backend import Port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+_INSTALL = 'pip install "edge-report[openvino]"'
+
+
+def import_runtime() -> Any:
+    """The module ``openvino``.
+
+    Raises
+    ------
+    MissingRuntime
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise MissingRuntime(f"OpenVINO is not installed: {_INSTALL}") from None
+    if not hasattr(openvino, "Core"):
+        raise MissingRuntime(f"OpenVINO is broken: pip uninstall openvino, then {_INSTALL}")
+    return openvino
+
+
+class OpenVinoBackend:
+    """An OpenVINO infer request.
+
+    One stream, so that a film gets all threads; no compile cache, which would be code read from a folder that
+    anybody may have written to. Float32 stays float32 unless the processor computes in bfloat16, and then only where
+    `bf16` asks for it, because it costs digits.
+
+    Parameters
+    ----------
+    path : Path
+        A single-file graph.
+    threads : int
+
+    Raises
+    ------
+    MissingRuntime
+        OpenVINO is not installed.
+    BundleError
+        The graph does not load.
+    """
+
+    runtime = "openvino"
+    device = "cpu"
+
+    def __init__(self, path: Path, *, threads: int, bf16: bool = False) -> None:
+        openvino = import_runtime()
+        config = {
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY",
+            "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
+        }
+        try:
+            compiled = openvino.Core().compile_model(str(path), "CPU", config)
+            self._request = compiled.create_infer_request()
+            self.inputs: Sequence[Port] = [_port(openvino, port) for port in compiled.inputs]
+            self.outputs: Sequence[Port] = [_port(openvino, port) for port in compiled.outputs]
+        except Exception as error:
+            raise BundleError(f"OpenVINO cannot load {path.name} ({type(error).__name__})") from None
+
+    def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
+        # Copies: the request reuses its buffers for the next film.
+        result = self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
+        return [result[name].copy() for name in names]
+
+
+def _port(openvino: Any, port: Any) -> Port:
+    shape = port.get_partial_shape()
+    fixed = tuple(int(size) for size in port.get_shape()) if shape.is_static else None
+    return Port(port.get_any_name(), port.get_element_type() == openvino.Type.f32, fixed)
