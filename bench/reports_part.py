@@ -28,9 +28,7 @@ Say = Callable[[str], None]
 
 def token_room(bundle: Bundle) -> int:
     """New tokens that fit behind the image and the begin tokens."""
-    manifest = bundle.manifest
-    used = manifest.prefix.length + len(manifest.generation.begin_ids) + manifest.decoder["position_offset"]
-    return int(manifest.decoder["max_positions"] - used)
+    return bundle.manifest.text_room - len(bundle.manifest.generation.begin_ids)
 
 
 def without_stop(bundle: Bundle, tokens: int) -> Bundle:

@@ -241,24 +241,22 @@ class Decoder:
         keys: npt.NDArray[np.float32],
         values: npt.NDArray[np.float32],
         key_bias: npt.NDArray[np.float32] | None = None,
-        span: Literal["prefix", "sequence"] = "prefix",
     ) -> None:
         """Begin a new film: copy its prefix into the cache and drop all text.
 
         Parameters
         ----------
         keys, values : ndarray, float32, [layers, heads, prefix, head_dim]
-        key_bias : ndarray, float32, [layers, prefix], optional
-            Added to the scores of the image keys, strength included. With ``span="sequence"`` [layers, any]:
-            stretched linearly over each row's whole sequence.
-        span : {"prefix", "sequence"}
+        key_bias : ndarray, float32, [layers, n], optional
+            Added to the scores of the first n keys, strength included. n is the prefix, or more where the bias
+            covers text keys too.
 
         Raises
         ------
         ProcessingError
             A wrong shape, or a prefix longer than the decoder's positions.
         """
-        self._call(self._kernel.set_prefix, keys, values, key_bias, span)
+        self._call(self._kernel.set_prefix, keys, values, key_bias)
 
     def forward(self, ids: npt.ArrayLike, bias: bool = True) -> npt.NDArray[np.float32]:
         """Append rows to the text and return their logits [n, vocab] (teacher forcing).

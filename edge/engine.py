@@ -252,7 +252,8 @@ class Engine:
         warnings = mask_warnings(seen.mask)
         if rows == "none":
             return seen, rows, warnings
-        patches = seen.key_bias[:, -self.manifest.prefix.patches :]
+        prefix = self.manifest.prefix
+        patches = seen.key_bias[:, prefix.length - prefix.patches : prefix.length]
         if hides_everything(patches, self.manifest.bias):
             warnings.append("the strict mask hides the whole image: reported without anatomical guidance")
             return self._vision.run(pixels, bias=False), "none", warnings
@@ -277,9 +278,7 @@ class Engine:
             if stream is not None and on_text is not None and (piece := stream.push(token)):
                 on_text(piece)
 
-        self._decoder.set_prefix(
-            seen.keys, seen.values, seen.key_bias if rows != "none" else None, self.manifest.bias.span
-        )
+        self._decoder.set_prefix(seen.keys, seen.values, seen.key_bias if rows != "none" else None)
         result = self._decoder.generate(
             seen.first_logits, options.but(bias_rows=rows), on_token=on_token, cancel=cancel
         )
@@ -331,9 +330,8 @@ class Engine:
         return rows
 
     def _check_cap(self, cap: int | None, forced: int) -> int:
-        spec, generation = self.manifest.decoder, self.manifest.generation
-        used = self.manifest.prefix.length + len(generation.begin_ids) + forced + spec["position_offset"]
-        room = int(spec["max_positions"] - used)
+        generation = self.manifest.generation
+        room = self.manifest.text_room - len(generation.begin_ids) - forced
         if room < 1:
             raise UsageError("the prompt is too long for this model")
         if cap is None:

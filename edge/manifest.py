@@ -44,12 +44,16 @@ class PrefixSpec:
 
 @dataclass(frozen=True)
 class BiasSpec:
-    """How the anatomical mask becomes an attention bias, and which rows get it."""
+    """How the anatomical mask becomes an attention bias, and which rows get it.
+
+    With the span ``sequence`` the bias covers image and text, `sequence_length` keys in all; else the image.
+    """
 
     kind: BiasKind
     strength: float
     rows: BiasRows
     span: Literal["prefix", "sequence"]
+    sequence_length: int | None
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,12 @@ class Manifest:
     def has_mask(self) -> bool:
         """Whether the vision graph yields a mask and a key bias."""
         return self.bias.kind != "none"
+
+    @property
+    def text_room(self) -> int:
+        """Rows that fit behind the image: prompt and text."""
+        positions = int(self.decoder["max_positions"] - self.decoder["position_offset"])
+        return min(positions, self.bias.sequence_length or positions) - self.prefix.length
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -212,11 +222,13 @@ def _prefix(section: Section) -> PrefixSpec:
 
 def _bias(section: Section) -> BiasSpec:
     kind = section.choice("kind", ("gaussian", "hidden", "layerwise", "gaussian_legacy", "none"))
+    span = section.choice("span", ("prefix", "sequence"))
     spec = BiasSpec(
         kind=cast(BiasKind, kind),
         strength=section.number("strength", -1e6, 1e6),
         rows=cast(BiasRows, section.choice("rows", BIAS_ROWS)),
-        span=cast(Any, section.choice("span", ("prefix", "sequence"))),
+        span=cast(Any, span),
+        sequence_length=section.integer("sequence_length", 1, 1 << 20) if span == "sequence" else None,
     )
     section.done()
     if kind == "none" and spec.rows != "none":
@@ -273,9 +285,12 @@ def _generation(section: Section, decoder: Mapping[str, Any]) -> GenerationSpec:
 
 def _check_together(manifest: Manifest) -> None:
     decoder, prefix, begin = manifest.decoder, manifest.prefix, len(manifest.generation.begin_ids)
-    rows = prefix.length + begin + decoder["position_offset"]
-    if rows >= decoder["max_positions"]:
-        raise BundleError(f"decoder: max_positions leaves no room for text after {rows} positions")
+    positions = decoder["max_positions"] - decoder["position_offset"]
+    if prefix.length + begin >= positions:
+        raise BundleError(f"decoder: max_positions leaves no room for text after {prefix.length + begin} rows")
+    sequence = manifest.bias.sequence_length
+    if sequence is not None and not prefix.length + begin < sequence <= positions:
+        raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")
     used = {manifest.vision_file, manifest.weights_file, manifest.tokenizer_file}
     if len(used) != 3:
         raise BundleError("graphs, weights and tokenizer must be three different files")

@@ -138,7 +138,9 @@ def build_manifest(model: LanaModel, options: ExportOptions) -> dict[str, Any]:
         )
     layers = config.decoder_layers
     evidence = generation.evidence_layers
-    span = config.bias.span if kind != "none" else "prefix"
+    bias = {"kind": kind, "strength": config.bias.strength, "rows": rows, "span": "prefix"}
+    if kind != "none" and config.bias.span == "sequence":
+        bias |= {"span": "sequence", "sequence_length": sequence_length(model, options)}
     return {
         "name": options.name,
         "family": "lana",
@@ -160,7 +162,7 @@ def build_manifest(model: LanaModel, options: ExportOptions) -> dict[str, Any]:
             "grid": [config.grid, config.grid],
             "skip_tokens": config.skip_tokens,
         },
-        "bias": {"kind": kind, "strength": config.bias.strength, "rows": rows, "span": span},
+        "bias": bias,
         "decoder": decoder_spec(model),
         "generation": {
             "max_new_tokens": generation.max_new_tokens,

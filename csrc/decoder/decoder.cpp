@@ -57,10 +57,10 @@ void Decoder::set_prefix(const Prefix& prefix) {
   if (prefix.length < 1 || prefix.length > spec.rows())
     throw std::invalid_argument("the prefix has " + std::to_string(prefix.length) +
                                 " rows, the decoder takes 1 to " + std::to_string(spec.rows()));
-  if (prefix.key_bias && prefix.span == BiasSpan::prefix && prefix.bias_length != prefix.length)
+  if (prefix.key_bias && (prefix.bias_length < prefix.length || prefix.bias_length > spec.rows()))
     throw std::invalid_argument("key_bias has " + std::to_string(prefix.bias_length) +
-                                " keys per layer, the prefix has " + std::to_string(prefix.length));
-  if (prefix.key_bias && prefix.bias_length < 1) throw std::invalid_argument("key_bias is empty");
+                                " keys per layer, not " + std::to_string(prefix.length) + " (the prefix) to " +
+                                std::to_string(spec.rows()));
   const Claim claim(*this);
   network_.set_prefix(prefix);
   has_prefix_ = true;

@@ -71,13 +71,10 @@ void Transformer::set_prefix(const Prefix& prefix) {
   pool_.run(copy);
   prefix_rows_ = prefix.length;
   text_rows_ = 0;
-  span_ = prefix.span;
-  bias_length_ = prefix.key_bias ? prefix.bias_length : 0;
-  const int64_t row = span_ == BiasSpan::prefix ? cache_.capacity() : bias_length_;
-  key_bias_.assign(bias_length_ ? size_of(spec_.layers * row) : 0, 0.0f);
-  for (int64_t l = 0; l < spec_.layers && bias_length_; ++l)
-    std::copy_n(prefix.key_bias + l * bias_length_, bias_length_, key_bias_.begin() + l * row);
-  stretched_.resize(span_ == BiasSpan::sequence && bias_length_ ? size_of(kMaxRows * cache_.capacity()) : 0);
+  key_bias_.assign(prefix.key_bias ? size_of(spec_.layers * cache_.capacity()) : 0, 0.0f);
+  for (int64_t l = 0; l < spec_.layers && prefix.key_bias; ++l)
+    std::copy_n(prefix.key_bias + l * prefix.bias_length, prefix.bias_length,
+                key_bias_.begin() + l * cache_.capacity());
   if (has_evidence()) {
     const int64_t blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
     mass_.resize(size_of(kMaxRows * spec_.heads * blocks * kKeyBlock));
@@ -115,7 +112,6 @@ void Transformer::work(int thread, const Step& step) {
     const Layer& layer = weights_.layers[size_of(i)];
     normalise(layer.attn_norm, x_.data(), own, rows);
     project_qkv(thread, layer, i, rows);
-    if (step.bias && bias_length_ && span_ == BiasSpan::sequence) stretch_bias(thread, i, rows);
     pool_.barrier();
     attend(thread, i, rows, step);
     pool_.barrier();
@@ -154,25 +150,6 @@ void Transformer::project_qkv(int thread, const Layer& layer, int64_t index, int
   }
 }
 
-// The base bias linearly stretched over the row's whole sequence (half-pixel centres, edges repeated); a row
-// that sees T keys uses the bias stretched to length T.
-void Transformer::stretch_bias(int thread, int64_t layer, int64_t rows) {
-  const float* base = key_bias_.data() + layer * bias_length_;
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t length = prefix_rows_ + text_rows_ + r + 1;
-    const auto [begin, end] = share(length, thread, pool_.size());
-    const float scale = static_cast<float>(bias_length_) / static_cast<float>(length);
-    float* out = stretched_.data() + r * cache_.capacity();
-    for (int64_t j = begin; j < end; ++j) {
-      const float at = std::max(scale * (static_cast<float>(j) + 0.5f) - 0.5f, 0.0f);
-      const int64_t low = std::min(static_cast<int64_t>(at), bias_length_ - 1);
-      const int64_t high = std::min(low + 1, bias_length_ - 1);
-      const float part = at - static_cast<float>(low);
-      out[j] = (1.0f - part) * base[low] + part * base[high];
-    }
-  }
-}
-
 int64_t Transformer::key_blocks(int64_t row) const {
   return (prefix_rows_ + text_rows_ + row + kKeyBlock) / kKeyBlock;
 }
@@ -192,9 +169,7 @@ void Transformer::attend(int thread, int64_t layer, int64_t rows, const Step& st
     const int64_t head = task / blocks, block = task % blocks, first = block * kKeyBlock;
     for (int64_t r = 0; r < rows; ++r) {
       counts[r] = std::clamp<int64_t>(keys + r + 1 - first, 0, kKeyBlock);
-      if (!step.bias || !bias_length_) continue;
-      bias[r] = first + (span_ == BiasSpan::prefix ? key_bias_.data() + layer * cache_.capacity()
-                                                   : stretched_.data() + r * cache_.capacity());
+      if (step.bias && !key_bias_.empty()) bias[r] = key_bias_.data() + layer * cache_.capacity() + first;
     }
     const int64_t at = head * max_blocks_ + block;
     const bool mass = block < prefix_blocks && gathers_evidence(layer, step);

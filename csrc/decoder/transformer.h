@@ -18,17 +18,15 @@ namespace edge {
 // Rows that share one pass over the weights.
 inline constexpr int64_t kMaxRows = 16;
 
-enum class BiasSpan { prefix, sequence };
-
 // Prefix of one film: keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or
-// null.
+// null. The bias covers at least the prefix; where it is longer it covers the text keys that follow, and keys
+// beyond it get none.
 struct Prefix {
   const float* keys = nullptr;
   const float* values = nullptr;
   int64_t length = 0;
   const float* key_bias = nullptr;
   int64_t bias_length = 0;
-  BiasSpan span = BiasSpan::prefix;
 };
 
 // Called on the pool's threads when the logits of one block of kVocabBlock entries of one row are there.
@@ -76,7 +74,6 @@ class Transformer {
   void embed(const Step& step);
   void work(int thread, const Step& step);
   void project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows);
-  void stretch_bias(int thread, int64_t layer, int64_t rows);
   void attend(int thread, int64_t layer, int64_t rows, const Step& step);
   void join(int thread, int64_t layer, int64_t rows, const Step& step);
   void project_logits(int thread, int64_t rows, const Step& step);
@@ -95,11 +92,7 @@ class Transformer {
   int64_t text_rows_ = 0;
   int64_t max_blocks_;
 
-  BiasSpan span_ = BiasSpan::prefix;
-  int64_t bias_length_ = 0;  // 0: no bias
-  std::vector<float>
-      key_bias_;  // span prefix: [layers, capacity], zero beyond the prefix; else [layers, length]
-  std::vector<float> stretched_;  // span sequence: [kMaxRows, capacity], of the layer at work
+  std::vector<float> key_bias_;  // [layers, capacity], zero beyond its length; empty: no bias
 
   std::vector<float> x_;          // [kMaxRows, hidden] residual stream
   std::vector<float> qkv_;        // [kMaxRows, 3 hidden]

@@ -81,8 +81,7 @@ class PyDecoder {
                                          isa.value_or(""), std::move(evidence_layers));
   }
 
-  void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias,
-                  const std::string& span) {
+  void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias) {
     const DecoderSpec& spec = decoder_->network().spec();
     if (keys.ndim() != 4)
       throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");
@@ -90,9 +89,6 @@ class PyDecoder {
     const std::vector<int64_t> shape{spec.layers, spec.heads, prefix.length, spec.head_dim};
     require_shape(keys, shape, "keys");
     require_shape(values, shape, "values");
-    if (span != "prefix" && span != "sequence")
-      throw std::invalid_argument("span '" + span + "' is not one of prefix, sequence");
-    prefix.span = span == "prefix" ? BiasSpan::prefix : BiasSpan::sequence;
     if (key_bias) {
       if (key_bias->ndim() != 2) throw std::invalid_argument("key_bias must have the shape [layers, keys]");
       require_shape(*key_bias, {spec.layers, key_bias->shape(1)}, "key_bias");
@@ -220,7 +216,7 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("threads"), py::arg("isa") = py::none(),
            py::arg("evidence_layers") = std::vector<int64_t>{})
       .def("set_prefix", &PyDecoder::set_prefix, py::arg("keys"), py::arg("values"),
-           py::arg("key_bias") = py::none(), py::arg("span") = "prefix")
+           py::arg("key_bias") = py::none())
       .def("forward", &PyDecoder::forward, py::arg("ids"), py::arg("bias"))
       .def("rewind", &PyDecoder::rewind, py::arg("n_text"))
       .def("generate", &PyDecoder::generate, py::arg("first_logits") = py::none(), py::kw_only(),

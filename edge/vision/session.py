@@ -34,8 +34,8 @@ class VisionOutput:
     ----------
     keys, values : ndarray [layers, heads, prefix, head_dim]
     first_logits : ndarray [vocab]
-    key_bias : ndarray [layers, prefix] or [layers, grid_h * grid_w], or None
-        Added to the attention scores of the image keys; the second shape where the bias spans the sequence.
+    key_bias : ndarray [layers, prefix] or [layers, sequence], or None
+        Added to the attention scores of these keys; the second shape where the bias spans the sequence.
     mask : ndarray [mask_h, mask_w] of 0 and 1, or None
         Lungs and heart.
     """
@@ -131,8 +131,7 @@ def _check_graph(backend: Backend, manifest: Manifest) -> tuple[str, ...]:
     }
     if manifest.has_mask:
         inputs["bias_switch"] = [1]
-        span = prefix.grid[0] * prefix.grid[1] if manifest.bias.span == "sequence" else prefix.length
-        outputs["key_bias"] = [spec["layers"], span]
+        outputs["key_bias"] = [spec["layers"], manifest.bias.sequence_length or prefix.length]
         outputs["mask"] = [None, None]
     problems = _compare(backend.inputs, inputs, "input", exact=True)
     problems += _compare(backend.outputs, outputs, "output", exact=False)

@@ -198,9 +198,8 @@ def script(body: str, *arguments: str) -> subprocess.Popen[str]:
 
     root = str(Path(edge.__file__).parents[1])
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", body, *arguments], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=env
-    )
+    call = [sys.executable, "-P", "-c", body, *arguments]
+    return subprocess.Popen(call, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True, env=env)
 
 
 @pytest.mark.parametrize("busy", [False, True])

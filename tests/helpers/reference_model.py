@@ -75,15 +75,14 @@ class ReferenceModel:
         mask = causal.expand(layers, len(self.embeddings), 1, -1, -1).clone()
         biased = {"all": total, "prefill": prefix + prompt, "none": 0}[rows] if self.bias is not None else 0
         for row in range(first, min(biased, total)):
-            mask[:, :, 0, row - first] += self._row(row, total, prefix, sequence).transpose(0, 1)
+            mask[:, :, 0, row - first] += self._row(total, prefix, sequence).transpose(0, 1)
         return mask
 
-    def _row(self, row: int, total: int, prefix: int, sequence: int) -> torch.Tensor:
+    def _row(self, total: int, prefix: int, sequence: int) -> torch.Tensor:
         import torch.nn.functional as F
 
         if self.kind == "layerwise":
-            length = sequence if row < prefix else row + 1
-            values = F.interpolate(self.bias, size=length, mode="linear", align_corners=False)
+            values = F.interpolate(self.bias, size=sequence, mode="linear", align_corners=False)
         elif self.kind == "gaussian_legacy":
             values = F.interpolate(self.bias, size=prefix, mode="linear", align_corners=False)
         else:

@@ -43,7 +43,7 @@ class Runtime:
         from edge.decoder import GenerationOptions
 
         seen = self.see(pixels, rows != "none")
-        self.decoder.set_prefix(seen.keys, seen.values, seen.key_bias, self.manifest.bias.span)
+        self.decoder.set_prefix(seen.keys, seen.values, seen.key_bias)
         generation = self.manifest.generation
         options = GenerationOptions(
             max_new_tokens=count,

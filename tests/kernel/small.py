@@ -76,25 +76,26 @@ def weights_of(spec: dict[str, Any], precision: str = "fp32", seed: int = 0) -> 
 
 
 def prefix_of(spec: dict[str, Any], length: int, seed: int = 1) -> dict[str, NDArray[np.float32]]:
-    """Random keys, values, first logits, and a soft and a strict bias."""
+    """Random keys, values, first logits, a soft and a strict bias, and a long one for 20 text keys more."""
     rng = np.random.default_rng(seed)
     shape = (spec["layers"], spec["heads"], length, spec["head_dim"])
     soft = rng.random((spec["layers"], length), dtype=np.float32) * 2
     strict = np.where(rng.random(soft.shape) < 0.6, np.finfo(np.float32).min, soft).astype(np.float32)
-    return {
+    prefix = {
         "keys": rng.standard_normal(shape, dtype=np.float32),
         "values": rng.standard_normal(shape, dtype=np.float32),
         "soft": soft,
         "strict": strict,
         "first_logits": 3 * rng.standard_normal(spec["vocab"], dtype=np.float32),
     }
+    return prefix | {"long": rng.random((spec["layers"], length + 20), dtype=np.float32) * 2}
 
 
 def decoder_of(
     spec: dict[str, Any], weights: dict[str, NDArray[Any]], prefix: dict[str, Any], bias: str | None = "soft",
-    span: str = "prefix", **options: Any,
+    **options: Any,
 ) -> kernel.Decoder:  # fmt: skip
     """A kernel decoder with its prefix set."""
     decoder = kernel.Decoder(spec, weights, **({"threads": 2} | options))
-    decoder.set_prefix(prefix["keys"], prefix["values"], prefix[bias] if bias else None, span)
+    decoder.set_prefix(prefix["keys"], prefix["values"], prefix[bias] if bias else None)
     return decoder

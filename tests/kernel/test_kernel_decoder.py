@@ -25,26 +25,24 @@ SHAPES: dict[str, dict[str, Any]] = {
 @precisions
 @caches
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize(
-    ("bias", "span"), [(None, "prefix"), ("soft", "prefix"), ("strict", "prefix"), ("soft", "sequence")]
-)
-def test_forward(isa: str, precision: str, kv: str, shape: str, bias: str | None, span: str) -> None:
+@pytest.mark.parametrize("bias", [None, "soft", "strict", "long"])
+def test_forward(isa: str, precision: str, kv: str, shape: str, bias: str | None) -> None:
     need(isa)
     spec = spec_of(**SHAPES[shape])
     weights, prefix = weights_of(spec, precision), prefix_of(spec, 130)
-    decoder = decoder_of(spec, weights, prefix, bias, span, isa=isa, kv_dtype=kv)
+    decoder = decoder_of(spec, weights, prefix, bias, isa=isa, kv_dtype=kv)
     ids = np.random.default_rng(5).integers(0, spec["vocab"], 21).astype(np.int32)
     got = np.concatenate([decoder.forward(ids[:17], True), decoder.forward(ids[17:], False)])
     slow = twin.Twin(spec, weights, kv)
-    slow.set_prefix(prefix["keys"], prefix["values"], prefix[bias] if bias else None, span)
+    slow.set_prefix(prefix["keys"], prefix["values"], prefix[bias] if bias else None)
     want = np.stack([slow.step(int(t), i < 17)[0] for i, t in enumerate(ids)])
     assert twin.nmse(got, want) < TOLERANCE[kv]
 
 
 @isas
 @precisions
-@pytest.mark.parametrize(("kv", "span"), [("fp32", "prefix"), ("fp16", "sequence")])
-def test_same_bits_for_any_threads_and_chunks(isa: str, precision: str, kv: str, span: str) -> None:
+@pytest.mark.parametrize(("kv", "bias"), [("fp32", "strict"), ("fp16", "long")])
+def test_same_bits_for_any_threads_and_chunks(isa: str, precision: str, kv: str, bias: str) -> None:
     need(isa)
     spec = spec_of(layers=2, vocab=300)
     weights, prefix = weights_of(spec, precision), prefix_of(spec, 230)
@@ -53,9 +51,7 @@ def test_same_bits_for_any_threads_and_chunks(isa: str, precision: str, kv: str,
     cuts = {1: [30], 2: [1] * 30, 3: [2, 3, 4, 5, 6, 7, 3], 4: [16, 1, 13], 7: [15, 15]}
     logits, texts = [], []
     for threads, parts in cuts.items():
-        decoder = decoder_of(
-            spec, weights, prefix, "strict", span, isa=isa, kv_dtype=kv, threads=threads, evidence_layers=[1]
-        )
+        decoder = decoder_of(spec, weights, prefix, bias, isa=isa, kv_dtype=kv, threads=threads, evidence_layers=[1])
         ends = np.cumsum(parts)
         chunks = [decoder.forward(ids[end - n : end], True) for n, end in zip(parts, ends, strict=True)]
         logits.append(np.concatenate(chunks))
@@ -92,7 +88,7 @@ def test_generate(isa: str, precision: str, rows: str, prompt: bool) -> None:
     )  # fmt: skip
 
     slow = twin.Twin(spec, weights)
-    slow.set_prefix(prefix["keys"], prefix["values"], prefix["soft"], "prefix")
+    slow.set_prefix(prefix["keys"], prefix["values"], prefix["soft"])
     logits, mass = prefix["first_logits"], np.zeros((2, 140))
     for token in begin + forced:
         logits, mass = slow.step(token, rows != "none")

@@ -175,6 +175,7 @@ def test_bad_calls(decoder: kernel.Decoder) -> None:
         ({"keys": (3, 4, 50)}, "keys must have"),
         ({"values": (3, 4, 49, 16)}, "values must have"),
         ({"soft": (3, 49)}, "key_bias has 49"),
+        ({"soft": (3, 321)}, "key_bias has 321"),
         ({"soft": (2, 50)}, "key_bias must have"),
         ({"soft": (150,)}, "key_bias must have"),
         ({"keys": (3, 4, 0, 16), "values": (3, 4, 0, 16), "soft": (3, 0)}, "0 rows"),
@@ -185,8 +186,6 @@ def test_bad_prefix(decoder: kernel.Decoder, change: dict[str, tuple[int, ...]],
     arrays = dict(PREFIX) | {name: np.zeros(shape, np.float32) for name, shape in change.items()}
     with pytest.raises(ValueError, match=message):
         decoder.set_prefix(arrays["keys"], arrays["values"], arrays["soft"])
-    with pytest.raises(ValueError, match="span"):
-        decoder.set_prefix(PREFIX["keys"], PREFIX["values"], PREFIX["soft"], "row")
 
 
 @pytest.mark.parametrize(

@@ -59,12 +59,6 @@ def attention(q: F64, k: F64, v: F64, bias: NDArray[Any] | None, counts: Sequenc
     return p @ v, p
 
 
-def stretch(base: NDArray[Any], length: int) -> F64:
-    """Linear interpolation to `length` with half-pixel centres, edges repeated."""
-    at = np.maximum((np.arange(length) + 0.5) * len(base) / length - 0.5, 0)
-    return np.interp(at, np.arange(len(base)), base)
-
-
 def log_softmax(x: NDArray[Any]) -> F64:
     x = np.asarray(x, np.float64)
     x = x - x.max(-1, keepdims=True)
@@ -120,11 +114,11 @@ class Twin:
         self.kv = np.float16 if kv_dtype == "fp16" else np.float32
         self.activation = gelu_tanh if spec["activation"] == "gelu_tanh" else gelu_erf
 
-    def set_prefix(self, keys: NDArray[Any], values: NDArray[Any], bias: NDArray[Any] | None, span: str) -> None:
+    def set_prefix(self, keys: NDArray[Any], values: NDArray[Any], bias: NDArray[Any] | None) -> None:
         self.k = [[keys[i, h].astype(self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
         self.v = [[values[i, h].astype(self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
         self.prefix, self.rows = keys.shape[2], 0
-        self.bias, self.span = bias, span
+        self.bias = bias
 
     def linear(self, name: str, x: F64) -> F64:
         w = self.weights
@@ -136,9 +130,7 @@ class Twin:
 
     def bias_row(self, layer: int, total: int) -> F64:
         assert self.bias is not None
-        if self.span == "sequence":
-            return stretch(self.bias[layer], total)
-        return np.concatenate([self.bias[layer], np.zeros(total - self.prefix)])
+        return np.concatenate([self.bias[layer], np.zeros(total)])[:total]
 
     def block(self, i: int, x: F64, bias: bool) -> tuple[F64, F64]:
         """One transformer block on one row; also the attention [heads, keys]."""

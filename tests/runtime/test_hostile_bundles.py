@@ -320,6 +320,9 @@ def test_no_value_of_a_wrong_type_passes(pristine: Path, value: Any) -> None:
             assert len(message) < 400
 
 
+LAYERWISE = {"kind": "layerwise", "strength": 2.0, "rows": "all", "span": "sequence"}
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -347,6 +350,11 @@ def test_no_value_of_a_wrong_type_passes(pristine: Path, value: Any) -> None:
         {"bias/kind": "new"},
         {"bias/rows": "some"},
         {"bias/span": "sequence"},
+        {"bias/sequence_length": 30},
+        {"bias": LAYERWISE},
+        {"bias": LAYERWISE | {"sequence_length": 16}},
+        {"bias": LAYERWISE | {"sequence_length": 10**6}},
+        {"bias": LAYERWISE | {"sequence_length": 30.0}},
         {"bias/strength": True},
         {"generation/max_new_tokens": 0},
         {"generation/repetition_penalty": 0},

@@ -38,7 +38,7 @@ class ReferenceDecoder:
     key_bias : Tensor [layers, P] or [layers, grid ** 2], or None
         As :class:`AnatomicalBias` gives it (without the batch axis).
     sequence_length : int
-        Positions over which the prefill stretches the kind ``layerwise``.
+        Positions over which the kind ``layerwise`` is stretched: prefix, begin ids and new tokens.
     prefill_bias : bool
         Whether the prefill rows get the bias.
     """
@@ -61,14 +61,14 @@ class ReferenceDecoder:
         self.values: list[Tensor] = []
         self.length = 0
         self.prefix_length = embeddings.shape[0]
-        self.first_logits = self._rows(embeddings, bias=prefill_bias, prefill=True)[-1]
+        self.first_logits = self._rows(embeddings, bias=prefill_bias)[-1]
 
     @torch.no_grad()
     def step(self, token: int, *, bias: bool) -> Tensor:
         """Append one token and return the logits [V] after it."""
-        return self._rows(self.transformer.wte.weight[token : token + 1], bias=bias, prefill=False)[-1]
+        return self._rows(self.transformer.wte.weight[token : token + 1], bias=bias)[-1]
 
-    def _rows(self, embedded: Tensor, *, bias: bool, prefill: bool) -> Tensor:
+    def _rows(self, embedded: Tensor, *, bias: bool) -> Tensor:
         start, total = self.length, self.length + embedded.shape[0]
         hidden = embedded + self.transformer.wpe.weight[start:total]
         causal = torch.full((total, total), LOWEST).triu(1)[start:]
@@ -84,7 +84,7 @@ class ReferenceDecoder:
             else:
                 self.keys.append(key)
                 self.values.append(value)
-            mask = causal + self._bias_row(index, total, prefill) if bias else causal
+            mask = causal + self._bias_row(index, total) if bias else causal
             scores = query @ key.transpose(1, 2) / query.shape[-1] ** 0.5 + mask
             mixed = (scores.softmax(-1) @ value).transpose(0, 1).flatten(1)
             hidden = hidden + block.attn.c_proj(mixed)
@@ -92,14 +92,13 @@ class ReferenceDecoder:
         self.length = total
         return self.model.decoder.lm_head(self.transformer.ln_f(hidden[-1:]))
 
-    def _bias_row(self, layer: int, total: int, prefill: bool) -> Tensor:
+    def _bias_row(self, layer: int, total: int) -> Tensor:
         """Bias over ``total`` keys."""
         if self.key_bias is None:
             return torch.zeros(total)
         row = self.key_bias[layer]
         if self.model.config.bias.span == "sequence":
-            length = self.sequence_length if prefill else total
-            return stretch(row[None, None], length)[0, 0, :total]
+            row = stretch(row[None, None], self.sequence_length)[0, 0, :total]
         return F.pad(row, (0, total - row.shape[0]))
 
     def greedy(

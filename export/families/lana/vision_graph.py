@@ -95,17 +95,17 @@ class VisionGraph(nn.Module):
         -------
         tuple of Tensor
             As named by ``output_names``: K and V [layers, heads, prefix, head_dim], logits [vocab], key bias
-            [layers, keys], mask [M, M], prefix embeddings [prefix, hidden].
+            [layers, prefix or sequence], mask [M, M], prefix embeddings [prefix, hidden].
         """
         embeddings = self.connector(self.encoder(pixels))[0]
         if not self.with_mask:
             return (*self.prefill(embeddings, None), embeddings)
         mask = self.segmenter(pixels, self.shared_trunk)
         key_bias = self.anatomy(mask)
-        used = key_bias
         if self.config.bias.span == "sequence":
-            used = stretch(key_bias, self.sequence_length)[..., : self.config.prefix_length]
-        keys, values, logits = self.prefill(embeddings, used[0] * bias_switch)
+            key_bias = stretch(key_bias, self.sequence_length)
+        used = key_bias[0, :, : self.config.prefix_length]
+        keys, values, logits = self.prefill(embeddings, used * bias_switch)
         return keys, values, logits, key_bias[0], mask[0, 0], embeddings
 
     def prefill(self, embeddings: Tensor, key_bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
