@@ -10,9 +10,9 @@ namespace {
 
 typedef __m256 Vec;
 constexpr int kLanes = 8;
-constexpr int kRowTile = 4;
-constexpr int kRowTileOut = 1;
-constexpr int kSoloOut = 4;
+constexpr int kRowTile = 4;  // queries that share one pass over cached keys and values
+constexpr int kSoloOut = 4;  // weight rows per pass for one or two activation rows
+constexpr int kTileOut = 3;  // and for more
 
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vec load(const int8_t* p) {
@@ -22,6 +22,10 @@ inline Vec load(const uint16_t* p) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 inline void store(float* p, Vec v) { _mm256_storeu_ps(p, v); }
+inline Vec in_register(Vec v) {
+  __asm__("" : "+x"(v));
+  return v;
+}
 inline Vec set1(float x) { return _mm256_set1_ps(x); }
 inline Vec add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }

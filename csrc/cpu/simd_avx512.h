@@ -10,9 +10,9 @@ namespace {
 
 typedef __m512 Vec;
 constexpr int kLanes = 16;
-constexpr int kRowTile = 4;
-constexpr int kRowTileOut = 2;
-constexpr int kSoloOut = 4;
+constexpr int kRowTile = 4;  // queries that share one pass over cached keys and values
+constexpr int kSoloOut = 4;  // weight rows per pass for one or two activation rows
+constexpr int kTileOut = 6;  // and for more
 
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec load(const int8_t* p) {
@@ -22,6 +22,10 @@ inline Vec load(const uint16_t* p) {
   return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline void store(float* p, Vec v) { _mm512_storeu_ps(p, v); }
+inline Vec in_register(Vec v) {
+  __asm__("" : "+v"(v));
+  return v;
+}
 inline Vec set1(float x) { return _mm512_set1_ps(x); }
 inline Vec add(Vec a, Vec b) { return _mm512_add_ps(a, b); }
 inline Vec sub(Vec a, Vec b) { return _mm512_sub_ps(a, b); }

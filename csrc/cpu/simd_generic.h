@@ -15,9 +15,9 @@ typedef int8_t VecByte __attribute__((vector_size(4)));
 typedef uint16_t VecHalf __attribute__((vector_size(8)));
 
 constexpr int kLanes = 4;
-constexpr int kRowTile = 2;     // chunk rows that share one pass over a weight row
-constexpr int kRowTileOut = 2;  // weight rows per pass then
-constexpr int kSoloOut = 4;     // weight rows per pass when there is one chunk row
+constexpr int kRowTile = 2;  // queries that share one pass over cached keys and values
+constexpr int kSoloOut = 4;  // weight rows per pass for one or two activation rows
+constexpr int kTileOut = 2;  // and for more
 
 inline Vec load(const float* p) {
   Vec v;
@@ -40,6 +40,7 @@ inline Vec load(const uint16_t* p) {
   return (Vec)((VecInt)scaled | sign);
 }
 inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
+inline Vec in_register(Vec v) { return v; }
 inline Vec set1(float x) { return Vec{x, x, x, x}; }
 inline Vec add(Vec a, Vec b) { return a + b; }
 inline Vec sub(Vec a, Vec b) { return a - b; }
