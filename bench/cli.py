@@ -21,7 +21,8 @@ _EPILOG = """\
 Figures are medians over the runs, after one that warms up; every run writes exactly as many tokens as asked
 for. Bytes per token are the weights as stored, once each, and the cached keys and values at the mean length.
 The read bandwidth is measured before and after, with as many threads. Times of a busy machine say little:
-edge-bench tells how busy it was before.
+edge-bench tells how busy it was before. "edge-bench peers" times other engines beside ours, and
+"edge-bench roofline" draws what it measured; both have a --help of their own.
 """
 
 
@@ -94,8 +95,14 @@ def main(argv: list[str] | None = None) -> int:
     argv
         Arguments without the program's name; default ``sys.argv[1:]``.
     """
+    arguments = sys.argv[1:] if argv is None else argv
+    if arguments[:1] in (["peers"], ["roofline"]):
+        from .peers.cli import main as peers
+        from .peers.cli import roofline_main as roofline
+
+        return (peers if arguments[0] == "peers" else roofline)(arguments[1:])
     parser = make_parser()
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(arguments)
     if options.shape != "reference":
         for name in ("quantize", "decoder_only", "refresh"):
             if getattr(options, name):

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ours: the decoding kernel alone, and the whole model from pixels to the last token."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+from edge.errors import EdgeError
+
+from .. import reference
+from ..traffic import traffic
+from .gpt2 import pixels
+from .job import Job, Missing, time_once
+
+QUANTIZE = {"fp32": "none", "int8": "int8", "int4": "int4"}
+PENALTY = 1.2
+
+
+class Ours:
+    """The kernel with random prefix keys and values; nothing is drafted, the key bias is on in all rows."""
+
+    def __init__(self, job: Job) -> None:
+        import numpy as np
+
+        from edge.decoder import Decoder, GenerationOptions
+
+        self.job = job
+        layers = int(reference.SPEC["layers"])
+        weights = reference.decoder_weights(QUANTIZE[job.weights], lambda _line: None)
+        self._decoder = Decoder(
+            reference.SPEC,
+            weights,
+            kv_dtype=job.kv,  # type: ignore[arg-type]
+            threads=job.threads,
+            evidence_layers=range(layers // 2, layers),
+        )
+        rng = np.random.default_rng(0)
+        shape = (layers, reference.SPEC["kv_heads"], job.prefix, reference.SPEC["head_dim"])
+        self._prefix = (
+            rng.standard_normal(shape, np.float32),
+            rng.standard_normal(shape, np.float32),
+            rng.random((layers, job.prefix), np.float32),
+        )
+        self._first = rng.standard_normal(reference.SPEC["vocab"], np.float32)
+        self._options = GenerationOptions(max_new_tokens=job.tokens, repetition_penalty=PENALTY, bias_rows="all")
+        self._model: tuple[Any, Any] | None = None
+        moved = traffic(
+            weights, reference.SPEC, kv_dtype=self._decoder.kv_dtype, prefix=job.prefix, prompt=0, tokens=job.tokens
+        )
+        self.info = {"bytes_per_token": moved.total, "isa": self._decoder.isa}
+
+    def run(self, task: str) -> float:
+        if task == "decode":
+            self._decoder.set_prefix(*self._prefix)
+            return self._generate(self._first)
+        vision, bias = self._vision()
+        if task == "vision_prefill":
+            return time_once(lambda: vision.run(pixels(), bias=bias), self.job)
+        begin = perf_counter()
+        seen = vision.run(pixels(), bias=bias)
+        self._decoder.set_prefix(seen.keys, seen.values, seen.key_bias)
+        self._decoder.generate(seen.first_logits, self._options)
+        return (perf_counter() - begin) * 1e3
+
+    def _generate(self, first: Any) -> float:
+        """Milliseconds per decode step: the first token needs none."""
+        times: list[float] = []
+        self._decoder.generate(first, self._options, on_token=lambda *_: times.append(perf_counter()))
+        return (times[-1] - times[0]) * 1e3 / (len(times) - 1)
+
+    def _vision(self) -> tuple[Any, bool]:
+        """The vision graph of a whole random model, which holds the prefill too."""
+        if self._model is None:
+            from edge.bundle import Bundle
+            from edge.vision import VisionSession
+
+            folder = reference.reference_bundle(QUANTIZE[self.job.weights], lambda _line: None)
+            bundle = Bundle.open(folder)
+            self._model = (VisionSession(bundle, device="cpu", threads=self.job.threads), True)
+        return self._model
+
+
+def load(job: Job) -> Ours:
+    """Raises :class:`Missing` where this build has no such precision."""
+    try:
+        return Ours(job)
+    except (EdgeError, KeyError) as error:
+        raise Missing(f"this build does not run {job.weights} weights with a {job.kv} cache ({error})") from None
