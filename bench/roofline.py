@@ -48,8 +48,9 @@ def draw(figures: Figures) -> bytes:
         axes.plot([mb], [ms], marker, color=colour, markersize=11 if own else 6)
         label = f"{peer['title']} {peer['weights']}/{peer['kv']}"
         axes.annotate(label, (mb, ms), xytext=(6, 4), textcoords="offset points", fontsize=7, color=colour)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    if measured:
+        axes.set_xscale("log")
+        axes.set_yscale("log")
     axes.set_xlabel("read per token, MB (weights as stored and cached keys and values)")
     axes.set_ylabel("ms per token")
     axes.set_title(f"{figures['machine']['cpu']}, {figures['call']['threads']} threads; lines: measured read bandwidth")

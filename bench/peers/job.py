@@ -30,7 +30,8 @@ class Job:
     Attributes
     ----------
     peer, weights, kv : str
-        Module of the peer (``<peer>_peer``), and the precision of weights and cache.
+        Module of the peer (``<peer>_peer`` here; with a dot: any module that has ``load(job)``), and the
+        precision of weights and cache.
     threads : int
     prefix, tokens : int
         Cached positions before the first decode step, and decode steps.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import openvino_decoder
-from .gpt2 import SPEC, folder, pixels, prompt
+from .gpt2 import folder, pixels, prompt
 from .job import Job, made_once, require, time_once, time_steps
 from .vision_networks import onnx_file
 
@@ -91,9 +91,7 @@ class OpenVino:
             films = [pixels() + rng.standard_normal(1).astype(np.float32) for _ in range(CALIBRATION)]
             kind = nncf.ModelType.TRANSFORMER if task == "encoder" else None
             data = nncf.Dataset(films, lambda film: {"pixels": film})
-            quantized = nncf.quantize(
-                self._core.read_model(source), data, model_type=kind, subset_size=CALIBRATION
-            )
+            quantized = nncf.quantize(self._core.read_model(source), data, model_type=kind, subset_size=CALIBRATION)
             path.mkdir()
             openvino.save_model(quantized, path / "network.xml", compress_to_fp16=False)
 

@@ -28,9 +28,8 @@ def draw(figures: Figures) -> bytes:
     _decoders(above, figures)
     _reports(below, figures)
     call = figures["call"]
-    figure.suptitle(
-        f"{figures['machine']['cpu']}, {call['threads']} threads, {call['prefix']} + {call['tokens']} positions, batch 1"
-    )
+    lengths = f"{call['prefix']} + {call['tokens']} positions"
+    figure.suptitle(f"{figures['machine']['cpu']}, {call['threads']} threads, {lengths}, batch 1")
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()
@@ -44,7 +43,8 @@ def _decoders(axes: Any, figures: Figures) -> None:
     bars = axes.barh(names, times, color=[OWN if peer["peer"] == OURS else OTHER for peer in measured])
     axes.bar_label(bars, [f"{t:.1f}" for t in times], padding=3, fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
-    axes.set_xscale("log")
+    if measured:
+        axes.set_xscale("log")
     axes.set_xlabel("decode, ms per token (median, logarithmic)")
 
 

@@ -36,7 +36,7 @@ class Child:
     """
 
     def __init__(self, job: Job) -> None:
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
         threads = str(job.threads)
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = {**os.environ, **dict.fromkeys(names, threads), "HF_HUB_OFFLINE": "1"}

@@ -14,7 +14,7 @@ TASKS = ("decode", "prefill", "encoder", "segmenter", "vision_prefill", "report"
 """``decode`` in ms per token, the others in ms. ``vision_prefill`` is all that precedes the first token."""
 
 WEIGHT_BITS = {"fp32": 32, "bf16": 16, "f16": 16, "int8": 8, "q8_0": 8.5, "int4": 5, "q4_0": 4.5}
-"""As stored, scales of groups included: int4 has a float32 scale per 32 weights, ggml's formats one in half precision."""
+"""As stored, scales of groups included: ours say it themselves, OpenVINO's int4 has a float32 scale per 32 weights."""
 KV_BITS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8.5, "q8_0": 8.5, "u8": 9}
 CLASSES = {"fp32": "32", "bf16": "16", "f16": "16", "int8": "8", "q8_0": "8", "int4": "4", "q4_0": "4"}
 """Equal bits: what is compared with what."""

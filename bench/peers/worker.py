@@ -23,9 +23,7 @@ def load(job: Job) -> Runner:
     ------
     Missing
     """
-    if not job.peer.isidentifier():
-        raise ValueError(f"{job.peer!r} is no peer")
-    module = importlib.import_module(f"{__package__}.{job.peer}_peer")
+    module = importlib.import_module(job.peer if "." in job.peer else f"{__package__}.{job.peer}_peer")
     runner: Runner = module.load(job)
     return runner
 
