@@ -78,7 +78,7 @@ def run_decoder(
         rng.random((layers, prefix), np.float32),
     )
     first_logits = rng.standard_normal(spec["vocab"], np.float32)
-    options = GenerationOptions(max_new_tokens=tokens, repetition_penalty=PENALTY, bias_rows="all")
+    options = GenerationOptions(max_new_tokens=tokens, repetition_penalty=PENALTY, bias_rows="all", draft=False)
     runs, steps = [], []
     for index in range(WARM_UP + repeat):
         stages, gaps = _run(decoder, inputs, first_logits, options)

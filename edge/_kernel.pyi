@@ -34,6 +34,25 @@ class GenerationResult:
     def stop_reason(self) -> Literal["stop", "length", "cancelled"]: ...
     @property
     def decode_seconds(self) -> float: ...
+    @property
+    def passes(self) -> int: ...
+    @property
+    def drafted(self) -> int: ...
+    @property
+    def accepted(self) -> int: ...
+
+class DraftTable:
+    def __init__(
+        self,
+        children: NDArray[np.int32],
+        tokens: NDArray[np.int32],
+        next: NDArray[np.int32],
+        share: NDArray[np.float32],
+        vocab: int,
+    ) -> None: ...
+    @property
+    def nodes(self) -> int: ...
+    def guess(self, text: Sequence[int]) -> tuple[int, float]: ...
 
 class Decoder:
     def __init__(
@@ -71,6 +90,9 @@ class Decoder:
         seed: int = 0,
         on_token: Callable[[int, float], bool | None] | None = None,
         cancel: CancelToken | None = None,
+        draft: bool = False,
+        draft_table: DraftTable | None = None,
+        draft_script: Sequence[Sequence[int]] = ...,
     ) -> GenerationResult: ...
     @property
     def isa(self) -> str: ...

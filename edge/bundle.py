@@ -15,7 +15,7 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError
 from edge.manifest import FileEntry, Manifest, parse_manifest
@@ -108,6 +108,19 @@ class Bundle:
         arrays = map_safetensors(self.file(self.manifest.weights_file))
         check_weights(arrays, self.manifest.decoder)
         return arrays
+
+    def draft_table(self) -> Any:
+        """The kernel's view of the draft table, mapped and checked; ``None`` where the bundle has none.
+
+        Raises
+        ------
+        BundleError
+        """
+        if self.manifest.draft_file is None:
+            return None
+        from edge.draft import load_draft_table
+
+        return load_draft_table(self.file(self.manifest.draft_file), self.manifest.decoder["vocab"])
 
 
 def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:

@@ -40,6 +40,9 @@ class GenerationOptions:
         Sampling filters, 0 and 1 are off.
     seed : int
         Of the sampling; the same seed gives the same text on every platform and for any thread count.
+    draft : bool
+        Greedy texts only: guess tokens from the decoder's draft table and from the text itself, and check several in
+        one pass. The result is the same bit by bit.
     """
 
     max_new_tokens: int = 100
@@ -53,6 +56,7 @@ class GenerationOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    draft: bool = True
 
     @classmethod
     def from_manifest(cls, generation: Mapping[str, Any], **overrides: Any) -> GenerationOptions:
@@ -100,6 +104,11 @@ class Generation:
         ``[n, 0]`` without evidence layers. A first id chosen from ``first_logits`` has zeros.
     decode_seconds : float
     forced_ids : list of int
+    passes : int
+        Passes over the weights after the prompt.
+    drafted, accepted : int
+        Ids drafted for these passes, and how many of them were right: the passes chose ``passes + accepted`` ids, a
+        stop id included.
     """
 
     token_ids: list[int]
@@ -108,6 +117,14 @@ class Generation:
     evidence: npt.NDArray[np.float32]
     decode_seconds: float
     forced_ids: list[int]
+    passes: int = 0
+    drafted: int = 0
+    accepted: int = 0
+
+    @property
+    def tokens_per_pass(self) -> float:
+        """Ids chosen per pass, 1 without drafts; 0 where there was no pass."""
+        return (self.passes + self.accepted) / self.passes if self.passes else 0.0
 
 
 def cancel_token() -> Any:
@@ -162,6 +179,8 @@ class Decoder:
         Instruction set; by default EDGE_ISA, else the best one.
     evidence_layers : iterable of int
         Layers whose attention over the image is gathered per token; none: no evidence.
+    draft_table : table of :func:`edge.draft.load_draft_table`, optional
+        What texts are drafted from, beside themselves.
 
     Raises
     ------
@@ -182,6 +201,7 @@ class Decoder:
         threads: int | None = None,
         isa: str | None = None,
         evidence_layers: Iterable[int] = (),
+        draft_table: Any = None,
     ) -> None:
         kernel = _kernel()
         if kv_dtype is None:
@@ -209,6 +229,7 @@ class Decoder:
             raise ProcessingError(str(error) or "out of memory") from error
         self.spec = dict(spec)
         self.kv_dtype = kv_dtype
+        self._draft_table = draft_table
 
     @classmethod
     def from_files(cls, spec: Mapping[str, Any], path: str | Path, **options: Any) -> Decoder:
@@ -288,6 +309,7 @@ class Decoder:
         *,
         on_token: OnToken | None = None,
         cancel: Any = None,
+        draft_script: Iterable[Iterable[int]] = (),
     ) -> Generation:
         """Write a text after the prefix; text that is there is dropped.
 
@@ -300,6 +322,8 @@ class Decoder:
             Called with (id, log-probability) after each token; returning False ends the text as cancelled, an
             exception ends it and is raised here.
         cancel : token of :func:`cancel_token`
+        draft_script : iterable of iterables of int
+            For tests and measurements: the ids to draft where so many have been generated, instead of guesses.
 
         Raises
         ------
@@ -333,6 +357,9 @@ class Decoder:
             seed=o.seed,
             on_token=guarded if on_token else None,
             cancel=cancel,
+            draft=o.draft,
+            draft_table=self._draft_table if o.draft else None,
+            draft_script=[list(draft) for draft in draft_script],
         )
         if raised:
             raise raised[0]
@@ -343,6 +370,9 @@ class Decoder:
             evidence=result.evidence,
             decode_seconds=result.decode_seconds,
             forced_ids=list(result.forced_ids),
+            passes=int(result.passes),
+            drafted=int(result.drafted),
+            accepted=int(result.accepted),
         )
 
     @staticmethod

@@ -46,6 +46,7 @@ def load(
     threads: int | None = None,
     bias_rows: str | None = None,
     vision: str | None = None,
+    draft: bool = True,
 ) -> Engine:
     """Load a model.
 
@@ -63,13 +64,15 @@ def load(
     vision
         Runtime of the vision graph: ``auto``, ``ort`` (ONNX Runtime) or ``openvino``. Default:
         ``$EDGE_VISION_RUNTIME``, and without it ``auto``.
+    draft
+        Write greedy texts several tokens per pass where they can be guessed: the same tokens in less time.
 
     Raises
     ------
     BundleError, MissingRuntime, DeviceError, UsageError
         Each an :class:`edge.EdgeError`.
     """
-    return Engine(bundle, device=device, threads=threads, bias_rows=bias_rows, vision=vision)
+    return Engine(bundle, device=device, threads=threads, bias_rows=bias_rows, vision=vision, draft=draft)
 
 
 class Engine:
@@ -93,6 +96,7 @@ class Engine:
         threads: int | None = None,
         bias_rows: str | None = None,
         vision: str | None = None,
+        draft: bool = True,
     ) -> None:
         check_device(device)
         vision = check_runtime(vision)
@@ -100,10 +104,11 @@ class Engine:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.manifest = self.bundle.manifest
         self._default_rows = self._check_rows(bias_rows)
+        self._draft = bool(draft)
         self._text = _text_decoder(self.bundle)
         self._vision = VisionSession(self.bundle, device=device, threads=self.threads, runtime=vision)
         self.device = self._vision.device
-        self._decoder = _decoder(self.bundle, self.threads)
+        self._decoder = _decoder(self.bundle, self.threads, self._draft)
         self.isa = self._decoder.isa
         self._lock = threading.Lock()
         log.info("bundle %s, %d threads, kernel %s", self.manifest.name, self.threads, self.isa)
@@ -127,6 +132,7 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
         cut: bool | None = None,
+        draft: bool | None = None,
         on_text: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Report:
@@ -151,6 +157,8 @@ class Engine:
             Sampling; temperature 0 is greedy.
         cut
             Drop a last sentence that the token cap broke off. Default: the bundle's.
+        draft
+            As in :func:`load`, for this report.
         on_text
             Called with pieces of the findings as they become certain, never inside a character; put together
             they are `Report.findings`.
@@ -172,6 +180,7 @@ class Engine:
             forced,
             max_new_tokens=self._check_cap(max_new_tokens, len(forced)),
             repetition_penalty=self._check_penalty(repetition_penalty),
+            draft=self._draft if draft is None else bool(draft),
             **_check_sampling(temperature, top_k, top_p, seed),
         )
         cut = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
@@ -240,6 +249,12 @@ class Engine:
             intended_use=self.manifest.intended_use,
             notice=self.notice,
             prompt=prompt,
+            decoding={
+                "passes": result.passes,
+                "tokens_per_pass": round(result.tokens_per_pass, 4),
+                "drafted": result.drafted,
+                "accepted": result.accepted,
+            },
             mask=None if seen.mask is None else (seen.mask > 0.5).astype("uint8"),
             film=gray,
         )
@@ -367,7 +382,7 @@ def _text_decoder(bundle: Bundle) -> TextDecoder:
         raise MissingRuntime('the package tokenizers is missing: pip install "edge-report[cpu]"') from None
 
 
-def _decoder(bundle: Bundle, threads: int) -> Decoder:
+def _decoder(bundle: Bundle, threads: int, draft: bool) -> Decoder:
     """The decoding kernel with the bundle's weights."""
     from edge.decoder import Decoder
 
@@ -379,4 +394,5 @@ def _decoder(bundle: Bundle, threads: int) -> Decoder:
         kv_dtype="fp32" if manifest.precision == "fp32" else "fp16",
         threads=decode_threads(threads, sum(array.nbytes for array in weights.values())),
         evidence_layers=manifest.generation.evidence_layers,
+        draft_table=bundle.draft_table() if draft else None,
     )

@@ -96,6 +96,7 @@ class Manifest:
     vision_file: str
     weights_file: str
     tokenizer_file: str
+    draft_file: str | None
     labels: tuple[str, ...]
     files: dict[str, FileEntry]
 
@@ -151,6 +152,7 @@ def parse_manifest(data: bytes) -> Manifest:
         vision_file=_reference(graphs, "vision", files),
         weights_file=_reference(top, "weights", files),
         tokenizer_file=_reference(top, "tokenizer", files),
+        draft_file=_reference(top, "draft", files) if "draft" in top.value else None,
         labels=top.strings("labels", 4096, 128),
         files=files,
     )
@@ -291,6 +293,6 @@ def _check_together(manifest: Manifest) -> None:
     sequence = manifest.bias.sequence_length
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")
-    used = {manifest.vision_file, manifest.weights_file, manifest.tokenizer_file}
-    if len(used) != 3:
-        raise BundleError("graphs, weights and tokenizer must be three different files")
+    used = [manifest.vision_file, manifest.weights_file, manifest.tokenizer_file]
+    if len({*used, manifest.draft_file}) != 4:
+        raise BundleError("graphs, weights, tokenizer and draft must be different files")

@@ -141,6 +141,9 @@ class Report:
         Milliseconds of the stages in order: dicom, preprocess, vision, first_token, decode; and total.
     tokens_per_s : float
         Generated tokens after the first, over the decode stage.
+    decoding : dict
+        How the text was written: ``passes`` over the decoder, ``tokens_per_pass`` (a stop token counts), how many
+        tokens were ``drafted`` and how many of those the model ``accepted``.
     mask : ndarray uint8 [mask_h, mask_w] of 0 and 1, or None
         Lungs and heart as the segmenters see them.
     film : ndarray uint8 [rows, columns]
@@ -161,6 +164,7 @@ class Report:
     intended_use: str
     notice: str | None
     prompt: str = ""
+    decoding: dict[str, Any] = field(default_factory=dict)
     mask: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     film: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
@@ -178,6 +182,7 @@ class Report:
             "input": dict(self.input),
             "timings_ms": dict(self.timings_ms),
             "tokens_per_s": self.tokens_per_s,
+            "decoding": dict(self.decoding),
             "software": dict(self.software),
             "intended_use": self.intended_use,
             "notice": self.notice,

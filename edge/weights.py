@@ -24,13 +24,13 @@ MAX_HEADER_BYTES = 16 << 20
 _DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I8": np.dtype("i1")}
 
 
-def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
-    """Map every tensor of a safetensors file read-only.
+def map_safetensors(path: Path, dtypes: Mapping[str, np.dtype[Any]] = _DTYPES) -> dict[str, NDArray[Any]]:
+    """Map every tensor of a safetensors file read-only; `dtypes` are those that may be in it.
 
     Returns
     -------
     dict of str to ndarray
-        float32 or int8, C-contiguous and aligned; views of the mapped file where its alignment allows.
+        Of these types, C-contiguous and aligned; views of the mapped file where its alignment allows.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def map_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     arrays: dict[str, NDArray[Any]] = {}
     spans: list[tuple[int, int]] = []
     for name, entry in header.items():
-        dtype, shape, begin, end = _entry(entry, size - start, fail)
+        dtype, shape, begin, end = _entry(entry, size - start, dtypes, fail)
         array = np.frombuffer(mapped, dtype, (end - begin) // dtype.itemsize, start + begin).reshape(shape)
         arrays[name] = array if array.flags.aligned else array.copy()
         spans.append((begin, end))
@@ -77,13 +77,15 @@ def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _entry(entry: Any, room: int, fail: Any) -> tuple[np.dtype[Any], list[int], int, int]:
+def _entry(
+    entry: Any, room: int, dtypes: Mapping[str, np.dtype[Any]], fail: Any
+) -> tuple[np.dtype[Any], list[int], int, int]:
     """Type, shape, begin and end of one tensor, with every number checked against `room` bytes of data."""
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise fail("a tensor's entry is malformed")
-    dtype = _DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    dtype = dtypes.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
-        raise fail("a tensor is neither F32 nor I8")
+        raise fail(f"a tensor is neither {' nor '.join(dtypes)}")
     shape, offsets = entry["shape"], entry["data_offsets"]
     for numbers in (shape, offsets):
         if not isinstance(numbers, list) or not all(type(v) is int and 0 <= v <= room for v in numbers):

@@ -19,6 +19,7 @@ from .errors import BundleError, OutputError, UsageError
 
 FORMAT_VERSION = 1
 VISION, WEIGHTS, TOKENIZER, CARD = "vision.onnx", "decoder.safetensors", "tokenizer.json", "MODEL_CARD.md"
+DRAFT = "draft.safetensors"
 
 
 def check_target(out: Path, *, force: bool) -> None:
@@ -109,7 +110,7 @@ def check_manifest(manifest: dict[str, Any]) -> None:
 
     entry = {"sha256": "0" * 64, "bytes": 1}
     try:
-        parse_manifest(_encode(manifest, dict.fromkeys((VISION, WEIGHTS, TOKENIZER, CARD), entry)))
+        parse_manifest(_encode(manifest, dict.fromkeys((VISION, WEIGHTS, TOKENIZER, DRAFT, CARD), entry)))
     except BundleError as error:
         raise UsageError(f"edge-report would refuse this bundle: {error}") from None
 

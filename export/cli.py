@@ -22,6 +22,8 @@ BIAS_KINDS = ("gaussian", "hidden", "layerwise", "gaussian_legacy")
 EXAMPLES = """examples:
   edge-export model.pth --out bundle --tokenizer gpt2/
   edge-export lana-folder/ --out bundle --quantize int8 --bias-rows prefill
+  edge-export model.pth --out bundle --tokenizer gpt2/ --draft-corpus reports.txt
+  edge-export bundle/ --draft-corpus reports.txt --out bundle --force
   edge-export --random reference random/model.safetensors --out bundle
 """
 
@@ -45,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="state dict of the paper's code (.pth, .safetensors), or a LAnA Hugging Face folder",
+        help="state dict of the paper's code (.pth, .safetensors), a LAnA Hugging Face folder, or a bundle that is to "
+        "get a draft table",
     )
     add("--out", type=Path, metavar="DIR", help="folder to write the bundle into")
     add("--family", choices=("auto", *FAMILIES), default="auto", help="model family (default: auto)")
@@ -69,6 +72,13 @@ def _parser() -> argparse.ArgumentParser:
         help="default: gaussian for a state dict, the folder's otherwise",
     )
     add("--bias-strength", type=float, default=None, metavar="X", help="factor on the bias")
+    add(
+        "--draft-corpus",
+        type=Path,
+        metavar="FILE",
+        help="text, one report or sentence per line, in the model's phrasing (its own drafts serve best): makes the "
+        "table that lets the decoder write several tokens per pass; the text stays the same",
+    )
     add("--no-mask", action="store_true", help="leave the mask out of the graph (with --bias-rows none)")
     add("--config", type=Path, metavar="JSON", help="geometry that the weights' shapes do not tell")
     add("--name", default=None, help="name of the model (default: the checkpoint's)")
@@ -126,11 +136,19 @@ def _run(arguments: argparse.Namespace) -> None:
         from .bundle_writer import check_target
 
         check_target(arguments.out, force=arguments.force)
+    texts = None
+    if arguments.draft_corpus is not None:
+        from .draft_corpus import read_corpus
+
+        texts = read_corpus(arguments.draft_corpus)
     with _Progress(quiet=arguments.quiet) as progress:
+        if (arguments.checkpoint / "manifest.json").is_file():
+            _add_draft(arguments, texts)
+            return
         if arguments.random is not None:
             _make_random(arguments, progress)
         if arguments.out is not None:
-            _export(arguments, progress)
+            _export(arguments, progress, texts)
 
 
 def _make_random(arguments: argparse.Namespace, progress: _Progress) -> None:
@@ -141,7 +159,22 @@ def _make_random(arguments: argparse.Namespace, progress: _Progress) -> None:
         random_checkpoint.make(arguments.random, arguments.seed, arguments.layout, arguments.checkpoint)
 
 
-def _export(arguments: argparse.Namespace, progress: _Progress) -> None:
+def _add_draft(arguments: argparse.Namespace, texts: list[str] | None) -> None:
+    if texts is None or arguments.out is None:
+        raise UsageError("this is a bundle already: it can get a draft table (--draft-corpus FILE, --out DIR)")
+    from .add_draft import add_draft_table
+
+    source = f"Learnt from `{arguments.draft_corpus.name}`."
+    digest = add_draft_table(arguments.checkpoint, texts, arguments.out, source=source, force=arguments.force)
+    _say_done(arguments.out, digest)
+
+
+def _say_done(out: Path, digest: str) -> None:
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB, manifest sha256 {digest}")
+
+
+def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str] | None) -> None:
     from tempfile import TemporaryDirectory
 
     progress("reading the checkpoint")
@@ -158,10 +191,9 @@ def _export(arguments: argparse.Namespace, progress: _Progress) -> None:
     with TemporaryDirectory(prefix="edge-export-") as folder:
         tokenizer = Path(folder) / "tokenizer.json"
         write_tokenizer(loaded.tokenizer or arguments.checkpoint.parent, tokenizer, loaded.model.config.vocab)
-        digest = export_model(loaded.model, tokenizer, arguments.out, options, progress=progress)
-    size = sum(path.stat().st_size for path in arguments.out.iterdir())
+        digest = export_model(loaded.model, tokenizer, arguments.out, options, draft_texts=texts, progress=progress)
     progress.close()
-    print(f"{arguments.out}: {size / 1e6:.1f} MB, manifest sha256 {digest}")
+    _say_done(arguments.out, digest)
 
 
 def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
@@ -182,6 +214,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         quantize=arguments.quantize,
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],
+        draft_source=f"Learnt from `{arguments.draft_corpus.name}`." if arguments.draft_corpus else "",
         image=loaded.image,
         generation=loaded.generation,
     )

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from .options import ExportOptions
 from .verify import Verification
@@ -15,6 +18,7 @@ def model_card(
     check: Verification,
     sizes: dict[str, int],
     notes: list[str],
+    draft: str = "",
 ) -> str:
     """Markdown text.
 
@@ -24,6 +28,8 @@ def model_card(
         Bytes by file name.
     notes : list of str
         What the exporter found out about the checkpoint (shared trunks, no segmenter, ...).
+    draft : str
+        The section on the draft table, where there is one.
     """
     image, prefix, bias = manifest["image"], manifest["prefix"], manifest["bias"]
     decoder, generation = manifest["decoder"], manifest["generation"]
@@ -56,7 +62,25 @@ def model_card(
     parts += ["", "## Agreement with the PyTorch model", "", _check_text(manifest, check), "", check.table()]
     if options.card:
         parts += ["", options.card.strip()]
+    if draft:
+        parts += ["", draft]
     return "\n".join(parts) + "\n"
+
+
+_DRAFT_TITLE = "## Draft table"
+
+
+def draft_section(arrays: Mapping[str, np.ndarray], texts: int, source: str) -> str:
+    """The card's last section: what the draft table was learnt from."""
+    return (
+        f"{_DRAFT_TITLE}\n\n{source} {texts} texts, {len(arrays['tokens'])} contexts. "
+        "It speeds writing up and has no part in what is written."
+    )
+
+
+def without_draft_section(card: str) -> str:
+    """A card without its section on a draft table."""
+    return card.split(f"\n{_DRAFT_TITLE}\n")[0]
 
 
 def _bias_text(bias: dict[str, Any]) -> str:

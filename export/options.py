@@ -59,6 +59,8 @@ class ExportOptions:
         Lines for the model card: where the weights came from.
     card : str
         Further Markdown for the model card.
+    draft_source : str
+        One sentence for the model card: where the texts of the draft table come from.
     """
 
     name: str = "lana"
@@ -72,5 +74,6 @@ class ExportOptions:
     force: bool = False
     sources: list[str] = field(default_factory=list)
     card: str = ""
+    draft_source: str = "Learnt from a corpus of reports."
     image: ImageOptions = field(default_factory=ImageOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -10,14 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import Tokenizer
 
 from . import bundle_writer as writer
 from .check_images import check_images
+from .draft_corpus import corpus_table
+from .draft_table import save_table
 from .errors import UsageError
 from .families.lana.decoder_weights import decoder_arrays, decoder_spec
 from .families.lana.model import LanaModel
 from .families.lana.vision_graph import VisionGraph
-from .model_card import model_card
+from .model_card import draft_section, model_card
 from .onnx_graph import GraphSession, to_onnx, without_check_outputs
 from .options import PRODUCER, QUANTIZATIONS, ExportOptions
 from .quantize import quantize_decoder, quantize_graph
@@ -33,6 +36,7 @@ def export_model(
     options: ExportOptions | None = None,
     *,
     images: Sequence[np.ndarray] | None = None,
+    draft_texts: Sequence[str] | None = None,
     progress: Progress = lambda step: None,
     **fields: Any,
 ) -> str:
@@ -50,6 +54,8 @@ def export_model(
         Or its fields as keyword arguments.
     images : sequence of ndarray float32 [1, 3, H, W], optional
         Pictures for the self-check, normalised; by default phantoms, smooth random pictures and noise.
+    draft_texts : sequence of str, optional
+        Reports or sentences in the model's own phrasing, to make a draft table of.
     progress : callable
         Called with the name of each long step as it begins.
 
@@ -66,6 +72,8 @@ def export_model(
     """
     options = options or ExportOptions(**fields)
     manifest = build_manifest(model, options)
+    if draft_texts is not None:
+        manifest["draft"] = writer.DRAFT
     writer.check_manifest(manifest)
     writer.check_target(out, force=options.force)
     model.eval()
@@ -97,9 +105,15 @@ def export_model(
         vision.write_bytes(without_check_outputs(onnx_model).SerializeToString())
         writer.save_weights(arrays, stage / writer.WEIGHTS)
         shutil.copyfile(tokenizer_json, stage / writer.TOKENIZER)
+        drafting = ""
+        if draft_texts is not None:
+            progress("learning phrasing")
+            table = corpus_table(draft_texts, Tokenizer.from_file(str(tokenizer_json)), options.generation.stop_ids)
+            save_table(table, stage / writer.DRAFT)
+            drafting = draft_section(table, len(draft_texts), options.draft_source)
         sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
         notes = ["Both segmenters hold the same trunk: stored and run once."] if graph.shared_trunk else []
-        card = model_card(manifest, options, check, sizes, notes)
+        card = model_card(manifest, options, check, sizes, notes, drafting)
         (stage / writer.CARD).write_text(card, encoding="utf-8")
         return writer.write_manifest(stage, manifest)
 

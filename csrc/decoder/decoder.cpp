@@ -2,6 +2,7 @@
 #include "decoder/decoder.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 
 #include "cpu/isa.h"
@@ -23,6 +24,39 @@ std::vector<int64_t> checked_layers(const DecoderSpec& spec, std::vector<int64_t
   layers.erase(std::unique(layers.begin(), layers.end()), layers.end());
   return layers;
 }
+
+// Weights and cache beyond this come from memory for every pass, and further rows cost little until
+// arithmetic takes longer than reading; a smaller decoder stays in the processor's cache, and every row costs
+// its arithmetic.
+constexpr int64_t kCacheBytes = int64_t{32} << 20;
+
+PassCosts pass_costs(int64_t bytes_read) {
+  PassCosts costs{};
+  for (size_t rows = 1; rows < costs.size(); ++rows) {
+    const auto more = static_cast<float>(rows - 1);
+    costs[rows] = bytes_read > kCacheBytes ? 1.0f + 0.035f * more + 0.11f * std::max(more - 3.0f, 0.0f)
+                                           : 1.0f + 0.5f * more;
+  }
+  return costs;
+}
+
+// The rows of a pass whose ids turned out wrong, or were never looked at, leave the cache again.
+class SpareRows {
+ public:
+  explicit SpareRows(Transformer& network) : network_(network) {}
+  ~SpareRows() { drop(); }
+  SpareRows(const SpareRows&) = delete;
+  SpareRows& operator=(const SpareRows&) = delete;
+
+  int64_t count = 0;
+  void drop() {
+    network_.rewind(network_.text_rows() - count);
+    count = 0;
+  }
+
+ private:
+  Transformer& network_;
+};
 
 }  // namespace
 
@@ -99,6 +133,17 @@ void Decoder::rewind(int64_t text_rows) {
   network_.rewind(text_rows);
 }
 
+std::unique_ptr<Drafter> Decoder::drafter(const GenerateOptions& options) const {
+  if (!options.draft_script.empty())
+    return std::make_unique<ScriptedDrafter>(options.draft_script, std::ssize(options.forced_ids));
+  // A sampled id depends on the state of the random numbers, so there is nothing to check a draft against.
+  if (!options.draft || options.sampling.temperature > 0.0f) return nullptr;
+  std::vector<int32_t> ends(options.stop_ids);
+  ends.insert(ends.end(), options.sampling.suppressed.begin(), options.sampling.suppressed.end());
+  return std::make_unique<TextDrafter>(options.draft_table, std::move(ends),
+                                       pass_costs(network_.weight_bytes() + network_.cache_bytes()));
+}
+
 GenerationResult Decoder::generate(const float* first_logits, const GenerateOptions& options,
                                    const OnToken& on_token, const CancelToken* cancel) {
   const Claim claim(*this);
@@ -107,6 +152,11 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   check_ids(options.begin_ids, "begin_ids");
   check_ids(options.forced_ids, "forced_ids");
   check_ids(options.stop_ids, "stop_ids");
+  for (const auto& draft : options.draft_script) check_ids(draft, "draft_script");
+  if (options.draft_table && options.draft_table->vocab() != spec.vocab)
+    throw std::invalid_argument("the draft table is for another vocabulary");
+  if (!options.draft_script.empty() && options.sampling.temperature > 0.0f)
+    throw std::invalid_argument("a sampled text cannot be drafted");
   if (options.max_new_tokens < 0) throw std::invalid_argument("max_new_tokens must not be negative");
   TokenChooser chooser(network_.kernels(), spec.vocab, options.sampling);
   std::vector<int32_t> prompt(options.begin_ids);
@@ -114,21 +164,34 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   if (!first_logits && prompt.empty())
     throw std::invalid_argument("without first_logits a prompt (begin_ids or forced_ids) is needed");
   network_.rewind(0);
-  if (static_cast<int64_t>(prompt.size()) > network_.rows_left())
+  if (std::ssize(prompt) > network_.rows_left())
     throw std::invalid_argument("a prompt of " + std::to_string(prompt.size()) + " ids does not fit: " +
                                 std::to_string(network_.rows_left()) + " positions are left");
 
   const auto start = std::chrono::steady_clock::now();
   const ThreadPool::Busy busy(network_.pool());
-  GenerationResult result;
-  result.forced_ids = options.forced_ids;
-  std::vector<float> logits(static_cast<size_t>(spec.vocab));
-  std::vector<BlockStats> stats(static_cast<size_t>(chooser.blocks()));
-  std::vector<float> evidence(network_.has_evidence() ? static_cast<size_t>(network_.prefix_rows()) : 0);
-  const BlockHook measure = [&](int64_t, int64_t block) {
-    stats[static_cast<size_t>(block)] = chooser.measure(logits.data(), block);
+  const std::unique_ptr<Drafter> drafter = this->drafter(options);
+  const size_t widest = drafter ? kMaxRows : 1, vocab = static_cast<size_t>(spec.vocab);
+  const size_t blocks = static_cast<size_t>(chooser.blocks());
+  const size_t keys = network_.has_evidence() ? static_cast<size_t>(network_.prefix_rows()) : 0;
+  const auto logits = std::make_unique_for_overwrite<float[]>(widest * vocab);
+  std::vector<BlockStats> stats(widest * blocks);
+  std::vector<float> evidence(widest * keys);
+  // Row r is chosen from as if the drafted ids before it were generated: `changed` are those of them whose
+  // score that changes, each once; the first changed_before[r] belong to row r.
+  std::vector<int32_t> changed;
+  std::array<size_t, kMaxRows> changed_before{};
+  const BlockHook measure = [&](int64_t row, int64_t block) {
+    const auto r = static_cast<size_t>(row);
+    stats[r * blocks + static_cast<size_t>(block)] =
+        chooser.measure(logits.get() + r * vocab, block, std::span(changed).first(changed_before[r]));
+  };
+  const auto choose = [&](size_t row) {
+    return chooser.choose(logits.get() + row * vocab, std::span(stats).subspan(row * blocks, blocks));
   };
   const auto cancelled = [&] { return cancel && cancel->cancelled(); };
+  GenerationResult result;
+  result.forced_ids = options.forced_ids;
   const auto finish = [&](StopReason reason) {
     result.stop_reason = reason;
     result.decode_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -136,7 +199,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   };
 
   Step step;
-  step.logits = logits.data();
+  step.logits = logits.get();
   step.evidence = evidence.empty() ? nullptr : evidence.data();
   step.on_block = &measure;
   Choice choice{};
@@ -150,27 +213,57 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
       if (cancelled()) return finish(StopReason::cancelled);
       step.ids = ids.subspan(at, std::min<size_t>(kMaxRows, ids.size() - at));
       const bool last = at + kMaxRows >= ids.size();
-      step.logits_from = static_cast<int64_t>(step.ids.size()) - (last ? 1 : 0);
+      step.logits_from = std::ssize(step.ids) - (last ? 1 : 0);
       network_.append(step);
     }
-    choice = chooser.choose(logits.data(), stats);
+    choice = choose(0);
   }
   step.bias = options.bias_rows == BiasRows::all;
   step.logits_from = 0;
+  std::vector<int32_t> text(options.forced_ids), pass;  // what a draft follows; the ids of the running pass
+  size_t row = 0;                                       // of the pass, that `choice` comes from
+  SpareRows spare(network_);
   for (;;) {
     if (std::find(options.stop_ids.begin(), options.stop_ids.end(), choice.id) != options.stop_ids.end())
       return finish(StopReason::stop);
     result.token_ids.push_back(choice.id);
     result.logprobs.push_back(choice.logprob);
-    result.evidence.insert(result.evidence.end(), evidence.begin(), evidence.end());
+    const auto mass = evidence.begin() + static_cast<std::ptrdiff_t>(row * keys);
+    result.evidence.insert(result.evidence.end(), mass, mass + static_cast<std::ptrdiff_t>(keys));
     chooser.generated(choice.id);
+    text.push_back(choice.id);
     if (on_token && !on_token(choice.id, choice.logprob)) return finish(StopReason::cancelled);
-    if (static_cast<int64_t>(result.token_ids.size()) >= options.max_new_tokens || network_.rows_left() == 0)
-      return finish(StopReason::length);
+    const int64_t tokens_left = options.max_new_tokens - std::ssize(result.token_ids);
+    const int64_t rows_left = network_.rows_left() + spare.count;
+    if (tokens_left <= 0 || rows_left == 0) return finish(StopReason::length);
     if (cancelled()) return finish(StopReason::cancelled);
-    step.ids = std::span<const int32_t>(&choice.id, 1);
-    network_.append(step);
-    choice = chooser.choose(logits.data(), stats);
+    if (spare.count > 0 && pass[row + 1] == choice.id) {
+      // The draft was right: the row that follows this id has been computed.
+      ++row;
+      --spare.count;
+      ++result.accepted;
+    } else {
+      if (drafter && !pass.empty()) drafter->verified(static_cast<int64_t>(row), spare.count > 0);
+      spare.drop();
+      pass.assign(1, choice.id);
+      if (drafter) {
+        const auto draft = drafter->draft(text, std::min({tokens_left, rows_left, kMaxRows}) - 1);
+        pass.insert(pass.end(), draft.begin(), draft.end());
+      }
+      changed.clear();
+      for (size_t r = 1; r < pass.size(); ++r) {
+        if (chooser.fresh(pass[r]) && std::find(changed.begin(), changed.end(), pass[r]) == changed.end())
+          changed.push_back(pass[r]);
+        changed_before[r] = changed.size();
+      }
+      step.ids = pass;
+      network_.append(step);
+      row = 0;
+      spare.count = std::ssize(pass) - 1;
+      ++result.passes;
+      result.drafted += spare.count;
+    }
+    choice = choose(row);
   }
 }
 

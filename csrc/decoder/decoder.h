@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "decoder/draft.h"
 #include "decoder/sampling.h"
 #include "decoder/transformer.h"
 
@@ -36,6 +37,12 @@ struct GenerateOptions {
   int64_t max_new_tokens = 100;
   std::vector<int32_t> stop_ids;
   SamplingOptions sampling;
+  // Greedy texts only: guess ids from the text itself and, where there is one, from the table, and check
+  // several in one pass. The text, its log-probabilities and its evidence are the same bit by bit.
+  bool draft = false;
+  const DraftTable* draft_table = nullptr;
+  // Drafts to check instead: [i] where i ids have been generated.
+  std::vector<std::vector<int32_t>> draft_script;
 };
 
 struct GenerationResult {
@@ -45,6 +52,10 @@ struct GenerationResult {
   std::vector<int32_t> forced_ids;
   StopReason stop_reason = StopReason::length;
   double decode_seconds = 0.0;
+  // Passes over the weights after the prompt; ids drafted for them, and how many of those were right.
+  int64_t passes = 0;
+  int64_t drafted = 0;
+  int64_t accepted = 0;
 };
 
 // Another call on the same decoder is running.
@@ -76,6 +87,7 @@ class Decoder {
  private:
   class Claim;
   void check_ids(std::span<const int32_t> ids, const char* what) const;
+  std::unique_ptr<Drafter> drafter(const GenerateOptions& options) const;
 
   int threads_;
   Transformer network_;

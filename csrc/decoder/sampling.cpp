@@ -40,7 +40,7 @@ float TokenChooser::adjusted(const Special& special, float score) const {
   return score < 0.0f ? score * options_.repetition_penalty : score / options_.repetition_penalty;
 }
 
-BlockStats TokenChooser::measure(const float* logits, int64_t block) const {
+BlockStats TokenChooser::measure(const float* logits, int64_t block, std::span<const int32_t> also) const {
   const int64_t begin = block * kVocabBlock, n = std::min(kVocabBlock, vocab_ - begin);
   const float* raw = logits + begin;
   BlockStats stats{};
@@ -50,8 +50,12 @@ BlockStats TokenChooser::measure(const float* logits, int64_t block) const {
   const float* scored = raw;
   auto special =
       std::lower_bound(special_.begin(), special_.end(), Special{static_cast<int32_t>(begin), false});
-  if (special != special_.end() && special->id < begin + n) {
+  const auto inside = [&](int32_t id) { return id >= begin && id < begin + n; };
+  if ((special != special_.end() && special->id < begin + n) ||
+      std::any_of(also.begin(), also.end(), inside)) {
     std::copy(raw, raw + n, scores);
+    for (const int32_t id : also)
+      if (inside(id)) scores[id - begin] = adjusted({id, false}, scores[id - begin]);
     for (; special != special_.end() && special->id < begin + n; ++special)
       scores[special->id - begin] = adjusted(*special, scores[special->id - begin]);
     scored = scores;
@@ -92,6 +96,11 @@ Choice TokenChooser::choose(const float* logits) {
   std::vector<BlockStats> stats(static_cast<size_t>(blocks()));
   for (size_t b = 0; b < stats.size(); ++b) stats[b] = measure(logits, static_cast<int64_t>(b));
   return choose(logits, stats);
+}
+
+bool TokenChooser::fresh(int32_t id) const {
+  return options_.repetition_penalty != 1.0f &&
+         !std::binary_search(special_.begin(), special_.end(), Special{id, false});
 }
 
 void TokenChooser::generated(int32_t id) {

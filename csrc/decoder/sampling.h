@@ -64,8 +64,11 @@ class TokenChooser {
   TokenChooser(const Kernels& kernels, int64_t vocab, SamplingOptions options);
 
   int64_t blocks() const { return (vocab_ + kVocabBlock - 1) / kVocabBlock; }
-  // Statistics of one block of a row; may be called from several threads at once.
-  BlockStats measure(const float* logits, int64_t block) const;
+  // Statistics of one block of a row, the ids `also` counting as generated (each must be `fresh`); may be
+  // called from several threads at once.
+  BlockStats measure(const float* logits, int64_t block, std::span<const int32_t> also = {}) const;
+  // Whether the score of the id would change if it counted as generated.
+  bool fresh(int32_t id) const;
   // The next token of a row whose blocks have been measured. Equal scores: the lowest id.
   Choice choose(const float* logits, std::span<const BlockStats> stats);
   Choice choose(const float* logits);

@@ -10,6 +10,7 @@
 #include "cpu/isa.h"
 #include "cpu/read_bandwidth.h"
 #include "decoder/decoder.h"
+#include "decoder/draft.h"
 #include "python/ops.h"
 
 namespace py = pybind11;
@@ -19,6 +20,7 @@ namespace {
 
 using FloatArray = py::array_t<float, py::array::c_style | py::array::forcecast>;
 using IdArray = py::array_t<int32_t, py::array::c_style>;
+using SharedFloats = py::array_t<float, py::array::c_style>;
 
 std::map<std::string, SpecValue> spec_values(const py::dict& dict) {
   std::map<std::string, SpecValue> values;
@@ -61,6 +63,28 @@ void require_shape(const py::array& array, const std::vector<int64_t>& shape, co
   for (size_t i = 0; i < shape.size(); ++i) text.append(i ? ", " : "").append(std::to_string(shape[i]));
   throw std::invalid_argument(text.append("]"));
 }
+
+// A draft table on arrays that it keeps alive.
+class PyDraftTable {
+ public:
+  PyDraftTable(const IdArray& children, const IdArray& tokens, const IdArray& next, const SharedFloats& share,
+               int64_t vocab)
+      : arrays_{children, tokens, next, share},
+        table_({span_of<int32_t>(children), span_of<int32_t>(tokens), span_of<int32_t>(next),
+                span_of<float>(share)},
+               vocab) {}
+
+  const DraftTable& table() const { return table_; }
+
+ private:
+  template <class T>
+  static std::span<const T> span_of(const py::array_t<T, py::array::c_style>& array) {
+    if (array.ndim() != 1) throw std::invalid_argument("draft table: its arrays must have one dimension");
+    return {array.data(), static_cast<size_t>(array.size())};
+  }
+  std::vector<py::array> arrays_;
+  DraftTable table_;
+};
 
 class PyDecoder {
  public:
@@ -118,7 +142,9 @@ class PyDecoder {
                       std::vector<int32_t> forced_ids, const std::string& bias_rows, int64_t max_new_tokens,
                       float repetition_penalty, std::vector<int32_t> stop_ids,
                       std::vector<int32_t> suppressed_ids, float temperature, int64_t top_k, float top_p,
-                      uint64_t seed, const py::object& on_token, const std::shared_ptr<CancelToken>& cancel) {
+                      uint64_t seed, const py::object& on_token, const std::shared_ptr<CancelToken>& cancel,
+                      bool draft, const std::shared_ptr<PyDraftTable>& draft_table,
+                      std::vector<std::vector<int32_t>> draft_script) {
     GenerateOptions options{.begin_ids = std::move(begin_ids),
                             .forced_ids = std::move(forced_ids),
                             .max_new_tokens = max_new_tokens,
@@ -128,7 +154,10 @@ class PyDecoder {
                                          .top_k = top_k,
                                          .top_p = top_p,
                                          .seed = seed,
-                                         .suppressed = std::move(suppressed_ids)}};
+                                         .suppressed = std::move(suppressed_ids)},
+                            .draft = draft,
+                            .draft_table = draft_table ? &draft_table->table() : nullptr,
+                            .draft_script = std::move(draft_script)};
     if (bias_rows == "all")
       options.bias_rows = BiasRows::all;
     else if (bias_rows == "prefill")
@@ -207,7 +236,19 @@ PYBIND11_MODULE(_kernel, m) {
       .def_readonly("forced_ids", &GenerationResult::forced_ids)
       .def_property_readonly("stop_reason",
                              [](const GenerationResult& r) { return reason_text(r.stop_reason); })
-      .def_readonly("decode_seconds", &GenerationResult::decode_seconds);
+      .def_readonly("decode_seconds", &GenerationResult::decode_seconds)
+      .def_readonly("passes", &GenerationResult::passes)
+      .def_readonly("drafted", &GenerationResult::drafted)
+      .def_readonly("accepted", &GenerationResult::accepted);
+
+  py::class_<PyDraftTable, std::shared_ptr<PyDraftTable>>(m, "DraftTable")
+      .def(py::init<const IdArray&, const IdArray&, const IdArray&, const SharedFloats&, int64_t>(),
+           py::arg("children"), py::arg("tokens"), py::arg("next"), py::arg("share"), py::arg("vocab"))
+      .def_property_readonly("nodes", [](const PyDraftTable& t) { return t.table().nodes(); })
+      .def("guess", [](const PyDraftTable& t, const std::vector<int32_t>& text) {
+        const DraftTable::Guess guess = t.table().guess(text);
+        return py::make_tuple(guess.id, guess.share);
+      });
 
   py::class_<PyDecoder>(m, "Decoder")
       .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t,
@@ -225,7 +266,8 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("repetition_penalty") = 1.0f, py::arg("stop_ids") = std::vector<int32_t>{},
            py::arg("suppressed_ids") = std::vector<int32_t>{}, py::arg("temperature") = 0.0f,
            py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
-           py::arg("on_token") = py::none(), py::arg("cancel") = py::none())
+           py::arg("on_token") = py::none(), py::arg("cancel") = py::none(), py::arg("draft") = false,
+           py::arg("draft_table") = py::none(), py::arg("draft_script") = std::vector<std::vector<int32_t>>{})
       .def_property_readonly("isa", [](const PyDecoder& d) { return d.decoder().network().kernels().name; })
       .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().threads(); })
       .def_property_readonly("prefix_rows",

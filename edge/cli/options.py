@@ -67,6 +67,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="which rows get the anatomical bias (default: the bundle's)",
     )
     add(
+        "--no-draft",
+        action="store_true",
+        help="write one token per pass: slower, the same tokens",
+    )
+    add(
         "--overlay",
         metavar="PNG",
         help="write a picture: film, mask outline, where each sentence looked; several: NAME-1.png, ...",

@@ -114,7 +114,8 @@ class _Run:
             _import_compiled()
             from edge.engine import load
 
-            engine.append(load(options.bundle, options.device, options.threads, options.bias_rows))
+            draft = not options.no_draft
+            engine.append(load(options.bundle, options.device, options.threads, options.bias_rows, draft=draft))
 
         self.attempt(options.bundle or os.environ.get(ENVIRONMENT) or "demo bundle", action)
         return engine[0] if engine else None
@@ -188,7 +189,8 @@ def timings_line(report: Report) -> str:
     return (
         f"{ms['dicom']:.1f} ms dicom, {ms['preprocess']:.1f} ms preprocess, {ms['vision']:.1f} ms vision, "
         f"{ms['first_token']:.1f} ms first token, {ms['decode']:.1f} ms decode "
-        f"({len(report.token_ids)} tokens, {report.tokens_per_s:.1f} tokens/s), {ms['total']:.1f} ms total"
+        f"({len(report.token_ids)} tokens, {report.tokens_per_s:.1f} tokens/s, "
+        f"{report.decoding.get('tokens_per_pass', 1.0):.2f} per pass), {ms['total']:.1f} ms total"
     )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edge-phantom draw | train | evaluate``: films that we draw, the model trained on them, and what it scores."""
+"""``edge-phantom draw | train | draft | evaluate``: films we draw, the model trained on them, its scores."""
 
 from __future__ import annotations
 
@@ -48,6 +48,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--draw-only", action="store_true", help="fill the cache and stop")
     train.add_argument("--no-draw", action="store_true", help="another process fills the cache")
 
+    draft = commands.add_parser("draft", help="give the demo bundle its draft table, from what its model writes")
+    draft.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
+    draft.add_argument("--out", type=Path, required=True, help="the bundle with its table")
+    draft.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
+    draft.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    draft.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
+
     evaluate = commands.add_parser("evaluate", help="report unseen phantoms and score the labels read back")
     evaluate.add_argument("--n", type=int, default=500)
     evaluate.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
@@ -68,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
             draw_to_folder(arguments.n, arguments.out, arguments.seed, arguments.size, arguments.format)
         elif arguments.command == "train":
             _train(arguments)
+        elif arguments.command == "draft":
+            _draft(arguments)
         else:
             _evaluate(arguments)
     except EdgeError as error:
@@ -121,6 +130,7 @@ def _train(arguments: argparse.Namespace) -> None:
 def _publish(arguments: argparse.Namespace, trainer: Trainer, tokenizer_path: Path) -> None:
     """Bundles, their scores on unseen phantoms, and the bundles again with the scores in the model card."""
     from .evaluate import evaluate, table
+    from .own_drafts import draft_texts
     from .publish import publish
 
     def log(line: str) -> None:
@@ -138,7 +148,20 @@ def _publish(arguments: argparse.Namespace, trainer: Trainer, tokenizer_path: Pa
         arguments.out,
         f"## On unseen phantoms\n\nPrinted by {command} for the int8 bundle:\n\n```\n{text}\n```\n",
         log,
+        draft_texts(bundles["int8"], arguments.cache or _default_cache(), workers=arguments.threads),
     )
+
+
+def _draft(arguments: argparse.Namespace) -> None:
+    from edge.bundle import DEMO
+
+    from ..add_draft import add_draft_table
+    from .own_drafts import SOURCE, draft_texts
+
+    bundle = arguments.bundle or DEMO
+    texts = draft_texts(bundle, arguments.cache or _default_cache(), workers=arguments.threads)
+    digest = add_draft_table(bundle, texts, arguments.out, source=SOURCE, force=arguments.force)
+    print(f"{arguments.out}: {len(texts)} texts, manifest sha256 {digest}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -13,11 +13,17 @@ from ..pipeline import export_model
 from .config import END_OF_TEXT, INTENDED_USE, NAME, NOTICE
 from .data import INTENSITY
 from .labels import LABELS
+from .own_drafts import SOURCE
 from .train import DEFAULTS, STAGES, Trainer
 
 
 def publish(
-    trainer: Trainer, tokenizer_path: Path, out: Path, scores: str, log: Callable[[str], None]
+    trainer: Trainer,
+    tokenizer_path: Path,
+    out: Path,
+    scores: str,
+    log: Callable[[str], None],
+    texts: Sequence[str] | None = None,
 ) -> dict[str, Path]:
     """Export the averaged weights of the last stage that ran.
 
@@ -27,6 +33,8 @@ def publish(
         With every stage's averaged weights loaded.
     scores : str
         Markdown with what ``edge-phantom evaluate`` printed, for the model card; may be empty.
+    texts : sequence of str, optional
+        Corpus of the draft tables (:mod:`edge_export.phantom.own_drafts`).
 
     Returns
     -------
@@ -53,6 +61,7 @@ def publish(
                 "Stages and steps: " + ", ".join(f"{s} {DEFAULTS[s].steps}" for s in STAGES) + ".",
             ],
             card=scores,
+            draft_source=SOURCE,
             image=ImageOptions(intensity=dict(INTENSITY)),
             generation=GenerationOptions(
                 max_new_tokens=120,
@@ -60,6 +69,6 @@ def publish(
                 stop_ids=[tokenizer.token_to_id(END_OF_TEXT)],
             ),
         )
-        export_model(model, tokenizer_path, target, options)
+        export_model(model, tokenizer_path, target, options, draft_texts=texts)
         bundles[precision] = target
     return bundles
