@@ -7,6 +7,7 @@
 #include <memory>
 #include <new>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "cpu/thread_pool.h"
@@ -47,7 +48,7 @@ double read_bandwidth(int64_t bytes, int64_t threads, double seconds) {
   auto* data = static_cast<uint64_t*>(storage.get());
   ThreadPool pool(static_cast<int>(threads));
   std::vector<Sum> sums(static_cast<size_t>(threads));
-  const auto begin = [&](int64_t thread) { return lines * thread / threads; };
+  const auto begin = [&](int64_t thread) { return lines * thread / pool.team(); };
 
   // Each thread touches its own share first: pages come from the memory near it.
   pool.run([&](int t) { std::fill(data + begin(t) * kWords, data + begin(t + 1) * kWords, uint64_t{1}); });
@@ -66,7 +67,7 @@ double read_bandwidth(int64_t bytes, int64_t threads, double seconds) {
     const double took = std::chrono::duration<double>(Clock::now() - before).count();
     if (took > 0.0) best = std::max(best, static_cast<double>(size) / took / 1e9);
     uint64_t total = 0;
-    for (const Sum& sum : sums) total += sum.value;
+    for (Sum& sum : sums) total += std::exchange(sum.value, 0);
     if (total != static_cast<uint64_t>(lines * kWords))
       throw std::logic_error("memory was not read as written");
   }

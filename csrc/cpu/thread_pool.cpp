@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/thread_pool.h"
 
-#include <chrono>
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+#include <string>
 
 #if defined(__linux__)
 #include <sched.h>
+#include <sys/resource.h>
 #endif
 #include <unistd.h>
 
@@ -19,72 +23,159 @@ inline void relax() {
 #endif
 }
 
+constexpr int64_t kLine = 64;
+// Fetched ahead in one wait at most: half of a small second-level cache.
+constexpr int64_t kAheadBytes = 256 << 10;
+constexpr int kAheadRanges = 32;
+constexpr int kLinesPerLook = 4;
+
 // Long enough for the other members' share of a stage and for the caller's work between two tokens, short
-// enough that a stalled decode (a slow callback) does not burn a core.
+// enough that a stalled decode (a slow callback, a member without a processor) does not burn a core.
 constexpr std::chrono::microseconds kSpinTime{200};
-constexpr int kPausesPerLook = 64;
+constexpr int kLooksPerClock = 64;
+
+// Weight of the last job in the share of time that is lost to waiting.
+constexpr double kNewest = 0.1;
+constexpr std::chrono::milliseconds kLeastPatience{100}, kMostPatience{3200};
+
+// How often the calling thread has lost its processor to another program; 0 where that is not known.
+long preemptions() {
+#if defined(__linux__)
+  rusage usage;
+  if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_nivcsw;
+#endif
+  return 0;
+}
+
+#if defined(__linux__)
+// Processors that the control group's quota (version 2, or else 1) comes to; very many without one.
+int quota_processors() {
+  std::string quota;
+  double period = 0.0;
+  if (!(std::ifstream("/sys/fs/cgroup/cpu.max") >> quota >> period)) {
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+  }
+  const double limit = std::atof(quota.c_str());  // "max" is 0, and no limit in version 1 is -1
+  return limit > 0.0 && period > 0.0 ? std::max(1, static_cast<int>(std::min(limit / period, 1e6))) : 1 << 30;
+}
+#endif
 
 }  // namespace
 
+// What belongs to one member, on lines of its own.
+struct alignas(64) ThreadPool::Member {
+  std::atomic<uint32_t> go{0};  // counts the jobs this member has been called to
+  struct {
+    const char* at;
+    const char* end;
+  } ranges[kAheadRanges];
+  int count = 0, next = 0;
+  int64_t budget = kAheadBytes;
+  std::atomic<int64_t> waited{0};  // nanoseconds, in waits too long to spin
+
+  void forget() { count = next = 0, budget = kAheadBytes; }
+  // Fetches a few lines of what is expected; false when all is fetched.
+  bool fetch() {
+    if (next == count) return false;
+    auto& range = ranges[next];
+    for (int i = 0; i < kLinesPerLook && range.at < range.end; ++i, range.at += kLine)
+      __builtin_prefetch(range.at, 0, 2);
+    if (range.at >= range.end) ++next;
+    return true;
+  }
+};
+
 int available_processors() {
 #if defined(__linux__)
+  static const int quota = quota_processors();
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return CPU_COUNT(&set);
+  if (sched_getaffinity(0, sizeof set, &set) == 0) return std::min(CPU_COUNT(&set), quota);
 #endif
   const unsigned n = std::thread::hardware_concurrency();
   return n ? static_cast<int>(n) : 1;
 }
 
 ThreadPool::ThreadPool(int threads)
-    : size_(threads), may_spin_(threads <= available_processors()), owner_(getpid()) {
+    : size_(threads),
+      may_spin_(threads <= available_processors()),
+      owner_(getpid()),
+      members_(std::make_unique<Member[]>(static_cast<size_t>(threads))),
+      team_(threads),
+      patience_(kLeastPatience) {
   workers_.reserve(static_cast<size_t>(size_ - 1));
   try {
     for (int i = 1; i < size_; ++i) workers_.emplace_back([this, i] { work(i); });
   } catch (...) {
-    stop_.store(true);
-    epoch_.fetch_add(1);
-    epoch_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
+    end_workers();
     throw;
   }
 }
 
 ThreadPool::~ThreadPool() {
-  if (!usable()) {
-    for (std::thread& worker : workers_) worker.detach();
-    return;
-  }
+  if (usable()) end_workers();
+  for (std::thread& worker : workers_)
+    if (worker.joinable()) worker.detach();
+}
+
+void ThreadPool::end_workers() {
   stop_.store(true, std::memory_order_relaxed);
-  epoch_.fetch_add(1);
-  epoch_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    members_[i + 1].go.fetch_add(1);
+    members_[i + 1].go.notify_one();
+    workers_[i].join();
+  }
 }
 
 bool ThreadPool::usable() const { return getpid() == owner_; }
 
-void ThreadPool::wait_change(std::atomic<uint32_t>& value, uint32_t old, bool spin) {
+void ThreadPool::expect(int member, const void* data, int64_t bytes) {
+  Member& m = members_[member];
+  if (m.count == kAheadRanges || m.budget <= 0) return;
+  const char* at = static_cast<const char*>(data);
+  m.ranges[m.count++] = {at, at + std::min(bytes, m.budget)};
+  m.budget -= bytes;
+}
+
+void ThreadPool::wait_change(Member& member, std::atomic<uint32_t>& value, uint32_t old, bool spin) {
   if (spin && may_spin_) {
-    const auto until = std::chrono::steady_clock::now() + kSpinTime;
-    do {
-      for (int i = 0; i < kPausesPerLook; ++i) {
+    Clock::time_point until{};
+    for (;;) {
+      for (int i = 0; i < kLooksPerClock; ++i) {
         if (value.load(std::memory_order_acquire) != old) return;
-        relax();
+        if (!member.fetch()) relax();
       }
-    } while (std::chrono::steady_clock::now() < until);
+      const Clock::time_point now = Clock::now();
+      if (until == Clock::time_point{}) until = now + kSpinTime;
+      if (now >= until) break;
+    }
+    while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+    if (&value != &phase_) return;
+    const std::chrono::nanoseconds waited = Clock::now() - until + kSpinTime;
+    member.waited.fetch_add(waited.count(), std::memory_order_relaxed);
+    return;
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
 
 void ThreadPool::work(int index) {
+  Member& member = members_[index];
   uint32_t seen = 0;
   for (;;) {
-    wait_change(epoch_, seen, busy_.load(std::memory_order_relaxed) > 0);
-    // One step at a time: every job ends with a barrier, so an epoch can not be skipped.
+    wait_change(member, member.go, seen, busy_.load(std::memory_order_relaxed) > 0);
+    // One step at a time: every job ends with a barrier, so a call can not be skipped.
     ++seen;
     if (stop_.load(std::memory_order_relaxed)) return;
-    (*job_)(index);
-    barrier();
+    work_on_job(index);
   }
+}
+
+void ThreadPool::work_on_job(int index) {
+  members_[index].forget();
+  const long before = preemptions();
+  (*job_)(index);
+  if (preemptions() != before) preempted_.store(true, std::memory_order_relaxed);
+  meet(index);  // what is expected now is fetched until the next job begins
 }
 
 void ThreadPool::run(const std::function<void(int)>& job) {
@@ -93,24 +184,59 @@ void ThreadPool::run(const std::function<void(int)>& job) {
     return;
   }
   const Busy busy(*this);
+  const Clock::time_point began = Clock::now();
   job_ = &job;
-  epoch_.fetch_add(1);
-  epoch_.notify_all();
-  job(0);
-  barrier();
+  for (int i = 1; i < team_; ++i) {
+    members_[i].go.fetch_add(1);
+    members_[i].go.notify_one();
+  }
+  work_on_job(0);
+  if (may_spin_) adapt(began);
 }
 
-void ThreadPool::barrier() {
-  if (size_ == 1) return;
+void ThreadPool::barrier(int index) {
+  meet(index);
+  members_[index].forget();
+}
+
+void ThreadPool::meet(int index) {
+  // Read before arriving: after the last arrival of a job the caller may change it.
+  const auto team = static_cast<uint32_t>(team_);
+  if (team == 1) return;
   const uint32_t phase = phase_.load(std::memory_order_relaxed);
-  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == static_cast<uint32_t>(size_)) {
+  if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == team) {
     arrived_.store(0, std::memory_order_relaxed);
     // Sequentially consistent, as run()'s: notify looks for sleepers only after the new value is visible.
     phase_.fetch_add(1);
     phase_.notify_all();
-    return;
+  } else {
+    wait_change(members_[index], phase_, phase, true);
   }
-  wait_change(phase_, phase, true);
+}
+
+// After each job: is the team as large as the machine lets it be? While a member has lost its processor the
+// others wait; once that takes more of the time than a member is worth, the team is better off without it.
+// Long waits alone tell nothing: they may be for cold pages or slower cores.
+void ThreadPool::adapt(Clock::time_point began) {
+  int64_t waited = 0;
+  for (int i = 0; i < team_; ++i)
+    waited = std::max(waited, members_[i].waited.exchange(0, std::memory_order_relaxed));
+  const bool preempted = preempted_.exchange(false, std::memory_order_relaxed);
+  const Clock::time_point now = Clock::now();
+  const std::chrono::nanoseconds took = now - began;
+  const double lost =
+      preempted ? std::min(1.0, static_cast<double>(waited) / static_cast<double>(took.count() + 1)) : 0.0;
+  lost_ += kNewest * (lost - lost_);
+  if (lost_ > 1.0 / team_ && team_ > 1) {
+    --team_;
+    lost_ = 0.0;
+    patience_ = now < probation_ends_ ? std::min(2 * patience_, kMostPatience) : kLeastPatience;
+    grow_at_ = now + patience_;
+  } else if (team_ < size_ && now >= grow_at_) {
+    ++team_;
+    lost_ = 0.0;
+    probation_ends_ = grow_at_ = now + kLeastPatience;
+  }
 }
 
 }  // namespace edge

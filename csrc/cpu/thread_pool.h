@@ -1,18 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// A fixed team of threads for one decoder. Inside a running decode the members spin briefly at each barrier,
+// The team of threads of one decoder. Inside a running decode the members spin briefly at each barrier,
 // because a wake-up costs more than the work between two barriers; otherwise they sleep and use no CPU. With
 // more members than processors nobody spins: the thread waited for could not run.
+//
+// Other programs may take processors away while a decode runs, and a barrier waits for the member that lost
+// its own. When that happens again and again the team leaves a member out, and takes it back later if that
+// goes well. What is computed must not depend on the size of the team.
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <thread>
 #include <vector>
 
 namespace edge {
 
-// Processors this process may run on.
+// Processors this process may run on: affinity, and the control group's CPU quota where there is one.
 int available_processors();
 
 class ThreadPool {
@@ -24,13 +30,21 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int size() const { return size_; }
+  // Members of the running (or else the last) job, 1 to size().
+  int team() const { return team_; }
 
-  // Calls job(i) for i in [0, size()), job(0) on the calling thread, and returns when all have returned.
+  // Calls job(i) for i in [0, team()), job(0) on the calling thread, and returns when all have returned.
   // The job must not throw. One caller at a time.
   void run(const std::function<void(int)>& job);
 
-  // All members call it inside a job; returns when the last has arrived. Writes before it are seen after it.
-  void barrier();
+  // All members of the team call it inside a job; returns when the last has arrived. Writes before it are
+  // seen after it.
+  void barrier(int member);
+
+  // Memory that this member reads after its next wait, to be fetched into its cache while it waits; may be
+  // called several times for one wait. Waiting members so keep the memory busy, which is what the stages
+  // between barriers are short of.
+  void expect(int member, const void* data, int64_t bytes);
 
   // While one of these lives, workers spin briefly for the next job before they go to sleep.
   class Busy {
@@ -48,19 +62,31 @@ class ThreadPool {
   bool usable() const;
 
  private:
+  using Clock = std::chrono::steady_clock;
+  struct Member;
+
   void work(int index);
-  void wait_change(std::atomic<uint32_t>& value, uint32_t old, bool spin);
+  void work_on_job(int index);
+  void meet(int index);
+  void wait_change(Member& member, std::atomic<uint32_t>& value, uint32_t old, bool spin);
+  void adapt(Clock::time_point began);
+  void end_workers();
 
   const int size_;
   const bool may_spin_;
   const long owner_;
+  std::unique_ptr<Member[]> members_;
   const std::function<void(int)>* job_ = nullptr;
+  int team_;
+  double lost_ = 0.0;  // share of the last jobs' time in which members waited for one without a processor
+  Clock::time_point grow_at_{}, probation_ends_{};
+  std::chrono::milliseconds patience_;
   // On lines of their own: each is written by one side while the other polls.
-  alignas(64) std::atomic<uint32_t> epoch_{0};
   alignas(64) std::atomic<uint32_t> arrived_{0};
   alignas(64) std::atomic<uint32_t> phase_{0};
   alignas(64) std::atomic<int> busy_{0};
   std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<bool> preempted_{false};
   std::vector<std::thread> workers_;
 };
 

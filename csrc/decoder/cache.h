@@ -26,6 +26,8 @@ class KvCache {
   // Bytes that a decode step with `keys` cached keys reads.
   int64_t bytes(int64_t keys) const { return layers_ * heads_ * keys * head_dim_ * 2 * element_; }
 
+  // Bytes of one block of keys, or of values.
+  int64_t block_bytes() const { return kKeyBlock * head_dim_ * element_; }
   const void* key_block(int64_t layer, int64_t head, int64_t block) const;
   const void* value_block(int64_t layer, int64_t head, int64_t block) const;
 

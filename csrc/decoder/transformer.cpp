@@ -36,7 +36,8 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
       cache_(spec, kv),
       evidence_layers_(std::move(evidence_layers)),
       is_evidence_layer_(size_of(spec.layers), false),
-      max_blocks_(cache_.capacity() / kKeyBlock) {
+      max_blocks_(cache_.capacity() / kKeyBlock),
+      blocks_left_(size_of(spec.heads)) {
   for (const int64_t layer : evidence_layers_) is_evidence_layer_[size_of(layer)] = true;
   x_.resize(size_of(kMaxRows * spec.hidden));
   qkv_.resize(size_of(kMaxRows * 3 * spec.hidden));
@@ -44,11 +45,9 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
   max_.resize(size_of(kMaxRows * spec.heads * max_blocks_));
   sum_.resize(max_.size());
   partial_.resize(max_.size() * size_of(spec.head_dim));
-  own_.resize(size_of(threads));
-  for (Own& own : own_) {
-    own.row.resize(size_of(kMaxRows * spec.hidden));
-    own.factors.resize(max_.size());
-  }
+  factors_.resize(max_.size());
+  attended_.resize(size_of(kMaxRows * spec.hidden));
+  own_.assign(size_of(threads), std::vector<float>(size_of(kMaxRows * spec.hidden)));
 }
 
 int64_t Transformer::weight_bytes() const {
@@ -61,7 +60,7 @@ int64_t Transformer::weight_bytes() const {
 void Transformer::set_prefix(const Prefix& prefix) {
   const int64_t head_dim = spec_.head_dim, heads = spec_.layers * spec_.heads;
   const std::function<void(int)> copy = [&](int thread) {
-    const auto [begin, end] = share(heads, thread, pool_.size());
+    const auto [begin, end] = share(heads, thread, pool_.team());
     for (int64_t i = begin; i < end; ++i) {
       const int64_t layer = i / spec_.heads, head = i % spec_.heads, from = i * prefix.length * head_dim;
       cache_.store_keys(kernels_, layer, head, 0, prefix.keys + from, prefix.length, head_dim);
@@ -100,32 +99,67 @@ void Transformer::embed(const Step& step) {
   }
 }
 
-// Five barriers per layer. Norms and the join of the attention blocks are computed by every thread for
-// itself.
+// Five barriers per layer, and before each of them a member says what it reads next, so that waiting costs no
+// bandwidth. Norms are computed by every thread for itself.
 void Transformer::work(int thread, const Step& step) {
   const int64_t rows = static_cast<int64_t>(step.ids.size()), hidden = spec_.hidden, mlp = spec_.mlp;
-  float* own = own_[size_of(thread)].row.data();
-  const auto [out_begin, out_end] = share_rows(hidden, thread, pool_.size());
-  const auto [mlp_begin, mlp_end] = share_rows(mlp, thread, pool_.size());
+  float* own = own_[size_of(thread)].data();
+  const auto [out_begin, out_end] = share_rows(hidden, thread, pool_.team());
+  const auto [mlp_begin, mlp_end] = share_rows(mlp, thread, pool_.team());
   const auto activate = spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf;
   for (int64_t i = 0; i < spec_.layers; ++i) {
     const Layer& layer = weights_.layers[size_of(i)];
     normalise(layer.attn_norm, x_.data(), own, rows);
+    if (thread == 0)
+      for (auto& left : blocks_left_) left.store(key_blocks(rows - 1), std::memory_order_relaxed);
     project_qkv(thread, layer, i, rows);
-    pool_.barrier();
+    expect_cache(thread, i, rows);
+    pool_.barrier(thread);
     attend(thread, i, rows, step);
-    pool_.barrier();
-    join(thread, i, rows, step);
-    layer.attn_out.multiply(kernels_, own, rows, x_.data(), hidden, out_begin, out_end, true);
-    pool_.barrier();
+    expect_rows(thread, layer.attn_out, out_begin, out_end);
+    pool_.barrier(thread);
+    layer.attn_out.multiply(kernels_, attended_.data(), rows, x_.data(), hidden, out_begin, out_end, true);
+    if (gathers_evidence(i, step)) gather_evidence(thread, rows, step);
+    expect_rows(thread, layer.mlp_in, mlp_begin, mlp_end);
+    pool_.barrier(thread);
     normalise(layer.mlp_norm, x_.data(), own, rows);
     layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, mlp_begin, mlp_end);
     for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + mlp_begin, mlp_end - mlp_begin);
-    pool_.barrier();
+    expect_rows(thread, layer.mlp_out, out_begin, out_end);
+    pool_.barrier(thread);
     layer.mlp_out.multiply(kernels_, mlp_.data(), rows, x_.data(), hidden, out_begin, out_end, true);
-    pool_.barrier();
+    if (i + 1 < spec_.layers)
+      expect_qkv(thread, i + 1);
+    else if (step.logits_from < rows)
+      expect_head(thread);
+    pool_.barrier(thread);
   }
   project_logits(thread, rows, step);
+  expect_qkv(thread, 0);  // of the next step
+}
+
+void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t begin, int64_t end) {
+  pool_.expect(thread, matrix.row(begin), (end - begin) * matrix.row_bytes());
+}
+
+void Transformer::expect_qkv(int thread, int64_t layer) {
+  const auto [begin, end] = share(3 * spec_.heads, thread, pool_.team());
+  expect_rows(thread, weights_.layers[size_of(layer)].qkv, begin * spec_.head_dim, end * spec_.head_dim);
+}
+
+void Transformer::expect_head(int thread) {
+  const auto [begin, end] = share(vocab_blocks(), thread, pool_.team());
+  expect_rows(thread, weights_.head, begin * kVocabBlock, std::min(end * kVocabBlock, spec_.vocab));
+}
+
+// Blocks that hold earlier keys only change in the lines that this step writes.
+void Transformer::expect_cache(int thread, int64_t layer, int64_t rows) {
+  const int64_t blocks = key_blocks(rows - 1);
+  const auto [begin, end] = share(spec_.heads * blocks, thread, pool_.team());
+  for (int64_t task = begin; task < end; ++task) {
+    pool_.expect(thread, cache_.key_block(layer, task / blocks, task % blocks), cache_.block_bytes());
+    pool_.expect(thread, cache_.value_block(layer, task / blocks, task % blocks), cache_.block_bytes());
+  }
 }
 
 void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t rows) const {
@@ -137,8 +171,8 @@ void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t 
 // Shared out by whole heads, so that the thread that computes a head's key or value also stores it.
 void Transformer::project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
-  const auto [begin, end] = share(3 * heads, thread, pool_.size());
-  layer.qkv.multiply(kernels_, own_[size_of(thread)].row.data(), rows, qkv_.data(), stride, begin * head_dim,
+  const auto [begin, end] = share(3 * heads, thread, pool_.team());
+  layer.qkv.multiply(kernels_, own_[size_of(thread)].data(), rows, qkv_.data(), stride, begin * head_dim,
                      end * head_dim);
   const int64_t at = prefix_rows_ + text_rows_;
   for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
@@ -154,6 +188,8 @@ int64_t Transformer::key_blocks(int64_t row) const {
   return (prefix_rows_ + text_rows_ + row + kKeyBlock) / kKeyBlock;
 }
 
+int64_t Transformer::vocab_blocks() const { return (spec_.vocab + kVocabBlock - 1) / kVocabBlock; }
+
 bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
   return step.evidence && is_evidence_layer_[size_of(layer)];
 }
@@ -162,9 +198,10 @@ void Transformer::attend(int thread, int64_t layer, int64_t rows, const Step& st
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
   const int64_t blocks = key_blocks(rows - 1), keys = prefix_rows_ + text_rows_;
   const int64_t prefix_blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
-  const auto [begin, end] = share(heads * blocks, thread, pool_.size());
+  const auto [begin, end] = share(heads * blocks, thread, pool_.team());
   const float* bias[kMaxRows] = {};
   int64_t counts[kMaxRows];
+  int64_t finished = 0;  // blocks of the head at work
   for (int64_t task = begin; task < end; ++task) {
     const int64_t head = task / blocks, block = task % blocks, first = block * kKeyBlock;
     for (int64_t r = 0; r < rows; ++r) {
@@ -189,41 +226,45 @@ void Transformer::attend(int thread, int64_t layer, int64_t rows, const Step& st
                              .acc_stride = heads * max_blocks_ * head_dim,
                              .p_stride = heads * prefix_blocks * kKeyBlock,
                              .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))});
+    // Whoever finishes the last block of a head joins them.
+    ++finished;
+    if (task + 1 < end && block + 1 < blocks) continue;
+    if (blocks_left_[size_of(head)].fetch_sub(finished, std::memory_order_acq_rel) == finished)
+      join(head, rows);
+    finished = 0;
   }
 }
 
-void Transformer::join(int thread, int64_t layer, int64_t rows, const Step& step) {
-  const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
-  Own& own = own_[size_of(thread)];
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t h = 0; h < heads; ++h) {
-      const int64_t at = (r * heads + h) * max_blocks_;
-      kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * head_dim, key_blocks(r),
-                           head_dim, own.factors.data() + at,
-                           own.row.data() + r * spec_.hidden + h * head_dim);
-    }
-  if (!gathers_evidence(layer, step)) return;
-  // Each thread sums its own blocks of prefix keys over the heads, in head order.
-  const int64_t prefix_blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
-  const auto [begin, end] = share(prefix_blocks, thread, pool_.size());
+void Transformer::join(int64_t head, int64_t rows) {
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = (r * spec_.heads + head) * max_blocks_;
+    kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * spec_.head_dim,
+                         key_blocks(r), spec_.head_dim, factors_.data() + at,
+                         attended_.data() + r * spec_.hidden + head * spec_.head_dim);
+  }
+}
+
+// Each thread sums its own blocks of prefix keys over the heads, in head order.
+void Transformer::gather_evidence(int thread, int64_t rows, const Step& step) {
+  const int64_t heads = spec_.heads, blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
+  const auto [begin, end] = share(blocks, thread, pool_.team());
   const float mean = 1.0f / static_cast<float>(heads * static_cast<int64_t>(evidence_layers_.size()));
   for (int64_t r = step.logits_from; r < rows; ++r)
     for (int64_t b = begin; b < end; ++b) {
       float* out = step.evidence + (r - step.logits_from) * prefix_rows_ + b * kKeyBlock;
       const int64_t n = std::min(kKeyBlock, prefix_rows_ - b * kKeyBlock);
       for (int64_t h = 0; h < heads; ++h)
-        kernels_.axpy(mass_.data() + ((r * heads + h) * prefix_blocks + b) * kKeyBlock,
-                      own.factors[size_of((r * heads + h) * max_blocks_ + b)] * mean, out, n);
+        kernels_.axpy(mass_.data() + ((r * heads + h) * blocks + b) * kKeyBlock,
+                      factors_[size_of((r * heads + h) * max_blocks_ + b)] * mean, out, n);
     }
 }
 
 void Transformer::project_logits(int thread, int64_t rows, const Step& step) {
   const int64_t n = rows - step.logits_from;
   if (n <= 0) return;
-  float* own = own_[size_of(thread)].row.data();
+  float* own = own_[size_of(thread)].data();
   normalise(weights_.final_norm, x_.data() + step.logits_from * spec_.hidden, own, n);
-  const int64_t blocks = (spec_.vocab + kVocabBlock - 1) / kVocabBlock;
-  const auto [begin, end] = share(blocks, thread, pool_.size());
+  const auto [begin, end] = share(vocab_blocks(), thread, pool_.team());
   for (int64_t b = begin; b < end; ++b) {
     weights_.head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,
                            std::min((b + 1) * kVocabBlock, spec_.vocab));

@@ -2,6 +2,7 @@
 // The decoder network: appends rows to the cache and computes their logits, with all threads of its pool.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
@@ -65,21 +66,21 @@ class Transformer {
   void append(const Step& step);
 
  private:
-  // Buffers of one thread: what every thread computes for itself because that is cheaper than a barrier.
-  struct Own {
-    std::vector<float> row;      // [kMaxRows, hidden] normalised rows, or joined attention
-    std::vector<float> factors;  // [kMaxRows, heads, blocks]
-  };
-
   void embed(const Step& step);
   void work(int thread, const Step& step);
   void project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows);
   void attend(int thread, int64_t layer, int64_t rows, const Step& step);
-  void join(int thread, int64_t layer, int64_t rows, const Step& step);
+  void join(int64_t head, int64_t rows);
+  void gather_evidence(int thread, int64_t rows, const Step& step);
   void project_logits(int thread, int64_t rows, const Step& step);
   void normalise(const Norm& norm, const float* x, float* y, int64_t rows) const;
+  void expect_rows(int thread, const Matrix& matrix, int64_t begin, int64_t end);
+  void expect_qkv(int thread, int64_t layer);
+  void expect_head(int thread);
+  void expect_cache(int thread, int64_t layer, int64_t rows);
   bool gathers_evidence(int64_t layer, const Step& step) const;
   int64_t key_blocks(int64_t row) const;
+  int64_t vocab_blocks() const;
 
   DecoderSpec spec_;
   Weights weights_;
@@ -100,7 +101,12 @@ class Transformer {
   std::vector<float> max_, sum_;  // [kMaxRows, heads, blocks] of the streamed softmax
   std::vector<float> partial_;    // [kMaxRows, heads, blocks, head_dim]
   std::vector<float> mass_;       // [kMaxRows, heads, prefix blocks, kKeyBlock], when evidence is asked for
-  std::vector<Own> own_;
+  std::vector<float> factors_;    // [kMaxRows, heads, blocks] with which the blocks of a head are joined
+  std::vector<float> attended_;   // [kMaxRows, hidden]
+  std::vector<std::atomic<int64_t>> blocks_left_;  // [heads] of the layer at work
+  // [threads][kMaxRows, hidden]: normalised rows, which every thread computes for itself because that is
+  // cheaper than a barrier.
+  std::vector<std::vector<float>> own_;
 };
 
 }  // namespace edge

@@ -2,6 +2,7 @@
 // Views of the decoder's weights: nothing is copied, the owner of the arrays must outlive them.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <string>
@@ -35,7 +36,11 @@ struct Matrix {
                 int64_t end, bool accumulate = false) const;
   // out += row `index`, dequantised.
   void add_row(const Kernels& kernels, int64_t index, float* out) const;
-  int64_t bytes() const { return rows * cols * (dtype == DType::f32 ? 4 : 1); }
+  int64_t row_bytes() const { return cols * (dtype == DType::f32 ? 4 : 1); }
+  int64_t bytes() const { return rows * row_bytes(); }
+  const std::byte* row(int64_t index) const {
+    return static_cast<const std::byte*>(data) + index * row_bytes();
+  }
 };
 
 struct Norm {
