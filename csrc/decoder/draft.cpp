@@ -13,7 +13,8 @@ namespace {
 // Look-up in the own text: at least so many ids must have come before in the same order.
 constexpr size_t kLeastMatch = 3, kMostMatch = 16;
 constexpr size_t kNone = std::numeric_limits<size_t>::max();
-constexpr float kOwnShare = 0.5f;
+// How often what followed then follows again: the more ids match, the more often.
+float own_share(size_t match) { return static_cast<float>(match) / static_cast<float>(match + 2); }
 // A table's share, or the above, counts as much as so many guesses that were checked.
 constexpr float kPrior = 4.0f;
 // Below this chance that a whole draft is right nothing is worth adding to it.
@@ -79,9 +80,10 @@ float TextDrafter::chance(int kind, float share, Record*& record) {
 
 // Where the longest earlier occurrence of the end of the text goes on, the latest where several are as long;
 // kNone where there is none.
-size_t TextDrafter::find_earlier() const {
+size_t TextDrafter::find_earlier(size_t& longest) const {
   const size_t n = text_.size();
-  size_t best = kNone, longest = kLeastMatch - 1;
+  size_t best = kNone;
+  longest = kLeastMatch - 1;
   for (size_t at = n; at-- > kLeastMatch;) {
     size_t match = 0;
     while (match < kMostMatch && match < at && text_[at - 1 - match] == text_[n - 1 - match]) ++match;
@@ -90,7 +92,7 @@ size_t TextDrafter::find_earlier() const {
   return best;
 }
 
-bool TextDrafter::guess(size_t found, Guess& out) {
+bool TextDrafter::guess(size_t found, float share, Guess& out) {
   out.chance = 0.0f;
   if (table_) {
     const DraftTable::Guess from_table = table_->guess(text_);
@@ -99,7 +101,7 @@ bool TextDrafter::guess(size_t found, Guess& out) {
   }
   if (found != kNone) {
     Record* record = nullptr;
-    const float own = chance(1, kOwnShare, record);
+    const float own = chance(1, share, record);
     if (own > out.chance) out = {text_[found], own, record};
   }
   return out.chance > 0.0f && !std::binary_search(ends_.begin(), ends_.end(), out.id);
@@ -111,11 +113,11 @@ std::span<const int32_t> TextDrafter::draft(std::span<const int32_t> text, int64
   limit = std::min(limit, kMaxRows - 1);
   // A row is worth its cost where it can be expected to yield more ids than that cost yields otherwise.
   const float worth = std::max(tokens_ / cost_, 1.0f);
-  size_t found = find_earlier(), best = 0;
+  size_t match = 0, found = find_earlier(match), best = 0;
   float all = 1.0f, expected = 1.0f, gain = 1.0f - worth * costs_[1];
   while (static_cast<int64_t>(drafted_.size()) < limit) {
     Guess next{};
-    if (!guess(found, next)) break;
+    if (!guess(found, own_share(match), next)) break;
     all *= next.chance;
     if (all < kHopeless) break;
     // The look-up goes on where it copies what the table says as well.

@@ -80,9 +80,9 @@ class TextDrafter : public Drafter {
   static constexpr int kGrades = 8;
   static constexpr int kKinds = 2;  // table, own text
 
-  bool guess(size_t found, Guess& out);
+  bool guess(size_t found, float share, Guess& out);
   float chance(int kind, float share, Record*& record);
-  size_t find_earlier() const;
+  size_t find_earlier(size_t& longest) const;
 
   const DraftTable* table_;
   std::vector<int32_t> ends_;  // sorted

@@ -33,7 +33,7 @@ def same(plain: kernel.GenerationResult, drafted: kernel.GenerationResult) -> No
 
 
 def random_case(rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Options of a generation; and a prefix with its span."""
+    """Options of a generation; and a prefix with its bias."""
     ids = lambda most: [int(i) for i in rng.integers(0, 60, rng.integers(0, most + 1))]  # noqa: E731
     options = {
         "begin_ids": ids(2),
@@ -44,10 +44,9 @@ def random_case(rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Any
         "stop_ids": ids(3),
         "suppressed_ids": ids(4),
     }
-    span = "sequence" if rng.random() < 0.3 else "prefix"
     prefix = PREFIXES[int(rng.integers(len(PREFIXES)))]
     bias = None if rng.random() < 0.2 else prefix[str(rng.choice(["soft", "strict"]))]
-    return options, {"prefix": prefix, "bias": bias, "span": span}
+    return options, {"prefix": prefix, "bias": bias}
 
 
 def proposals(rng: np.random.Generator, kind: int, text: list[int]) -> list[list[int]]:
@@ -77,7 +76,7 @@ def test_thousands_of_texts() -> None:
     table, texts, accepted, tabled = None, [], 0, 0
     for number in range(2000):
         options, film = random_case(rng)
-        decoder.set_prefix(film["prefix"]["keys"], film["prefix"]["values"], film["bias"], film["span"])
+        decoder.set_prefix(film["prefix"]["keys"], film["prefix"]["values"], film["bias"])
         first = film["prefix"]["first_logits"]
         plain = decoder.generate(first, **options)
         rows = decoder.text_rows
