@@ -101,7 +101,8 @@ class Bundle:
         Returns
         -------
         dict of str to ndarray
-            As :func:`edge.weights.expected_shapes`: float32, or int8 with a float32 ``.scale`` per row.
+            As :func:`edge.weights.expected_shapes`: float32, int8 with a float32 ``.scale`` per
+            row, or packed int4 with a float16 ``.scale`` per group of columns.
         """
         from edge.weights import check_weights, map_safetensors
 

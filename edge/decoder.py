@@ -170,7 +170,8 @@ class Decoder:
     spec : mapping
         The manifest's decoder spec.
     weights : mapping of str to ndarray
-        Arrays by name, float32 or int8 with scales. Kept alive and read in place when C-contiguous.
+        Arrays by name: float32, int8 or packed int4 with scales, matrix by matrix. Kept alive and read in place
+        when C-contiguous.
     kv_dtype : {"fp32", "fp16"}, optional
         Of the KV cache; by default fp32 where every matrix is float32, else fp16.
     threads : int, optional
@@ -205,7 +206,8 @@ class Decoder:
     ) -> None:
         kernel = _kernel()
         if kv_dtype is None:
-            kv_dtype = "fp16" if any(array.dtype == np.int8 for array in weights.values()) else "fp32"
+            quantized = any(array.dtype in (np.int8, np.uint8) for array in weights.values())
+            kv_dtype = "fp16" if quantized else "fp32"
         if kv_dtype not in ("fp32", "fp16"):
             raise UsageError(f"kv_dtype {kv_dtype!r} is not one of fp32, fp16")
         if isa:

@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from edge.errors import BundleError
 
 MAX_HEADER_BYTES = 16 << 20
-_DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "I8": np.dtype("i1")}
+GROUP = 32
+"""Columns of an int4 matrix that share one scale."""
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+}
 
 
 def map_safetensors(path: Path, dtypes: Mapping[str, np.dtype[Any]] = _DTYPES) -> dict[str, NDArray[Any]]:
@@ -99,7 +106,7 @@ def _entry(
 
 
 def expected_shapes(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...], bool]]:
-    """Name, shape and "may be int8" of every weight that the decoder spec asks for."""
+    """Name, shape and "is a matrix, so may be int8 or int4" of every weight that the decoder spec asks for."""
     d, f, v = spec["hidden"], spec["mlp"], spec["vocab"]
     yield "embed.weight", (v, d), True
     yield "positions.weight", (spec["max_positions"], d), False
@@ -127,23 +134,38 @@ def check_weights(arrays: Mapping[str, NDArray[Any]], spec: Mapping[str, Any]) -
     """
     problems: list[str] = []
     left = set(arrays)
-    for name, shape, may_be_int8 in expected_shapes(spec):
-        array = arrays.get(name)
+    for name, shape, is_matrix in expected_shapes(spec):
         left.discard(name)
+        array = arrays.get(name)
         if array is None:
             problems.append(f"{name} is missing")
+        elif array.dtype in (np.int8, np.uint8) and is_matrix:
+            left.discard(f"{name}.scale")
+            problems += _quantized(name, array, arrays.get(f"{name}.scale"), shape)
         elif array.shape != shape:
             problems.append(f"{name} is {list(array.shape)} instead of {list(shape)}")
-        elif array.dtype == np.int8:
-            scale = arrays.get(f"{name}.scale")
-            left.discard(f"{name}.scale")
-            if not may_be_int8:
-                problems.append(f"{name} must be float32")
-            elif scale is None or scale.dtype != np.float32 or scale.shape != shape[:1]:
-                problems.append(f"{name}.scale must be float32 [{shape[0]}]")
-            elif not (np.isfinite(scale).all() and (scale >= 0).all()):
-                problems.append(f"{name}.scale holds values that are not scales")
+        elif array.dtype != np.float32:
+            problems.append(f"{name} must be float32" + (", int8 or int4" if is_matrix else ""))
     problems += [f"{name!r} is unknown" for name in sorted(left)]
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise BundleError("the weights do not fit the decoder spec: " + "; ".join(problems[:6]) + more)
+
+
+def _quantized(name: str, array: NDArray[Any], scale: NDArray[Any] | None, shape: tuple[int, ...]) -> Iterator[str]:
+    """What is wrong with an int8 matrix (a float32 scale per row) or an int4 one (two columns per byte, a float16
+    scale per group of columns) of the full `shape`."""
+    rows, columns = shape
+    four = array.dtype == np.uint8
+    if four and columns % GROUP:
+        yield f"{name} cannot be int4: {columns} columns are not whole groups of {GROUP}"
+        return
+    stored = (rows, columns // 2) if four else shape
+    scales = (rows, columns // GROUP) if four else (rows,)
+    dtype = np.dtype(np.float16 if four else np.float32)
+    if array.shape != stored:
+        yield f"{name} is {list(array.shape)} instead of {list(stored)}"
+    elif scale is None or scale.dtype != dtype or scale.shape != scales:
+        yield f"{name}.scale must be {dtype} {list(scales)}"
+    elif not np.isfinite(scale).all() or (not four and (scale < 0).any()):
+        yield f"{name}.scale holds values that are not scales"

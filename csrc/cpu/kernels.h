@@ -15,14 +15,25 @@ inline constexpr int64_t kKeyBlock = 128;
 // out as whole vectors, without a horizontal sum per key.
 inline constexpr int64_t kKeyGroup = 16;
 
+// int4 weights come in groups of this many columns, 16 bytes each, with one half-precision scale: a weight is
+// scale * kCode4[nibble] / 128. Columns are spread over the bytes so that the widening needs no permutation:
+// byte 8a + 2j + e of a group holds column 16a + 8e + j in its low and 16a + 8e + 4 + j in its high nibble
+// (a, e: 0 or 1, j: 0 to 3).
+inline constexpr int64_t kGroup4 = 32;
+// Levels that fit bell-shaped weights: least squared error over groups of 32 normal values, each with its
+// best scale. They lie closer together near zero, and more of them are positive, so a scale may be negative.
+inline constexpr int8_t kCode4[16] = {-127, -98, -78, -62, -48, -36, -23, -11,
+                                      1,    12,  24,  37,  50,  65,  83,  105};
+
 // y[r, o] = scale[o] * sum_k w[o, k] x[r, k] + bias[o], for o in [begin, end) and r in [0, rows).
 // The order of every sum depends on `cols` alone, neither on the range nor on the number of rows.
 struct MatmulArgs {
-  const void* w;       // [*, cols] row-major, float or int8
-  const float* scale;  // [*] for int8, null for float
-  const float* bias;   // [*] or null
-  const float* x;      // [rows, cols], row stride x_stride
-  float* y;            // [rows, *], row stride y_stride
+  const void* w;                // [*, cols] row-major, float, int8 or int4
+  const float* scale;           // [*] for int8, else null
+  const uint16_t* group_scale;  // [*, cols / kGroup4] halves for int4, else null
+  const float* bias;            // [*] or null
+  const float* x;               // [rows, cols], row stride x_stride
+  float* y;                     // [rows, *], row stride y_stride
   int64_t cols, begin, end, rows, x_stride, y_stride;
   bool accumulate;  // y += instead of y =
 };
@@ -48,6 +59,7 @@ struct Kernels {
   const char* name;
   void (*matmul_f32)(const MatmulArgs&);
   void (*matmul_i8)(const MatmulArgs&);
+  void (*matmul_i4)(const MatmulArgs&);
   // y = (x - mean) / sqrt(var + eps) * weight + bias over n values
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps);
   void (*gelu_tanh)(float* x, int64_t n);
@@ -67,6 +79,7 @@ struct Kernels {
   // out[i] += scale * w[i] (embedding rows)
   void (*add_f32)(const void* w, float scale, float* out, int64_t n);
   void (*add_i8)(const void* w, float scale, float* out, int64_t n);
+  void (*add_i4)(const void* w, const uint16_t* group_scale, float* out, int64_t n);
   // out[i] += factor * x[i] (evidence)
   void (*axpy)(const float* x, float factor, float* out, int64_t n);
 };

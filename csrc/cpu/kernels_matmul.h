@@ -1,22 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 // Weight rows times activations. Decoding is bound by reading the weights, so each weight is read once for
-// all chunk rows, int8 weights are widened in registers, and the next tile is prefetched while this one is
-// summed.
+// all chunk rows, int8 and int4 weights are widened in registers, and the next tile is prefetched while this
+// one is summed.
 #pragma once
 
 #include <stdint.h>
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_int4.h"
+#include "cpu/kernels_tile.h"
 
 namespace edge {
 namespace {
-
-constexpr int64_t kLine = 64;
-// How far ahead of its own first row a tile fetches weights, in bytes: its own size, so that the next tile is
-// there when it starts, within these bounds. The rows of a tile lie one behind the other in memory while the
-// sums walk them side by side; fetching strictly in memory order (and not at each row's own position) is what
-// reaches the speed of a plain read.
-constexpr int64_t kAheadLeast = 4096, kAheadMost = 12288;
 
 // Adds kLanes products to each sum, from column k on. The widened weights stay in registers, and each piece
 // of an activation row is loaded once for all of them: left to itself the compiler loads it again for every
@@ -38,7 +33,7 @@ inline void matmul_step(const MatmulArgs& a, const W* w, const float* x, int64_t
 // the same order whatever OUT and ROWS are: that is what makes a chunk's rows equal to single steps bit by
 // bit.
 template <class W, int OUT, int ROWS>
-inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
+inline void wide_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   // Columns per round: a cache line of weights, or a vector of them where that is longer.
   constexpr int64_t kLineWeights = kLine / static_cast<int64_t>(sizeof(W));
   constexpr int64_t kRound = kLanes > kLineWeights ? kLanes : kLineWeights;
@@ -51,10 +46,7 @@ inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) sum[o][r] = set1(0.0f);
   const int64_t rounds = a.cols - a.cols % kRound, whole = a.cols - a.cols % kLanes;
-  const int64_t size = OUT * a.cols * static_cast<int64_t>(sizeof(W));
-  const char* ahead = reinterpret_cast<const char*>(w) + (size < kAheadLeast  ? kAheadLeast
-                                                          : size > kAheadMost ? kAheadMost
-                                                                              : size);
+  const char* ahead = ahead_of(w, OUT * a.cols * static_cast<int64_t>(sizeof(W)));
   for (int64_t k = 0; k < rounds; k += kRound) {
     if (r0 == 0) {
 #pragma GCC unroll 16
@@ -78,12 +70,17 @@ inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   for (int o = 0; o < OUT; ++o)
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) {
-      float total = hsum(sum[o][r]);
-      if (a.scale) total *= a.scale[o0 + o];
-      if (a.bias) total += a.bias[o0 + o];
-      float* y = a.y + (r0 + r) * a.y_stride + o0 + o;
-      *y = a.accumulate ? *y + total : total;
+      const float total = hsum(sum[o][r]);
+      put_sum(a, o0 + o, r0 + r, a.scale ? total * a.scale[o0 + o] : total);
     }
+}
+
+template <class W, int OUT, int ROWS>
+inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
+  if constexpr (kIsInt4<W>)
+    int4_tile<OUT, ROWS>(a, o0, r0);
+  else
+    wide_tile<W, OUT, ROWS>(a, o0, r0);
 }
 
 // All chunk rows for OUT weight rows, which stay in the first cache between the row tiles.
@@ -106,15 +103,17 @@ inline void matmul_range(const MatmulArgs& a) {
   for (; o < a.end; ++o) matmul_chunk<W, 1, ROWS>(a, o);
 }
 
-// Enough sums at a time to cover the latency of the fused multiply-add, few enough for the registers.
+// Enough sums at a time to cover the latency of the fused multiply-add, few enough for the registers, of
+// which a group of int4 weights needs more.
 template <class W>
 void matmul(const MatmulArgs& a) {
+  constexpr int kTile = kIsInt4<W> ? kTileOut / 2 : kTileOut;
   if (a.rows == 1)
     matmul_range<W, kSoloOut, 1>(a);
   else if (a.rows == 2)
     matmul_range<W, kSoloOut, 2>(a);
   else
-    matmul_range<W, kTileOut, 4>(a);
+    matmul_range<W, kTile, 4>(a);
 }
 
 }  // namespace

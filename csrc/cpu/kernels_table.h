@@ -11,6 +11,7 @@ constexpr Kernels make_table(const char* name) {
   return {.name = name,
           .matmul_f32 = matmul<float>,
           .matmul_i8 = matmul<int8_t>,
+          .matmul_i4 = matmul<Int4>,
           .layer_norm = layer_norm_row,
           .gelu_tanh = gelu_tanh_row,
           .gelu_erf = gelu_erf_row,
@@ -23,6 +24,7 @@ constexpr Kernels make_table(const char* name) {
           .to_half = to_half_row,
           .add_f32 = add_row<float>,
           .add_i8 = add_row<int8_t>,
+          .add_i4 = add_int4_row,
           .axpy = axpy_row};
 }
 

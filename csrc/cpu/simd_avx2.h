@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "cpu/kernels.h"
+
 namespace edge {
 namespace {
 
@@ -55,6 +57,43 @@ inline void store_half(uint16_t* p, Vec v) {
   const Vec inside = max(min(v, limit), sub(_mm256_setzero_ps(), limit));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(inside, _MM_FROUND_TO_NEAREST_INT));
 }
+
+// A bfloat16 holds a level of kCode4 exactly, and its two bytes come from two table look-ups; in the upper
+// half of a 32-bit lane it is the float.
+struct CodeBytes {
+  uint8_t high[16], low[16];
+};
+constexpr CodeBytes code_bytes() {
+  CodeBytes t{};
+  for (int i = 0; i < 16; ++i) {
+    const uint32_t bits = __builtin_bit_cast(uint32_t, static_cast<float>(kCode4[i]) / 128.0f);
+    t.high[i] = static_cast<uint8_t>(bits >> 24);
+    t.low[i] = static_cast<uint8_t>(bits >> 16);
+  }
+  return t;
+}
+alignas(16) constexpr CodeBytes kCodeBytes = code_bytes();
+
+// The weights of one int4 group without their scale, in column order.
+inline void widen_group(const uint8_t* p, Vec (&w)[4]) {
+  const __m256i high_table =
+      _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kCodeBytes.high)));
+  const __m256i low_table =
+      _mm256_broadcastsi128_si256(_mm_load_si128(reinterpret_cast<const __m128i*>(kCodeBytes.low)));
+  const __m256i bytes = _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  // Low nibbles to the lower half, high nibbles to the upper one.
+  const __m256i shifted = _mm256_srlv_epi32(bytes, _mm256_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4));
+  const __m256i nibbles = _mm256_and_si256(shifted, _mm256_set1_epi8(15));
+  const __m256i high = _mm256_shuffle_epi8(high_table, nibbles);
+  const __m256i low = _mm256_shuffle_epi8(low_table, nibbles);
+  const __m256i first = _mm256_unpacklo_epi8(low, high), second = _mm256_unpackhi_epi8(low, high);
+  const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(first, 16));
+  w[1] = _mm256_castsi256_ps(_mm256_and_si256(first, upper));
+  w[2] = _mm256_castsi256_ps(_mm256_slli_epi32(second, 16));
+  w[3] = _mm256_castsi256_ps(_mm256_and_si256(second, upper));
+}
+inline void widen_scales(const uint16_t* p, float* out) { store(out, load(p)); }
 
 }  // namespace
 }  // namespace edge

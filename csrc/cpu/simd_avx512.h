@@ -5,6 +5,8 @@
 #include <immintrin.h>
 #include <stdint.h>
 
+#include "cpu/kernels.h"
+
 namespace edge {
 namespace {
 
@@ -61,6 +63,22 @@ inline void store_half(uint16_t* p, Vec v) {
   const Vec limit = set1(65504.0f);
   const Vec inside = max(min(v, limit), sub(_mm512_setzero_ps(), limit));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(inside, _MM_FROUND_TO_NEAREST_INT));
+}
+
+// The weights of one int4 group without their scale, in column order: a permutation looks sixteen nibbles up
+// at a time and ignores the bits above them.
+inline void widen_group(const uint8_t* p, Vec (&w)[2]) {
+  const __m512 table = _mm512_mul_ps(
+      _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kCode4)))),
+      set1(1.0f / 128.0f));
+  const __m512i bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 4, 4, 4, 4, 8, 8, 8, 8, 12, 12, 12, 12);
+  // The j-th two bytes of each half to the j-th lane of each quarter.
+  w[0] = _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_unpacklo_epi16(bytes, bytes), shift), table);
+  w[1] = _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_unpackhi_epi16(bytes, bytes), shift), table);
+}
+inline void widen_scales(const uint16_t* p, float* out) {
+  _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
 }  // namespace

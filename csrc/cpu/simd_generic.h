@@ -6,6 +6,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "cpu/kernels.h"
+
 namespace edge {
 namespace {
 
@@ -94,6 +96,18 @@ inline uint16_t half_of(float x) {
 }
 inline void store_half(uint16_t* p, Vec v) {
   for (int i = 0; i < kLanes; ++i) p[i] = half_of(v[i]);
+}
+
+// The weights of one int4 group without their scale, in column order.
+inline void widen_group(const uint8_t* p, Vec (&w)[8]) {
+  for (int v = 0; v < 8; ++v)
+    for (int j = 0; j < kLanes; ++j) {
+      const int byte = p[8 * (v / 4) + 2 * j + v / 2 % 2];
+      w[v][j] = static_cast<float>(kCode4[v % 2 ? byte >> 4 : byte & 15]) * (1.0f / 128.0f);
+    }
+}
+inline void widen_scales(const uint16_t* p, float* out) {
+  for (int i = 0; i < 8; i += kLanes) store(out + i, load(p + i));
 }
 
 }  // namespace

@@ -26,10 +26,22 @@ class Binder {
 
   Matrix matrix(const std::string& name, int64_t rows, int64_t cols, bool has_bias) {
     Matrix m{.rows = rows, .cols = cols};
-    if (const TensorView* t = get(name + ".weight", {rows, cols})) {
+    const std::string weight = name + ".weight", scale = weight + ".scale";
+    if (is_int4(weight)) {
+      if (cols % kGroup4 != 0)
+        error(weight + " cannot be int4: " + std::to_string(cols) + " columns are not whole groups of " +
+              std::to_string(kGroup4));
+      if (const TensorView* t = get(weight, {rows, cols / 2})) m.data = t->data;
+      if (const TensorView* t = get(scale, {rows, cols / kGroup4})) {
+        if (t->dtype != DType::f16) error(scale + " must be float16");
+        m.group_scale = static_cast<const uint16_t*>(t->data);
+      }
+      m.dtype = DType::i4;
+    } else if (const TensorView* t = get(weight, {rows, cols})) {
+      if (t->dtype != DType::f32 && t->dtype != DType::i8) error(weight + " must not be float16");
       m.data = t->data;
       m.dtype = t->dtype;
-      if (t->dtype == DType::i8) m.scale = vector(name + ".weight.scale", {rows});
+      if (t->dtype == DType::i8) m.scale = vector(scale, {rows});
     }
     if (has_bias) m.bias = vector(name + ".bias", {rows});
     return m;
@@ -49,6 +61,11 @@ class Binder {
   }
 
  private:
+  bool is_int4(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    return found != tensors_.end() && found->second.dtype == DType::i4;
+  }
+
   const TensorView* get(const std::string& name, const std::vector<int64_t>& shape) {
     used_.insert(name);
     const auto found = tensors_.find(name);
@@ -73,6 +90,7 @@ void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* 
                       int64_t begin, int64_t end, bool accumulate) const {
   const MatmulArgs args{.w = data,
                         .scale = scale,
+                        .group_scale = group_scale,
                         .bias = bias,
                         .x = x,
                         .y = y,
@@ -83,14 +101,25 @@ void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* 
                         .x_stride = cols,
                         .y_stride = y_stride,
                         .accumulate = accumulate};
-  (dtype == DType::i8 ? kernels.matmul_i8 : kernels.matmul_f32)(args);
+  switch (dtype) {
+    case DType::i8:
+      return kernels.matmul_i8(args);
+    case DType::i4:
+      return kernels.matmul_i4(args);
+    default:
+      return kernels.matmul_f32(args);
+  }
 }
 
 void Matrix::add_row(const Kernels& kernels, int64_t index, float* out) const {
-  if (dtype == DType::i8)
-    kernels.add_i8(static_cast<const int8_t*>(data) + index * cols, scale[index], out, cols);
-  else
-    kernels.add_f32(static_cast<const float*>(data) + index * cols, 1.0f, out, cols);
+  switch (dtype) {
+    case DType::i8:
+      return kernels.add_i8(row(index), scale[index], out, cols);
+    case DType::i4:
+      return kernels.add_i4(row(index), group_scale + index * (cols / kGroup4), out, cols);
+    default:
+      return kernels.add_f32(row(index), 1.0f, out, cols);
+  }
 }
 
 Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, TensorView>& tensors) {

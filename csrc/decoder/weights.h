@@ -13,7 +13,8 @@
 
 namespace edge {
 
-enum class DType { f32, i8 };
+// i4: two weights per byte, see kGroup4; f16 only as its scales.
+enum class DType { f32, i8, i4, f16 };
 
 // An array as the binding hands it over: C-contiguous and aligned for its type.
 struct TensorView {
@@ -22,10 +23,12 @@ struct TensorView {
   std::vector<int64_t> shape;
 };
 
-// A matrix [rows, cols] with its bias: float, or int8 with one scale per row.
+// A matrix [rows, cols] with its bias: float, int8 with one scale per row, or int4 with one per group of
+// columns.
 struct Matrix {
   const void* data = nullptr;
   const float* scale = nullptr;
+  const uint16_t* group_scale = nullptr;
   const float* bias = nullptr;
   int64_t rows = 0;
   int64_t cols = 0;
@@ -36,8 +39,10 @@ struct Matrix {
                 int64_t end, bool accumulate = false) const;
   // out += row `index`, dequantised.
   void add_row(const Kernels& kernels, int64_t index, float* out) const;
-  int64_t row_bytes() const { return cols * (dtype == DType::f32 ? 4 : 1); }
-  int64_t bytes() const { return rows * row_bytes(); }
+  // Without scales.
+  int64_t row_bytes() const { return dtype == DType::i4 ? cols / 2 : cols * (dtype == DType::f32 ? 4 : 1); }
+  // As read by a product; scales per row are not counted.
+  int64_t bytes() const { return rows * (row_bytes() + (dtype == DType::i4 ? cols / kGroup4 * 2 : 0)); }
   const std::byte* row(int64_t index) const {
     return static_cast<const std::byte*>(data) + index * row_bytes();
   }

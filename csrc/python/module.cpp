@@ -38,14 +38,22 @@ std::map<std::string, SpecValue> spec_values(const py::dict& dict) {
   return values;
 }
 
-// A C-contiguous, aligned float32 or int8 array is used where it lies; anything laid out otherwise is copied
+std::optional<DType> dtype_of(const py::array& array) {
+  const py::dtype type = array.dtype();
+  if (type.is(py::dtype::of<float>())) return DType::f32;
+  if (type.is(py::dtype::of<int8_t>())) return DType::i8;
+  if (type.is(py::dtype::of<uint8_t>())) return DType::i4;
+  if (type.is(py::dtype("float16"))) return DType::f16;
+  return std::nullopt;
+}
+
+// A C-contiguous, aligned array of a known type is used where it lies; anything laid out otherwise is copied
 // once.
 py::array checked_weight(const std::string& name, const py::handle& object) {
   if (!py::isinstance<py::array>(object)) throw std::invalid_argument("weight " + name + " is not an array");
   py::array array = py::reinterpret_borrow<py::array>(object);
-  const bool f32 = array.dtype().is(py::dtype::of<float>()), i8 = array.dtype().is(py::dtype::of<int8_t>());
-  if (!f32 && !i8)
-    throw std::invalid_argument("weight " + name + " must be float32 or int8, not " +
+  if (!dtype_of(array))
+    throw std::invalid_argument("weight " + name + " must be float32, int8 or packed int4 (uint8), not " +
                                 std::string(py::str(array.dtype())));
   const int aligned = py::detail::npy_api::NPY_ARRAY_ALIGNED_;
   if (!(array.flags() & py::array::c_style) || !(array.flags() & aligned))
@@ -95,7 +103,7 @@ class PyDecoder {
     for (const auto& [key, value] : weights) {
       const std::string name = py::str(key);
       py::array array = checked_weight(name, value);
-      views[name] = {array.data(), array.itemsize() == 1 ? DType::i8 : DType::f32, shape_of(array)};
+      views[name] = {array.data(), *dtype_of(array), shape_of(array)};
       arrays_.push_back(std::move(array));
     }
     if (kv_dtype != "fp32" && kv_dtype != "fp16")
@@ -105,7 +113,8 @@ class PyDecoder {
                                          isa.value_or(""), std::move(evidence_layers));
   }
 
-  void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias) {
+  void set_prefix(const FloatArray& keys, const FloatArray& values,
+                  const std::optional<FloatArray>& key_bias) {
     const DecoderSpec& spec = decoder_->network().spec();
     if (keys.ndim() != 4)
       throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");

@@ -22,6 +22,8 @@ namespace {
 
 using Floats = py::array_t<float, py::array::c_style>;
 using Bytes = py::array_t<int8_t, py::array::c_style>;
+using Nibbles = py::array_t<uint8_t, py::array::c_style>;
+using Halves = py::array_t<uint16_t, py::array::c_style>;
 
 void require(bool ok, const char* message) {
   if (!ok) throw std::invalid_argument(message);
@@ -42,22 +44,31 @@ Floats layer_norm(const std::string& isa, const Floats& x, const Floats& weight,
   return y;
 }
 
-// w float32 or int8 [out, in], x [rows, in], bias [out] or none, start [rows, out] to add to, or none.
-Floats matmul(const std::string& isa, const py::array& w, const std::optional<Floats>& scale, const Floats& x,
-              const std::optional<Floats>& bias, const std::optional<Floats>& start, int64_t begin,
-              int64_t end) {
-  require(w.ndim() == 2 && x.ndim() == 2 && x.shape(1) == w.shape(1), "w [out, in] and x [rows, in]");
+// w float32 or int8 [out, in] or int4 (uint8 [out, in / 2], scales as the bits of halves [out, in / 32]), x
+// [rows, in], bias [out] or none, start [rows, out] to add to, or none.
+Floats matmul(const std::string& isa, const py::array& w, const std::optional<py::array>& scale,
+              const Floats& x, const std::optional<Floats>& bias, const std::optional<Floats>& start,
+              int64_t begin, int64_t end) {
+  const bool int4 = py::isinstance<Nibbles>(w);
+  require(w.ndim() == 2 && x.ndim() == 2, "w [out, in] and x [rows, in]");
+  require(x.shape(1) == w.shape(1) * (int4 ? 2 : 1), "w and x with as many columns");
   const int64_t out = w.shape(0), rows = x.shape(0);
   require(!bias || bias->size() == out, "bias [out]");
   require(0 <= begin && begin <= end && end <= out, "0 <= begin <= end <= out");
-  Matrix m{.rows = out, .cols = w.shape(1)};
+  Matrix m{.rows = out, .cols = x.shape(1)};
   if (bias) m.bias = bias->data();
   if (py::isinstance<Bytes>(w)) {
-    require(scale && scale->size() == out, "int8 weights need scale [out]");
+    require(scale && py::isinstance<Floats>(*scale) && scale->size() == out, "int8 weights need scale [out]");
     m.dtype = DType::i8;
-    m.scale = scale->data();
+    m.scale = static_cast<const float*>(scale->data());
+  } else if (int4) {
+    require(m.cols % kGroup4 == 0 && scale && py::isinstance<Halves>(*scale) &&
+                scale->size() == out * (m.cols / kGroup4),
+            "int4 weights need whole groups and scale [out, groups]");
+    m.dtype = DType::i4;
+    m.group_scale = static_cast<const uint16_t*>(scale->data());
   } else {
-    require(py::isinstance<Floats>(w), "w must be C-contiguous float32 or int8");
+    require(py::isinstance<Floats>(w), "w must be C-contiguous float32, int8 or uint8");
   }
   m.data = w.data();
   Floats y({rows, out});

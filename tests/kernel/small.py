@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import twin
 from numpy.typing import NDArray
 
 import edge._kernel as kernel
 
 ALL_ISAS = ("generic", "avx2", "avx512", "avx512vnni")
 isas = pytest.mark.parametrize("isa", ALL_ISAS)
-precisions = pytest.mark.parametrize("precision", ["fp32", "int8", "mixed"])
+precisions = pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "mixed"])
 caches = pytest.mark.parametrize("kv", ["fp32", "fp16"])
 
 MATRICES = ("embed", "head", "qkv", "attn_out", "mlp_in", "mlp_out")
@@ -31,6 +32,15 @@ def quantise(w: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float
     return np.clip(np.rint(w / scale[:, None]), -127, 127).astype(np.int8), scale
 
 
+def quantise4(w: NDArray[np.float32]) -> tuple[NDArray[np.uint8], NDArray[np.float16]]:
+    """Groups of 32 columns to the nearest level, the largest value to an outermost one; packed."""
+    groups = w.reshape(len(w), -1, 32)
+    largest = np.take_along_axis(groups, np.abs(groups).argmax(-1, keepdims=True), -1)
+    scale = (largest / -0.9921875).astype(np.float16)
+    nibbles = np.abs(groups[..., None] - scale[..., None].astype(np.float32) * twin.LEVELS).argmin(-1)
+    return twin.pack4(nibbles.reshape(w.shape)), scale[..., 0]
+
+
 def spec_of(**changes: Any) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "layers": 3, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "mlp": 256, "vocab": 211,
@@ -41,14 +51,18 @@ def spec_of(**changes: Any) -> dict[str, Any]:
 
 
 def weights_of(spec: dict[str, Any], precision: str = "fp32", seed: int = 0) -> dict[str, NDArray[Any]]:
-    """Random weights; "mixed" quantises every second kind of matrix."""
+    """Random weights; "mixed" has matrices of each type side by side. Where a matrix has no whole groups int4
+    means int8."""
     rng = np.random.default_rng(seed)
     weights: dict[str, NDArray[Any]] = {}
 
     def matrix(name: str, rows: int, cols: int, has_bias: bool) -> None:
         w = (rng.standard_normal((rows, cols)) * 1.5 / np.sqrt(cols)).astype(np.float32)
         kind = MATRICES.index(name.rsplit(".", 1)[-1])
-        if precision == "int8" or (precision == "mixed" and kind % 2 == 0):
+        bits = {"fp32": 32, "int8": 8, "int4": 4, "mixed": (8, 32, 4)[kind % 3]}[precision]
+        if bits == 4 and cols % 32 == 0:
+            weights[f"{name}.weight"], weights[f"{name}.weight.scale"] = quantise4(w)
+        elif bits < 32:
             weights[f"{name}.weight"], weights[f"{name}.weight.scale"] = quantise(w)
         else:
             weights[f"{name}.weight"] = w

@@ -227,8 +227,31 @@ def test_bad_weights_are_listed_once() -> None:
         "unexpected head.weight [211, 64]", "missing layers.0.attn_out.weight.scale [64]", "final_norm.bias must be",
     ):  # fmt: skip
         assert part in str(error.value)
-    with pytest.raises(ValueError, match="float32 or int8, not float16"):
-        kernel.Decoder(SPEC, WEIGHTS | {"embed.weight": WEIGHTS["embed.weight"].astype(np.float16)}, threads=1)
+    for dtype, words in [(np.float16, "must not be float16"), (np.int16, "int4 .uint8., not int16")]:
+        with pytest.raises(ValueError, match=words):
+            kernel.Decoder(SPEC, WEIGHTS | {"embed.weight": WEIGHTS["embed.weight"].astype(dtype)}, threads=1)
+
+
+def test_bad_int4_weights() -> None:
+    good = weights_of(SPEC, "int4")
+    name = "layers.0.qkv.weight"
+    packed, scale = good[name], good[f"{name}.scale"]
+    for change, words in [
+        ({name: packed[:, :-16]}, r"has shape \[192, 16\], not \[192, 32\]"),
+        ({f"{name}.scale": scale[:, :1]}, r"scale has shape \[192, 1\], not \[192, 2\]"),
+        ({f"{name}.scale": scale.astype(np.float32)}, "scale must be float16"),
+        ({name: good[name].view(np.int8)}, r"has shape \[192, 32\], not \[192, 64\]"),
+        ({"final_norm.bias": np.zeros(64, np.uint8)}, "final_norm.bias must be float32"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            kernel.Decoder(SPEC, good | change, threads=1)
+    narrow = spec_of(hidden=60, heads=5, kv_heads=5, head_dim=12)
+    weights = weights_of(narrow) | {
+        "embed.weight": np.zeros((211, 30), np.uint8),
+        "embed.weight.scale": np.zeros((211, 1), np.float16),
+    }
+    with pytest.raises(ValueError, match="60 columns are not whole groups of 32"):
+        kernel.Decoder(narrow, weights, threads=1)
 
 
 def test_bad_construction() -> None:

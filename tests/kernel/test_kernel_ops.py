@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import twin
-from small import caches, isas, need, quantise
+from small import caches, isas, need, quantise, quantise4
 
 from edge._kernel import ops
 
@@ -43,22 +43,31 @@ def test_layer_norm(isa: str, n: int) -> None:
 
 
 @isas
-@pytest.mark.parametrize("int8", [False, True], ids=["fp32", "int8"])
-@pytest.mark.parametrize("cols", SIZES)
-def test_matmul(isa: str, int8: bool, cols: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "cols"),
+    [(kind, cols) for kind in ("fp32", "int8") for cols in SIZES] + [("int4", n) for n in (32, 64, 96, 256, 352, 768)],
+)
+def test_matmul(isa: str, kind: str, cols: int) -> None:
     need(isa)
     rng = np.random.default_rng(cols)
     w = rng.standard_normal((23, cols)).astype(np.float32)
     scale = None
-    if int8:
+    if kind == "int8":
         w, scale = quantise(w)
+    if kind == "int4":
+        w, scale = quantise4(w)
+        scale[::3] *= -1
     x = rng.standard_normal((11, cols)).astype(np.float32)
     bias = rng.standard_normal(23).astype(np.float32)
     start = rng.standard_normal((11, 23)).astype(np.float32)
+    want = twin.matmul(w, scale, x, bias)
+    plain = twin.matmul(w, scale, x, None)
+    if kind == "int4":
+        scale = scale.view(np.uint16)
     whole = ops.matmul(isa, w, scale, x, bias, None, 0, 23)
-    assert twin.nmse(whole, twin.matmul(w, scale, x, bias)) < 1e-13
+    assert twin.nmse(whole, want) < 1e-13
     added = ops.matmul(isa, w, scale, x, None, start, 0, 23)
-    assert twin.nmse(added, start + twin.matmul(w, scale, x, None)) < 1e-13
+    assert twin.nmse(added, start + plain) < 1e-13
     # Bit by bit the same for any number of rows and any range.
     for rows in range(1, 11):
         np.testing.assert_array_equal(ops.matmul(isa, w, scale, x[:rows], bias, None, 0, 23), whole[:rows])

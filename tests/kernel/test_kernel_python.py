@@ -13,6 +13,7 @@ from small import prefix_of, spec_of, weights_of
 from edge import _kernel
 from edge.decoder import Decoder, GenerationOptions, cancel_token, isa_selected, isa_supported
 from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
+from edge.weights import check_weights
 
 SPEC = spec_of()
 PREFIX = prefix_of(SPEC, 30)
@@ -25,20 +26,20 @@ def ready(precision: str = "fp32", **options: object) -> Decoder:
     return decoder
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int4"])
 def test_from_files(tmp_path: Path, precision: str) -> None:
     weights = weights_of(SPEC, precision)
     save_file(weights, tmp_path / "decoder.safetensors")
     mapped = Decoder.from_files(SPEC, tmp_path / "decoder.safetensors", threads=1)
     mapped.set_prefix(PREFIX["keys"], PREFIX["values"], PREFIX["soft"])
     direct = ready(precision)
-    assert mapped.kv_dtype == direct.kv_dtype == ("fp16" if precision == "int8" else "fp32")
+    assert mapped.kv_dtype == direct.kv_dtype == ("fp32" if precision == "fp32" else "fp16")
     ids = [1, 2, 3]
     np.testing.assert_array_equal(mapped.forward(ids), direct.forward(ids))
     assert mapped.text_rows == 3
-    element = 1 if precision == "int8" else 4
+    element = {"fp32": 4, "int8": 1, "int4": 0.5 + 2 / 32}[precision]
     matrices = SPEC["layers"] * 12 * 64 * 64 + 211 * 64
-    cache = SPEC["layers"] * 33 * 64 * 2 * (2 if precision == "int8" else 4)
+    cache = SPEC["layers"] * 33 * 64 * 2 * (4 if precision == "fp32" else 2)
     assert mapped.bytes_per_token == matrices * element + cache
 
 
@@ -78,6 +79,17 @@ def test_options_of_a_manifest() -> None:
     assert options == GenerationOptions(max_new_tokens=7, stop_ids=(1,), repetition_penalty=1.1)
     with pytest.raises(UsageError, match="beams"):
         GenerationOptions.from_manifest(block, beams=3)
+
+
+def test_int4_needs_whole_groups() -> None:
+    spec = spec_of(mlp=80)
+    weights = weights_of(spec, "int4")
+    check_weights(weights, spec)
+    assert weights["layers.0.mlp_out.weight"].dtype == np.int8
+    name = "layers.0.mlp_out.weight"
+    weights |= {name: np.zeros((64, 40), np.uint8), f"{name}.scale": np.zeros((64, 2), np.float16)}
+    with pytest.raises(BundleError, match="80 columns are not whole groups of 32"):
+        check_weights(weights, spec)
 
 
 def test_errors() -> None:

@@ -39,11 +39,38 @@ def gelu_erf(x: NDArray[Any]) -> F64:
     return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
 
 
+LEVELS = np.array([-127, -98, -78, -62, -48, -36, -23, -11, 1, 12, 24, 37, 50, 65, 83, 105]) / 128
+
+
+def _places() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The columns of a group of 32 in the low and in the high nibbles of its 16 bytes."""
+    places = [(8 * a + 2 * j + e, 16 * a + 8 * e + j) for a in (0, 1) for j in range(4) for e in (0, 1)]
+    low = np.array([column for _, column in sorted(places)])
+    return low, low + 4
+
+
+def pack4(nibbles: NDArray[Any]) -> NDArray[np.uint8]:
+    """Nibbles [rows, columns] to int4 weights [rows, columns / 2]."""
+    low, high = _places()
+    groups = nibbles.astype(np.uint8).reshape(len(nibbles), -1, 32)
+    return np.ascontiguousarray((groups[..., low] | groups[..., high] << 4).reshape(len(nibbles), -1))
+
+
+def full(w: NDArray[Any], scale: NDArray[Any] | None) -> F64:
+    """The matrix that is stored as float32, int8 or int4."""
+    if scale is None:
+        return np.asarray(w, np.float64)
+    if w.dtype == np.int8:
+        return np.asarray(w, np.float64) * np.asarray(scale, np.float64)[:, None]
+    low, high = _places()
+    groups = w.reshape(len(w), -1, 16)
+    wide = np.empty((*groups.shape[:2], 32))
+    wide[..., low], wide[..., high] = LEVELS[groups & 15], LEVELS[groups >> 4]
+    return (wide * np.asarray(scale, np.float64)[..., None]).reshape(len(w), -1)
+
+
 def matmul(w: NDArray[Any], scale: NDArray[Any] | None, x: NDArray[Any], bias: NDArray[Any] | None) -> F64:
-    full = np.asarray(w, np.float64)
-    if scale is not None:
-        full = full * np.asarray(scale, np.float64)[:, None]
-    y = np.asarray(x, np.float64) @ full.T
+    y = np.asarray(x, np.float64) @ full(w, scale).T
     return y if bias is None else y + bias
 
 
@@ -153,7 +180,8 @@ class Twin:
         """Logits [vocab] and attention over the prefix [layers, prefix], mean over heads."""
         s, w = self.spec, self.weights
         scale = w.get("embed.weight.scale")
-        x = np.asarray(w["embed.weight"][token], np.float64) * (1.0 if scale is None else float(scale[token]))
+        one = slice(token, token + 1)
+        x = full(w["embed.weight"][one], None if scale is None else scale[one])[0]
         x = x + w["positions.weight"][self.prefix + self.rows + s["position_offset"]]
         mass = []
         for i in range(s["layers"]):

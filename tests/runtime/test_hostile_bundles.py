@@ -412,7 +412,9 @@ def one(dtype: Any = "F32", shape: Any = (1,), offsets: Any = (0, 4)) -> dict[st
         safetensors(b'{"a":1}'),
         safetensors(b"\xff\xff"),
         safetensors(b'{"a":{},"a":{}}'),
+        safetensors(one(dtype="BF16", shape=[2]), b"1234"),
         safetensors(one(dtype="F16"), b"1234"),
+        safetensors(one(dtype="U8", shape=[3]), b"1234"),
         safetensors(one(dtype=["F32"]), b"1234"),
         safetensors(one(shape=[1 << 62]), b"1234"),
         safetensors(one(shape=[-1]), b"1234"),
@@ -434,6 +436,15 @@ def test_hostile_safetensors(bundle: Path, data: bytes) -> None:
     assert str(caught.value).isprintable()
 
 
+def int4(odd: np.ndarray | None) -> dict[str, Any]:
+    """The embedding as int4, with its packed weights or else its scales replaced."""
+    packed = odd is not None and odd.dtype == np.uint8
+    return {
+        "embed.weight": odd if packed else np.zeros((320, 16), np.uint8),
+        "embed.weight.scale": np.ones((320, 1), np.float16) if packed else odd,
+    }
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -441,7 +452,14 @@ def test_hostile_safetensors(bundle: Path, data: bytes) -> None:
         ({"extra": np.zeros(3, np.float32)}, "'extra' is unknown"),
         ({"embed.weight": np.zeros((3, 3), np.float32)}, r"embed.weight is \[3, 3\]"),
         ({"embed.weight": np.zeros((320, 32), np.int8)}, "embed.weight.scale must be"),
+        ({"embed.weight": np.zeros((320, 32), np.float16)}, "embed.weight must be float32, int8 or int4"),
         ({"positions.weight": np.zeros((128, 32), np.int8)}, "positions.weight must be float32"),
+        ({"final_norm.bias": np.zeros(32, np.float16)}, "final_norm.bias must be float32"),
+        (int4(np.zeros((320, 32), np.uint8)), r"embed.weight is \[320, 32\] instead of \[320, 16\]"),
+        (int4(None), r"embed.weight.scale must be float16 \[320, 1\]"),
+        (int4(np.zeros((320, 1), np.float32)), r"embed.weight.scale must be float16 \[320, 1\]"),
+        (int4(np.zeros((320, 2), np.float16)), r"embed.weight.scale must be float16 \[320, 1\]"),
+        (int4(np.full((320, 1), np.inf, np.float16)), "embed.weight.scale holds values"),
     ],
 )
 def test_weights_that_do_not_fit_the_spec(bundle: Path, change: dict[str, Any], words: str) -> None:
