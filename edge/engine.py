@@ -10,12 +10,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edge.bundle import Bundle
 from edge.errors import Cancelled, MissingRuntime, UsageError
 from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
+from edge.prepare import Prepared, prepare
 from edge.report import Report, make_sentences, provenance
 from edge.text import TextDecoder, TextStream, cut_at_sentence, text_warnings
 from edge.threads import check_threads, decode_threads
@@ -105,10 +107,12 @@ class Engine:
         self.manifest = self.bundle.manifest
         self._default_rows = self._check_rows(bias_rows)
         self._draft = bool(draft)
-        self._text = _text_decoder(self.bundle)
-        self._vision = VisionSession(self.bundle, device=device, threads=self.threads, runtime=vision)
+        with ThreadPoolExecutor(1) as pool:  # most of a load is the graph's, and leaves the interpreter to others
+            session = pool.submit(VisionSession, self.bundle, device=device, threads=self.threads, runtime=vision)
+            self._text = _text_decoder(self.bundle)
+            self._decoder = _decoder(self.bundle, self.threads, self._draft)
+            self._vision = session.result()
         self.device = self._vision.device
-        self._decoder = _decoder(self.bundle, self.threads, self._draft)
         self.isa = self._decoder.isa
         self._lock = threading.Lock()
         log.info("bundle %s, %d threads, kernel %s", self.manifest.name, self.threads, self.isa)
@@ -120,7 +124,7 @@ class Engine:
 
     def report(
         self,
-        source: Source,
+        source: Source | Prepared,
         *,
         force: bool = False,
         max_new_tokens: int | None = None,
@@ -142,7 +146,7 @@ class Engine:
         ----------
         source
             Path of a DICOM, PNG or JPEG file, a :class:`pydicom.Dataset`, or an array [rows, columns]
-            (brighter means denser).
+            (brighter means denser); or what :func:`edge.prepare.prepare` made of one of them beforehand.
         force
             Report in spite of a soft refusal (another body part or view in the header).
         max_new_tokens
@@ -171,9 +175,6 @@ class Engine:
             One subclass for each way a film can be wrong.
         UsageError, ProcessingError, Cancelled
         """
-        from edge.film import read_film
-        from edge.preprocess import to_gray8, to_pixels
-
         rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
         forced = self._text.encode(prompt) if prompt else []
         options = self._options(
@@ -187,13 +188,9 @@ class Engine:
         stream = TextStream(self._text, forced, whole_sentences=cut) if on_text else None
 
         with self._lock:
-            clock = Clock()
-            film = read_film(cast(Any, source), force=force)
-            clock.lap("dicom")
-            gray = to_gray8(film, self.manifest.image["intensity"])
-            pixels = to_pixels(gray, self.manifest.image)
-            clock.lap("preprocess")
-            seen, rows, warnings = self._look(pixels, rows)
+            ready = source if isinstance(source, Prepared) else prepare(source, self.manifest.image, force=force)
+            film, clock = ready.film, Clock(ready.laps)
+            seen, rows, warnings = self._look(ready.pixels, rows)
             clock.lap("vision")
             result = self._write(seen, rows, options, clock, stream, on_text, cancel)
 
@@ -256,7 +253,7 @@ class Engine:
                 "accepted": result.accepted,
             },
             mask=None if seen.mask is None else (seen.mask > 0.5).astype("uint8"),
-            film=gray,
+            film=ready.gray,
         )
 
     def _look(self, pixels: NDArray[np.float32], rows: BiasRows) -> tuple[VisionOutput, BiasRows, list[str]]:

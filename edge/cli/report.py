@@ -18,6 +18,7 @@ from edge.errors import CannotRead, EdgeError, UsageError
 
 if TYPE_CHECKING:
     from edge.engine import Engine
+    from edge.prepare import Ahead
     from edge.report import Report
 
 INTERRUPTED = 130
@@ -27,6 +28,8 @@ INTERNAL = 80
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    # NumPy's linear algebra is not used, but its threads would be started, and spin for a while, on import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         options = parse(argv)
     except SystemExit as end:  # argparse has said what there was to say
@@ -60,14 +63,8 @@ class _Run:
         ready = [self.attempt(film, partial(_check_film, film)) for film in self.films]
         if not any(ready):
             return max(self.codes)
-        engine = self.load()
-        if engine is None:
-            return max(self.codes)
-        if engine.notice:
-            say(f"{PROG}: {engine.notice}")
-        for index, film in enumerate(self.films, 1):
-            if ready[index - 1]:
-                self.attempt(film, partial(self.one, engine, film, index))
+        chosen = [(index, film) for index, film in enumerate(self.films, 1) if ready[index - 1]]
+        self.attempt(self.model, partial(self.report, chosen))
         if options.output is not None and self.parts:
             data = "".join(self.parts).encode()
             self.attempt(options.output, lambda: write_whole(options.output, data))
@@ -104,24 +101,37 @@ class _Run:
         self.codes.append(error.exit_code)
         return error.exit_code
 
-    def load(self) -> Engine | None:
+    @property
+    def model(self) -> str:
+        """What errors of the model are told about."""
         from edge.bundle import ENVIRONMENT
 
-        options = self.options
-        engine: list[Engine] = []
+        return self.options.bundle or os.environ.get(ENVIRONMENT) or "demo bundle"
 
-        def action() -> None:
+    def report(self, films: list[tuple[int, str]]) -> None:
+        """Load the model and report the films; a film is being read while the model loads or reports another."""
+        from edge.film.hint import begin_decoder
+
+        options = self.options
+        begin_decoder(films[0][1])
+        from edge.bundle import Bundle
+
+        bundle = Bundle.open(options.bundle)
+        from edge.prepare import Ahead
+
+        with Ahead([film for _, film in films], bundle.manifest.image, force=options.force) as ahead:
             _import_compiled()
             from edge.engine import load
 
             draft = not options.no_draft
-            engine.append(load(options.bundle, options.device, options.threads, options.bias_rows, draft=draft))
+            engine = load(bundle, options.device, options.threads, options.bias_rows, draft=draft)
+            if engine.notice:
+                say(f"{PROG}: {engine.notice}")
+            for index, film in films:
+                self.attempt(film, partial(self.one, engine, ahead, film, index))
 
-        self.attempt(options.bundle or os.environ.get(ENVIRONMENT) or "demo bundle", action)
-        return engine[0] if engine else None
-
-    def one(self, engine: Engine, film: str, index: int) -> None:
-        """Report one film and deliver the result."""
+    def one(self, engine: Engine, ahead: Ahead, film: str, index: int) -> None:
+        """Report one film, the next that is ahead, and deliver the result."""
         from edge.engine import SYNTHETIC
 
         options = self.options
@@ -135,8 +145,7 @@ class _Run:
 
         try:
             report = engine.report(
-                film,
-                force=options.force,
+                ahead.take(),
                 max_new_tokens=options.max_new_tokens,
                 on_text=on_text if options.stream else None,
             )

@@ -9,6 +9,7 @@ import os
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -29,6 +30,15 @@ class Refused(Exception):
     def __init__(self, code: str) -> None:
         super().__init__(code)
         self.code = code
+
+
+_LIBRARY = {"picture": "PIL.Image", "jpeg": "gdcm", "jpegls": "jpeg_ls", "j2k": "openjpeg", "rle": "rle.utils"}
+
+
+def get_ready(codec: str) -> None:
+    """Import the library that a codec uses first."""
+    if codec in _LIBRARY:
+        import_module(_LIBRARY[codec])
 
 
 def prepare(fields: dict[str, Any]) -> Decode:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from edge.errors import CorruptInput
 from edge.film import limits
-from edge.film.header import TAGS, Values, valid_uid
+from edge.film.elements import Elements, Irregular, Wanted, read_elements
+from edge.film.header import ITEM_TAGS, TAGS, Values, valid_uid
 from edge.film.quiet import quiet
 from edge.film.terms import DEFLATED, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE
 
@@ -64,7 +66,7 @@ class Header:
 
 
 class _Budget:
-    """A file for pydicom to walk that counts what is read and notices the end of the file."""
+    """A file to walk that counts what is read and notices the end of the file."""
 
     def __init__(self, handle: BinaryIO, size: int) -> None:
         self._handle, self._size = handle, size
@@ -84,6 +86,14 @@ class _Budget:
         if len(data) < count and (data or count != 8):
             self.truncated = True
         return data
+
+    def mark(self) -> tuple[int, int, int, bool]:
+        """Where this is, and what is left of the budget; for :meth:`rewind`."""
+        return self._handle.tell(), self._bytes, self._reads, self.truncated
+
+    def rewind(self, mark: tuple[int, int, int, bool]) -> None:
+        position, self._bytes, self._reads, self.truncated = mark
+        self._handle.seek(position)
 
     def tell(self) -> int:
         return self._handle.tell()
@@ -112,7 +122,7 @@ def read_header(handle: BinaryIO, offset: int) -> Header:
     size = handle.seek(0, io.SEEK_END)
     budget = _Budget(handle, size)
     handle.seek(offset)
-    meta = _walk(budget, False, True, lambda tag, vr, length: tag >> 16 != 2, _META_TAGS)
+    meta = _walk(budget, False, True, lambda tag: tag >> 16 != 2, _META_TAGS)
     meta_values = Values(meta, little_endian=True, implicit=False, tags=_META_KEYWORDS)
     syntax = meta_values.text("TransferSyntaxUID")
     named = "TransferSyntaxUID" in meta_values and bool(syntax)
@@ -150,12 +160,34 @@ _META_KEYWORDS = {
 }
 
 
-def _at_pixels(tag: int, vr: str | None, length: int) -> bool:
+def _at_pixels(tag: int) -> bool:
     """True at the pixels and behind; the offset tables (7FE0,0001-0003) in front of them are passed over."""
     return tag >> 16 >= 0x7FE0 and tag & 0xFFFF > 3
 
 
-def _walk(budget: _Budget, implicit: bool, little: bool, stop: Any, tags: list[int] | None = None) -> Dataset:
+_SEQUENCES = tuple(tag for keyword, tag in TAGS.items() if keyword.endswith("Sequence"))
+
+
+def _walk(
+    budget: _Budget, implicit: bool, little: bool, stop: Callable[[int], bool], tags: list[int] | None = None
+) -> Dataset | Elements:
+    begin = budget.mark()
+    wanted = Wanted(
+        frozenset(TAGS.values() if tags is None else tags),
+        frozenset(ITEM_TAGS.values()),
+        _SEQUENCES,
+        limits.MAX_VALUE_BYTES,
+    )
+    try:
+        return read_elements(budget, implicit, little, wanted, stop)
+    except Irregular:
+        budget.rewind(begin)
+    return _walk_anything(budget, implicit, little, stop, tags)
+
+
+def _walk_anything(
+    budget: _Budget, implicit: bool, little: bool, stop: Callable[[int], bool], tags: list[int] | None
+) -> Dataset:
     from pydicom.filereader import read_dataset
 
     words = "the header cannot be read; the file is damaged"
@@ -165,7 +197,7 @@ def _walk(budget: _Budget, implicit: bool, little: bool, stop: Any, tags: list[i
                 budget,  # type: ignore[arg-type]
                 implicit,
                 little,
-                stop_when=stop,
+                stop_when=lambda tag, vr, length: stop(tag),
                 defer_size=limits.MAX_VALUE_BYTES,
                 specific_tags=list(TAGS.values()) if tags is None else tags,  # type: ignore[arg-type]
             )

@@ -11,10 +11,12 @@ import math
 import re
 import struct
 from collections.abc import Sequence as Seq
+from contextlib import suppress
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import CorruptInput
+from edge.film.elements import Elements, Irregular, read_items
 from edge.film.quiet import quiet
 
 if TYPE_CHECKING:
@@ -86,7 +88,7 @@ class Values:
 
     Parameters
     ----------
-    dataset : pydicom.Dataset
+    dataset : pydicom.Dataset or Elements
         Elements may be raw (from a file) or converted (from a caller).
     little_endian, implicit : bool
         Encoding of raw elements.
@@ -95,7 +97,12 @@ class Values:
     """
 
     def __init__(
-        self, dataset: Dataset, *, little_endian: bool, implicit: bool, tags: dict[str, int] | None = None
+        self,
+        dataset: Dataset | Elements,
+        *,
+        little_endian: bool,
+        implicit: bool,
+        tags: dict[str, int] | None = None,
     ) -> None:
         # The raw elements: reading through the dataset would convert them, with pydicom's warnings.
         self._elements: dict[int, Any] = dataset._dict  # type: ignore[assignment]
@@ -232,6 +239,8 @@ class Values:
         return out
 
     def _walk(self, keyword: str, value: bytes) -> Any:
+        with suppress(Irregular):
+            return read_items(value, self._implicit, self._little, frozenset(ITEM_TAGS.values()))
         from pydicom.filereader import read_sequence
 
         try:

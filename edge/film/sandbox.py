@@ -23,7 +23,7 @@ import threading
 from pathlib import Path
 from typing import IO, Any
 
-from edge.errors import CorruptInput, ProcessingError, UnsupportedPixels, UnsupportedTransferSyntax
+from edge.errors import Cancelled, CorruptInput, ProcessingError, UnsupportedPixels, UnsupportedTransferSyntax
 from edge.film.wire import WireError, pack, receive
 
 _START_SECONDS = 60.0
@@ -53,6 +53,8 @@ class Sandbox:
         self._lifeline: int | None = None
         self._owner = os.getpid()
         self._timed_out = False
+        self._greeted = False
+        self._ended = False
 
     @property
     def pid(self) -> int | None:
@@ -60,8 +62,19 @@ class Sandbox:
         process = self._process
         return None if process is None or process.poll() is not None else process.pid
 
+    def begin(self, codec: str = "") -> None:
+        """Start the worker if it is not running, without waiting for it; a failure is told by the first picture.
+
+        Parameters
+        ----------
+        codec : str, optional
+            What the first picture will probably need (a codec of :mod:`edge.film.codecs`): imported ahead.
+        """
+        with self._lock, contextlib.suppress(ProcessingError):
+            self._spawn(codec)
+
     def warm(self) -> None:
-        """Start the worker if it is not running."""
+        """Start the worker if it is not running, and wait until it is there."""
         with self._lock:
             self._start()
 
@@ -69,6 +82,15 @@ class Sandbox:
         """End the worker. The next picture starts another."""
         with self._lock:
             self._stop()
+
+    def abort(self) -> None:
+        """End the worker for good, also in the middle of a picture: who waits for one gets :class:`Cancelled`."""
+        self._ended = True
+        process = self._process
+        if process is not None and self._owner == os.getpid():
+            with contextlib.suppress(OSError):
+                process.kill()
+        self.close()
 
     def run(self, fields: dict[str, Any], payload: bytes, *, pixels: int) -> tuple[dict[str, Any], bytearray]:
         """Send one request and wait for its reply.
@@ -90,6 +112,8 @@ class Sandbox:
 
         Raises
         ------
+        Cancelled
+            The sandbox was aborted.
         CorruptInput
             The picture cannot be decoded, or not within the limits, or brings the worker down.
         UnsupportedPixels, UnsupportedTransferSyntax
@@ -148,6 +172,22 @@ class Sandbox:
             process.kill()
 
     def _start(self) -> None:
+        """A worker that has said hello."""
+        self._spawn()
+        if self._greeted:
+            return
+        try:
+            hello, _ = self._exchange(b"", b"", _START_SECONDS, 0)
+            self._greeted = "hello" in hello
+        except _Crashed:
+            pass
+        if not self._greeted:
+            self._stop()
+            raise _no_worker()
+
+    def _spawn(self, codec: str = "") -> None:
+        if self._ended:
+            raise Cancelled("stopped while a picture was being decoded")
         if self._owner != os.getpid():  # we are a fork: the worker is our parent's
             self._process, self._owner = None, os.getpid()
             if self._lifeline is not None:
@@ -157,7 +197,7 @@ class Sandbox:
             if self._process.poll() is None:
                 return
             self._stop()
-        command = [_interpreter(), "-P", "-m", "edge.film.worker"]
+        command = [_interpreter(), "-P", "-m", "edge.film.worker", codec]
         options: dict[str, Any] = {}
         theirs = -1
         if os.name == "posix":
@@ -166,6 +206,7 @@ class Sandbox:
             options["pass_fds"] = (theirs,)
         else:
             options["creationflags"] = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+        self._greeted = False
         try:
             self._process = subprocess.Popen(
                 command,
@@ -177,22 +218,12 @@ class Sandbox:
                 **options,
             )
         except OSError:
-            self._process = None
+            self._stop()
+            raise _no_worker() from None
         finally:
             if theirs >= 0:
                 os.close(theirs)
-        if self._process is not None:
-            _widen(self._process)
-            try:
-                hello, _ = self._exchange(b"", b"", _START_SECONDS, 0)
-                if "hello" in hello:
-                    return
-            except _Crashed:
-                pass
-        self._stop()
-        raise ProcessingError(
-            "the decoding worker cannot be started; set EDGE_WORKER_PYTHON to a Python that can import edge"
-        )
+        _widen(self._process)
 
     def _stop(self) -> None:
         process, self._process = self._process, None
@@ -209,6 +240,12 @@ class Sandbox:
                     pipe.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(5.0)
+
+
+def _no_worker() -> ProcessingError:
+    return ProcessingError(
+        "the decoding worker cannot be started; set EDGE_WORKER_PYTHON to a Python that can import edge"
+    )
 
 
 def _refusal(code: object) -> Exception:
@@ -294,6 +331,15 @@ def shared() -> Sandbox:
             _SHARED = Sandbox()
             atexit.register(_SHARED.close)
         return _SHARED
+
+
+def abort() -> None:
+    """End the worker of this process, whatever it is doing; the next picture starts another."""
+    global _SHARED
+    with _SHARED_LOCK:
+        sandbox, _SHARED = _SHARED, None
+    if sandbox is not None:
+        sandbox.abort()
 
 
 def _after_fork() -> None:

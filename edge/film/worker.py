@@ -28,6 +28,7 @@ def main() -> int:
     _end_with_parent(parent)
     _restrict()
     _send(replies, {"hello": os.getpid()}, b"")
+    _get_ready(sys.argv[1] if len(sys.argv) > 1 else "")
     reader = os.fdopen(requests, "rb", buffering=0)
     while True:
         if not _wait(requests, parent):
@@ -55,14 +56,14 @@ def _take_pipes() -> tuple[int, int]:
 def _end_with_parent(parent: int) -> None:
     """Die with the parent, even in the middle of a decoder that holds the interpreter.
 
-    On Linux the kernel kills this process when the parent's end of a pipe closes (argument 1 is the other end);
+    On Linux the kernel kills this process when the parent's end of a pipe closes (argument 2 is the other end);
     everywhere a thread looks whether the parent is still the same.
     """
     with contextlib.suppress(ImportError, AttributeError, OSError, ValueError, IndexError):
         import fcntl
         import signal
 
-        lifeline = int(sys.argv[1])
+        lifeline = int(sys.argv[2])
         fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
         fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
@@ -93,6 +94,14 @@ def _restrict() -> None:
             hard = resource.getrlimit(limit)[1]
             value = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(limit, (value, value))
+
+
+def _get_ready(codec: str) -> None:
+    """Import what the first picture will need while the parent is still reading its header."""
+    with contextlib.suppress(Exception):  # told when the picture comes
+        from edge.film import codecs
+
+        codecs.get_ready(codec)
 
 
 def _wait(requests: int, parent: int) -> bool:
