@@ -7,7 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -41,6 +41,8 @@ class Job:
         Folder for files that are made once.
     llama_bench : str or None
         The llama-bench program.
+    tasks : sequence of str
+        What it will be asked: all that takes long the first time is done while loading.
     """
 
     peer: str
@@ -52,13 +54,14 @@ class Job:
     seconds: float = 5.0
     cache: str = ""
     llama_bench: str | None = None
+    tasks: Sequence[str] = ()
 
 
 class Runner(Protocol):
     """A loaded peer.
 
-    ``info`` goes into the results: versions, and ``bytes_per_token`` where the peer knows better than its
-    precision tells.
+    ``info`` goes into the results: ``versions``, ``bytes_per_token`` where the peer knows better than its
+    precision tells, and ``left_out``, tasks it cannot run and why.
     """
 
     info: dict[str, Any]
@@ -82,6 +85,18 @@ def require(*modules: str) -> dict[str, str]:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     return versions
+
+
+def each_or_why(tasks: Iterable[str], make: Callable[[str], Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What ``make(task)`` returns, by task, and why for tasks where it raised :class:`Missing`."""
+    made: dict[str, Any] = {}
+    why: dict[str, str] = {}
+    for task in tasks:
+        try:
+            made[task] = make(task)
+        except Missing as error:
+            why[task] = str(error)
+    return made, why
 
 
 def time_steps(step: Callable[[int], object], job: Job) -> float:

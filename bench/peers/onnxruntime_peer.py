@@ -8,7 +8,8 @@ from typing import Any
 
 from . import onnx_decoder
 from .gpt2 import SPEC, folder, pixels, prompt
-from .job import Job, made_once, require, time_once, time_steps
+from .job import Job, each_or_why, made_once, require, time_once, time_steps
+from .variants import VISION
 from .vision_networks import onnx_file
 
 
@@ -38,19 +39,19 @@ class OnnxRuntime:
         self.info: dict[str, Any] = {"versions": require("onnxruntime")}
         self.job = job
         self._runtime = onnxruntime
-        self._networks: dict[str, Any] = {}
         path = made_once(folder(job) / "decoder.onnx", onnx_decoder.write)
         self._decoder = self._session(path)
         self._prefix = prompt(job.prefix)
         self._cache: list[Any] = []
+        asked = [task for task in job.tasks if task in VISION]
+        self._networks, left_out = each_or_why(asked, lambda task: self._session(onnx_file(task, job)))
+        self.info["left_out"] = left_out
 
     def run(self, task: str) -> float:
         if task == "decode":
             return self._decode()
         if task == "prefill":
             return time_once(self._prefill, self.job)
-        if task not in self._networks:
-            self._networks[task] = self._session(onnx_file(task, self.job))
         feed = {"pixels": pixels()}
         return time_once(lambda: self._networks[task].run(None, feed), self.job)
 

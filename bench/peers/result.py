@@ -52,6 +52,7 @@ def assemble(
                 "weights": variant.weights,
                 "kv": variant.kv,
                 "skipped": entry.skipped,
+                "left_out": entry.left_out,
                 "bytes_per_token": known or bytes_per_token(variant.weights, variant.kv, SPEC, keys),
                 "tasks": {task: _summary(runs) for task, runs in entry.runs.items()},
                 "info": info,

@@ -51,6 +51,7 @@ class Run:
             seconds=SECONDS,
             cache=str(cache_folder()),
             llama_bench=self.llama_bench,
+            tasks=variant.tasks,
         )
 
     def round(self, session: Session) -> None:

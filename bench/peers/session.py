@@ -121,12 +121,15 @@ class Entry:
         Milliseconds of each turn, by task.
     skipped : str
         Why it does not run; empty while it does.
+    left_out : dict of str to str
+        Tasks that it cannot run, and why.
     """
 
     variant: Variant
     info: dict[str, Any] = field(default_factory=dict)
     runs: dict[str, list[float]] = field(default_factory=dict)
     skipped: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
     child: Child | None = None
 
 
@@ -157,26 +160,32 @@ class Session:
     def start(self) -> None:
         """Load every peer, one after the other."""
         for entry in self.entries:
-            name = entry.variant.name
-            entry.child = Child(self._job(entry.variant))
-            try:
-                answer = entry.child.hear(LOAD_SECONDS)
-            except GaveUp as error:
-                answer = {"failed": str(error)}
-            if "ready" in answer:
-                entry.info = answer["ready"]
-                self._say(f"{name}: ready")
-            elif "missing" in answer:
-                self._drop(entry, f"skipped: {answer['missing']}")
-            else:
-                self._drop(entry, f"failed: {answer['failed']}")
+            self.load(entry)
 
-    def round(self, only: Callable[[Entry], bool] = lambda entry: True) -> None:
+    def load(self, entry: Entry) -> None:
+        """Load one peer."""
+        entry.child = Child(self._job(entry.variant))
+        try:
+            answer = entry.child.hear(LOAD_SECONDS)
+        except GaveUp as error:
+            answer = {"failed": str(error)}
+        if "ready" in answer:
+            entry.info = answer["ready"]
+            entry.left_out = entry.info.pop("left_out", {})
+            self._say(f"{entry.variant.name}: ready")
+            for task, why in entry.left_out.items():
+                self._say(f"{entry.variant.name}: without {task}: {why}")
+        elif "missing" in answer:
+            self._drop(entry, f"skipped: {answer['missing']}")
+        else:
+            self._drop(entry, f"failed: {answer['failed']}")
+
+    def round(self) -> None:
         """One turn of every task of every peer."""
-        for entry in filter(only, self.entries):
+        for entry in self.entries:
             for task in entry.variant.tasks:
-                if entry.child is None:
-                    break
+                if entry.child is None or task in entry.left_out:
+                    continue
                 try:
                     answer = entry.child.ask(task, self._limit)
                 except GaveUp as error:

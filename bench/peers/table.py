@@ -52,11 +52,11 @@ def render(figures: Figures, *, markdown: bool) -> str:
         )
         lines += ["", f"The best sum of peers: {together['ms']:.0f} ms: {parts}."]
     lines += ["", *_table(("mark", "asked", "reached", ""), list(_marks(figures)), 1, markdown)]
-    skipped = [peer for peer in figures["peers"] if peer["skipped"]]
-    if skipped:
-        lines += [""]
-        bullet = "- " if markdown else ""
-        lines += [f"{bullet}{peer['name']}: {peer['skipped']}" for peer in skipped]
+    words = [f"{peer['name']}: {peer['skipped']}" for peer in figures["peers"] if peer["skipped"]]
+    for peer in figures["peers"]:
+        words += [f"{peer['name']}: without {task}: {why}" for task, why in peer["left_out"].items()]
+    if words:
+        lines += ["", *(f"- {word}" if markdown else word for word in words)]
     return "\n".join(lines) + "\n"
 
 

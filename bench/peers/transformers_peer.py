@@ -6,7 +6,9 @@ from __future__ import annotations
 from typing import Any
 
 from .gpt2 import SPEC, pixels, prompt, transformers_state
-from .job import Job, require, time_once, time_steps
+from .job import Job, each_or_why, require, time_once, time_steps
+from .variants import VISION
+from .vision_networks import network
 
 
 def gpt2(job: Job) -> Any:
@@ -44,14 +46,17 @@ class Transformers:
         self._model = gpt2(job).to(self._dtype)
         self._prefix = torch.from_numpy(prompt(job.prefix))[None]
         self._cache: Any = None
-        self._vision: dict[str, Any] = {}
+        self._pixels = torch.from_numpy(pixels()).to(self._dtype)
+        asked = [task for task in job.tasks if task in VISION]
+        self._networks, left_out = each_or_why(asked, lambda task: network(task).to(self._dtype))
+        self.info["left_out"] = left_out
 
     def run(self, task: str) -> float:
         if task == "decode":
             return self._decode()
         if task == "prefill":
             return time_once(self._prefill, self.job)
-        return time_once(lambda: self._network(task)(self._pixels), self.job)
+        return time_once(lambda: self._networks[task](self._pixels), self.job)
 
     def _prefill(self) -> Any:
         from transformers import DynamicCache
@@ -72,16 +77,6 @@ class Transformers:
             token = logits[:, -1].argmax(-1, keepdim=True)
 
         return time_steps(step, self.job)
-
-    def _network(self, task: str) -> Any:
-        import torch
-
-        if task not in self._vision:
-            from .vision_networks import network
-
-            self._vision[task] = network(task).to(self._dtype)
-            self._pixels = torch.from_numpy(pixels()).to(self._dtype)
-        return self._vision[task]
 
 
 def load(job: Job) -> Transformers:

@@ -21,6 +21,8 @@ from edge_bench.peers.job import Missing
 class Steady:
     def __init__(self, job):
         self.info = {"versions": {"steady": "1"}, "pid": os.getpid()}
+        if "encoder" in job.tasks:
+            self.info["left_out"] = {"encoder": "quantizer not installed"}
         self.job, self.turns = job, 0
 
     def run(self, task):
@@ -64,7 +66,7 @@ def run(folder: Path, variants: list[Variant], rounds: int, limit: float = 30.0)
     said: list[str] = []
 
     def job(v: Variant) -> Job:
-        return Job(v.peer, v.weights, v.kv, threads=1, cache=str(folder))
+        return Job(v.peer, v.weights, v.kv, threads=1, cache=str(folder), tasks=v.tasks)
 
     with Session(variants, job, limit=limit, say=said.append) as session:
         session.start()
@@ -97,6 +99,16 @@ def test_what_cannot_run_is_skipped_with_a_word_and_the_others_go_on(folder: Pat
     runs = {entry.variant.weights: len(entry.runs.get("decode", [])) for entry in session.entries}
     assert runs == {"missing": 0, "broken": 0, "crashes": 0, "dies": 1, "raises": 1, "fp32": 3}
     assert all(any(why[kind] in line for line in said) for kind in kinds if why[kind])
+
+
+def test_a_task_that_a_peer_cannot_run_is_left_out_alone(folder: Path) -> None:
+    session, said = run(folder, [variant("fp32", "decode", "encoder")], rounds=2)
+    (entry,) = session.entries
+    assert len(entry.runs.pop("decode")) == 2
+    assert entry.runs == {}
+    assert entry.left_out == {"encoder": "quantizer not installed"}
+    assert not entry.skipped
+    assert said[-1] == "fakes.peer-fp32-kv_fp32: without encoder: quantizer not installed"
 
 
 def test_a_peer_that_hangs_is_given_up(folder: Path) -> None:
