@@ -22,7 +22,8 @@ Figures are medians over the runs, after one that warms up; every run writes exa
 for. Bytes per token are the weights as stored, once each, and the cached keys and values at the mean length.
 The read bandwidth is measured before and after, with as many threads. Times of a busy machine say little:
 edge-bench tells how busy it was before. "edge-bench peers" times other engines beside ours, and
-"edge-bench roofline" draws what it measured; both have a --help of their own.
+"edge-bench roofline" draws what it measured, and "edge-bench cost" prints what each format of weights and cache
+costs in fidelity; all have a --help of their own.
 """
 
 
@@ -101,6 +102,10 @@ def main(argv: list[str] | None = None) -> int:
         from .peers.cli import roofline_main as roofline
 
         return (peers if arguments[0] == "peers" else roofline)(arguments[1:])
+    if arguments[:1] == ["cost"]:
+        from .cost.cli import main as cost
+
+        return cost(arguments[1:])
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.shape != "reference":
