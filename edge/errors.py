@@ -101,6 +101,13 @@ class OutputError(EdgeError):
     exit_code = 40
 
 
+class CannotReference(OutputError):
+    """The film lacks the UIDs by which a standard object would point at it."""
+
+    kind = "cannot be referenced"
+    exit_code = 41
+
+
 class ProcessingError(EdgeError):
     kind = "processing"
     exit_code = 80

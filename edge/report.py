@@ -12,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 from edge.text import sentence_spans
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from os import PathLike
+    from typing import TypeAlias
+
     import numpy as np
     from numpy.typing import NDArray
+    from pydicom.dataset import Dataset
 
     from edge.film import Film
+    from edge.standard.filmheader import FilmHeader
+
+    FilmSource: TypeAlias = str | PathLike[str] | Dataset | FilmHeader
 
 BOX_MASS = 0.6
 """Share of a sentence's attention that its box holds."""
@@ -193,6 +201,33 @@ class Report:
         separators = (",", ":") if indent is None else None
         text = json.dumps(self.to_dict(), indent=indent, separators=separators, allow_nan=False)
         return _join_numbers(text) if indent is not None else text
+
+    def to_sr(self, film: FilmSource, *, when: datetime | None = None) -> Dataset:
+        """The report as DICOM Basic Text SR; see :func:`edge.standard.sr.structured_report`.
+
+        `film` is the DICOM film (path or dataset) that was reported; ``report.to_sr(film).save_as("report.dcm")``.
+        """
+        from edge.standard.sr import structured_report
+
+        return structured_report(self, film, when=when)
+
+    def to_fhir(self, film: FilmSource | None = None, *, when: datetime | None = None) -> dict[str, Any]:
+        """The report as a FHIR R4 DiagnosticReport; see :func:`edge.standard.fhir.diagnostic_report`."""
+        from edge.standard.fhir import diagnostic_report
+
+        return diagnostic_report(self, film, when=when)
+
+    def to_secondary_capture(self, film: FilmSource, *, when: datetime | None = None) -> Dataset:
+        """The overlay as DICOM Secondary Capture; see :func:`edge.standard.capture.secondary_capture`."""
+        from edge.standard.capture import secondary_capture
+
+        return secondary_capture(self, film, when=when)
+
+    def to_segmentation(self, film: FilmSource, *, when: datetime | None = None) -> Dataset:
+        """The anatomy mask as DICOM SEG; see :func:`edge.standard.segmentation.segmentation`."""
+        from edge.standard.segmentation import segmentation
+
+        return segmentation(self, film, when=when)
 
 
 def _join_numbers(text: str) -> str:

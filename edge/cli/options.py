@@ -10,6 +10,8 @@ from typing import NoReturn
 from edge.version import __version__
 
 PROG = "edge-report"
+OBJECTS = ("sr", "fhir")
+"""Formats that are one object per film."""
 
 _EPILOG = """\
 The report goes to stdout, everything else to stderr. Films are DICOM, PNG or JPEG files.
@@ -27,6 +29,13 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         line = "".join(c if c.isprintable() else "?" for c in message)
         self.exit(1, f"{PROG}: usage: {line}; see {PROG} --help\n")
+
+
+def _is_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # there is no stdout, or it is closed
+        return False
 
 
 def _positive(text: str) -> int:
@@ -53,11 +62,16 @@ def make_parser() -> argparse.ArgumentParser:
     add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     add(
         "--format",
-        choices=("text", "json"),
+        choices=("text", "json", *OBJECTS),
         default="text",
-        help="several films as json: one object per line",
+        help="sr: DICOM Basic Text SR; fhir: R4 DiagnosticReport; several films as json or fhir: one object per line",
     )
-    add("-o", "--output", metavar="PATH", help="write the report there, whole or not at all")
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="write the report there, whole or not at all; several films as sr or fhir: a folder",
+    )
     add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="default: auto")
     add("--threads", metavar="N", type=_positive, help="default: the physical cores this process may use")
     add("--max-new-tokens", metavar="N", type=_positive, help="token cap (default: the bundle's)")
@@ -73,9 +87,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--overlay",
-        metavar="PNG",
-        help="write a picture: film, mask outline, where each sentence looked; several: NAME-1.png, ...",
+        metavar="PATH",
+        help="write a picture: film, mask outline, where each sentence looked; .png, or .dcm for a DICOM Secondary"
+        " Capture; several: NAME-1.png, ...",
     )
+    add("--mask-dicom", metavar="PATH", help="write the lung and heart mask as DICOM Segmentation (.dcm)")
     add("--stream", action="store_true", help="print the text while it is written")
     add("--timings", action="store_true", help="one line of timings per film on stderr")
     add(
@@ -95,7 +111,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if options.stream and (options.format != "text" or options.output):
-        parser.error("--stream prints text to stdout: it goes with neither --format json nor -o")
-    if options.overlay is not None and not options.overlay.lower().endswith(".png"):
-        parser.error("--overlay must name a .png file")
+        parser.error("--stream prints text to stdout: it goes with no other --format and not with -o")
+    if options.overlay is not None and not options.overlay.lower().endswith((".png", ".dcm")):
+        parser.error("--overlay must name a .png or .dcm file")
+    if options.mask_dicom is not None and not options.mask_dicom.lower().endswith(".dcm"):
+        parser.error("--mask-dicom must name a .dcm file")
+    if options.format == "sr" and options.output is None and (len(options.images) > 1 or _is_terminal()):
+        parser.error("--format sr is a DICOM file for each film: name it with -o (several films: a folder)")
     return options

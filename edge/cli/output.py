@@ -89,8 +89,8 @@ def _umask() -> int:
     return mask
 
 
-def write_stdout(text: str) -> None:
-    """Write to stdout and flush.
+def write_stdout(text: str | bytes) -> None:
+    """Write to stdout and flush; bytes as they are.
 
     Raises
     ------
@@ -98,7 +98,10 @@ def write_stdout(text: str) -> None:
     OutputError
     """
     try:
-        sys.stdout.write(text)
+        if isinstance(text, bytes):
+            sys.stdout.buffer.write(text)
+        else:
+            sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
         _silence_stdout()

@@ -12,14 +12,16 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from edge.cli.objects import Objects
 from edge.cli.options import PROG, parse
-from edge.cli.output import ClosedPipe, check_target, numbered, printable, say, write_stdout, write_whole
+from edge.cli.output import ClosedPipe, check_target, printable, say, write_stdout, write_whole
 from edge.errors import CannotRead, EdgeError, UsageError
 
 if TYPE_CHECKING:
     from edge.engine import Engine
     from edge.prepare import Ahead
     from edge.report import Report
+    from edge.standard.filmheader import FilmHeader
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141
@@ -51,7 +53,9 @@ class _Run:
         self.films: list[str] = options.images
         self.several = len(self.films) > 1
         self.codes = [0]
-        self.parts: list[str] = []  # what goes to -o
+        self.objects = Objects(options)
+        self.headers: dict[str, FilmHeader | None] = {}
+        self.parts: list[str | bytes] = []  # what goes to -o
         self.delivered = 0
 
     def go(self) -> int:
@@ -60,25 +64,29 @@ class _Run:
         for target in self.targets():
             if not self.attempt(target, partial(check_target, target, self.films)):
                 return max(self.codes)
-        ready = [self.attempt(film, partial(_check_film, film)) for film in self.films]
+        folder = self.objects.folder
+        if folder is not None and not self.attempt(folder, self.objects.check_folder):
+            return max(self.codes)
+        ready = [self.attempt(film, partial(self.check, film)) for film in self.films]
         if not any(ready):
             return max(self.codes)
         chosen = [(index, film) for index, film in enumerate(self.films, 1) if ready[index - 1]]
         self.attempt(self.model, partial(self.report, chosen))
         if options.output is not None and self.parts:
-            data = "".join(self.parts).encode()
+            data = b"".join(part if isinstance(part, bytes) else part.encode() for part in self.parts)
             self.attempt(options.output, lambda: write_whole(options.output, data))
         return max(self.codes)
 
+    def check(self, film: str) -> None:
+        """Refuse before a model is loaded what needs none to be refused."""
+        _check_film(film)
+        self.headers[film] = self.objects.header(film)
+
     def targets(self) -> list[str]:
         """Every file that is going to be written."""
-        targets = [self.picture(index) for index in range(1, len(self.films) + 1)] if self.options.overlay else []
-        return targets if self.options.output is None else [self.options.output, *targets]
-
-    def picture(self, index: int) -> str:
-        """Where the overlay of a film goes."""
-        overlay: str = self.options.overlay
-        return numbered(overlay, index) if self.several else overlay
+        films = range(1, len(self.films) + 1)
+        targets = [path for index in films for _, path in self.objects.pictures(index)]
+        return targets if self.options.output is None or self.objects.folder else [self.options.output, *targets]
 
     def attempt(self, name: str, action: Callable[[], None]) -> bool:
         """Run `action`; a failure becomes one line on stderr and an exit code."""
@@ -117,6 +125,7 @@ class _Run:
         from edge.bundle import Bundle
 
         bundle = Bundle.open(options.bundle)
+        self.objects.check_model(bundle.manifest)
         from edge.prepare import Ahead
 
         with Ahead([film for _, film in films], bundle.manifest.image, force=options.force) as ahead:
@@ -143,6 +152,7 @@ class _Run:
             write_stdout(piece if begun else heading + piece)
             begun.append(True)
 
+        header = self.headers[film]
         try:
             report = engine.report(
                 ahead.take(),
@@ -154,9 +164,12 @@ class _Run:
                 self.delivered += 1
                 write_stdout("\n")
             raise
-        overlay_failed = self.overlay(report, index)
+        failed = self.objects.write_pictures(report, header, index)
         if options.stream:
             write_stdout("\n" if begun else heading + "\n")
+        elif self.objects.wanted:
+            if (data := self.objects.deliver(report, header)) is not None:
+                self.deliver(data)
         elif options.format == "json":
             self.deliver(report.to_json(indent=None if self.several else 2) + "\n")
         else:
@@ -169,23 +182,10 @@ class _Run:
                 say(f"{PROG}: {film}: warning: {warning}")
         if options.timings:
             say(f"{PROG}: {film}: {timings_line(report)}")
-        if overlay_failed is not None:
-            self.fail(overlay_failed[0], overlay_failed[1])
+        for name, error in failed:
+            self.fail(name, error)
 
-    def overlay(self, report: Report, index: int) -> tuple[str, EdgeError] | None:
-        """Write the picture, if one is wanted; a failure is returned, so that the report still gets out."""
-        if self.options.overlay is None:
-            return None
-        path = self.picture(index)
-        try:
-            from edge.render.overlay import overlay_png
-
-            write_whole(path, overlay_png(report))
-        except EdgeError as error:
-            return path, error
-        return None
-
-    def deliver(self, text: str) -> None:
+    def deliver(self, text: str | bytes) -> None:
         if self.options.output is not None:
             self.parts.append(text)
         else:

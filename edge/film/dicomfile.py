@@ -63,6 +63,7 @@ class Header:
     truncated: bool  # the file ended inside an element
     media_class: str = ""
     media_instance: str = ""
+    dataset: Dataset | None = None  # what was read, for those who need more than `values`
 
 
 class _Budget:
@@ -105,7 +106,7 @@ class _Budget:
         return position
 
 
-def read_header(handle: BinaryIO, offset: int) -> Header:
+def read_header(handle: BinaryIO, offset: int, tags: list[int] | None = None) -> Header:
     """Read the header of a DICOM file; the pixels are only located.
 
     Parameters
@@ -113,6 +114,8 @@ def read_header(handle: BinaryIO, offset: int) -> Header:
     handle : binary file
     offset : int
         Where the first element begins, from :func:`edge.film.source.sniff`.
+    tags : list of int, optional
+        Keep these elements instead of those of :data:`edge.film.header.TAGS`.
 
     Raises
     ------
@@ -138,7 +141,7 @@ def read_header(handle: BinaryIO, offset: int) -> Header:
         inner.truncated = budget.truncated
         budget = inner
     implicit, little = syntax == IMPLICIT_LE, syntax != EXPLICIT_BE
-    dataset = _walk(budget, implicit, little, _at_pixels)
+    dataset = _walk(budget, implicit, little, _at_pixels, tags)
     is_implicit = dataset.original_encoding[0]
     implicit = implicit if is_implicit is None else is_implicit
     pixels = None if budget.truncated else _locate(handle, size, implicit, little)
@@ -150,6 +153,7 @@ def read_header(handle: BinaryIO, offset: int) -> Header:
         budget.truncated,
         meta_values.uid("MediaStorageSOPClassUID"),
         meta_values.uid("MediaStorageSOPInstanceUID"),
+        dataset,
     )
 
 

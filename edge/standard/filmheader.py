@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The header of a reported film: what a standard object takes over from it, and what it points at."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import CannotRead, CannotReference, CorruptInput, EdgeError, UsageError
+from edge.standard.attributes import Attributes
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+    from edge.report import Report
+
+KEYWORDS = (  # noqa: SIM905
+    "SpecificCharacterSet SOPClassUID SOPInstanceUID StudyDate SeriesDate AcquisitionDate ContentDate "
+    "StudyTime SeriesTime AcquisitionTime ContentTime TimezoneOffsetFromUTC AccessionNumber "
+    "IssuerOfAccessionNumberSequence Manufacturer InstitutionName StationName ManufacturerModelName "
+    "DeviceSerialNumber SoftwareVersions ReferringPhysicianName StudyDescription ProcedureCodeSequence "
+    "ReferencedStudySequence PatientName PatientID IssuerOfPatientID TypeOfPatientID "
+    "IssuerOfPatientIDQualifiersSequence PatientBirthDate PatientBirthTime PatientSex QualityControlSubject "
+    "PatientAge PatientSize PatientWeight PatientIdentityRemoved DeidentificationMethod "
+    "DeidentificationMethodCodeSequence StudyInstanceUID SeriesInstanceUID StudyID InstanceNumber "
+    "FrameOfReferenceUID PositionReferenceIndicator BurnedInAnnotation LossyImageCompression "
+    "LossyImageCompressionRatio LossyImageCompressionMethod RequestAttributesSequence AdmissionID"
+).split()
+
+
+@dataclass(frozen=True)
+class FilmHeader:
+    """What the objects of one report need of their film.
+
+    Attributes
+    ----------
+    values : Attributes
+    sop_class_uid, sop_instance_uid, study_uid, series_uid : str
+        Well-formed; an object that points at the film cannot be without them.
+    """
+
+    values: Attributes
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_uid: str
+    series_uid: str
+
+
+def film_header(source: str | os.PathLike[str] | Dataset | FilmHeader, report: Report | None = None) -> FilmHeader:
+    """Read the header of a film.
+
+    Parameters
+    ----------
+    source : str, Path or pydicom.Dataset
+        The DICOM film; only its header is read. A :class:`FilmHeader` is given back as it is.
+    report : Report, optional
+        The film must be the one of this report.
+
+    Raises
+    ------
+    UsageError
+        `source` is a PNG or JPEG picture or an array, or another film than the report's.
+    CannotReference
+        The film lacks one of the UIDs by which other objects point at it.
+    InputError
+        It cannot be read.
+    """
+    header = source if isinstance(source, FilmHeader) else _guarded(source)
+    if report is not None and report.input.get("sop_instance_uid") not in ("", header.sop_instance_uid):
+        raise UsageError("this is not the film that the report is about")
+    return header
+
+
+def _guarded(source: Any) -> FilmHeader:
+    problem: EdgeError
+    try:
+        return _read(source)
+    except OSError as error:
+        problem = CannotRead(f"the film cannot be read ({type(error).__name__})")
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        problem = CorruptInput("the header of the film cannot be understood; it is damaged")  # their text may quote it
+    raise problem
+
+
+def _read(source: Any) -> FilmHeader:
+    if isinstance(source, (str, os.PathLike)):
+        dataset, media_class, media_instance = _from_file(Path(source))
+    elif hasattr(source, "file_meta") or type(source).__module__.split(".")[0] == "pydicom":
+        from edge.film.dataset import header_of_dataset
+
+        dataset, header = source, header_of_dataset(source)
+        media_class, media_instance = header.media_class, header.media_instance
+    else:
+        raise UsageError(f"a film is a path or a pydicom dataset here, not {type(source).__name__}: a header is needed")
+    values = Attributes(dataset)
+    found = {
+        "SOP Class UID": values.uid("SOPClassUID") or media_class,
+        "SOP Instance UID": values.uid("SOPInstanceUID") or media_instance,
+        "Study Instance UID": values.uid("StudyInstanceUID"),
+        "Series Instance UID": values.uid("SeriesInstanceUID"),
+    }
+    missing = [name for name, uid in found.items() if not uid]
+    if missing:
+        raise CannotReference(
+            f"the film has no valid {' and no '.join(missing)}: no object can point at it; report it as text or JSON"
+        )
+    return FilmHeader(values, *found.values())
+
+
+def _from_file(path: Path) -> tuple[Dataset, str, str]:
+    from pydicom.datadict import tag_for_keyword
+
+    from edge.film.dicomfile import read_header
+    from edge.film.source import open_film, sniff
+
+    with open_film(path) as handle:
+        kind, offset = sniff(handle.read(512))
+        if kind != "dicom":
+            raise UsageError(
+                f"a {kind.upper()} picture has no DICOM header: such an object needs patient, study and film;"
+                " give the DICOM film, or choose --format text or json"
+            )
+        header = read_header(handle, offset, tags=[tag for word in KEYWORDS if (tag := tag_for_keyword(word))])
+    assert header.dataset is not None
+    return header.dataset, header.media_class, header.media_instance
