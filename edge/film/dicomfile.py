@@ -63,7 +63,7 @@ class Header:
     truncated: bool  # the file ended inside an element
     media_class: str = ""
     media_instance: str = ""
-    dataset: Dataset | None = None  # what was read, for those who need more than `values`
+    dataset: Dataset | Elements | None = None  # what was read; with `tags`, a Dataset
 
 
 class _Budget:
@@ -115,7 +115,7 @@ def read_header(handle: BinaryIO, offset: int, tags: list[int] | None = None) ->
     offset : int
         Where the first element begins, from :func:`edge.film.source.sniff`.
     tags : list of int, optional
-        Keep these elements instead of those of :data:`edge.film.header.TAGS`.
+        Keep these elements, sequences with all they hold, instead of those of :data:`edge.film.header.TAGS`.
 
     Raises
     ------
@@ -141,7 +141,10 @@ def read_header(handle: BinaryIO, offset: int, tags: list[int] | None = None) ->
         inner.truncated = budget.truncated
         budget = inner
     implicit, little = syntax == IMPLICIT_LE, syntax != EXPLICIT_BE
-    dataset = _walk(budget, implicit, little, _at_pixels, tags)
+    if tags is None:
+        dataset: Dataset | Elements = _walk(budget, implicit, little, _at_pixels)
+    else:
+        dataset = _walk_anything(budget, implicit, little, _at_pixels, tags)
     is_implicit = dataset.original_encoding[0]
     implicit = implicit if is_implicit is None else is_implicit
     pixels = None if budget.truncated else _locate(handle, size, implicit, little)

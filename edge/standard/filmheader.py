@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edge.errors import CannotRead, CannotReference, CorruptInput, EdgeError, UsageError
 from edge.standard.attributes import Attributes
@@ -123,5 +123,4 @@ def _from_file(path: Path) -> tuple[Dataset, str, str]:
                 " give the DICOM film, or choose --format text or json"
             )
         header = read_header(handle, offset, tags=[tag for word in KEYWORDS if (tag := tag_for_keyword(word))])
-    assert header.dataset is not None
-    return header.dataset, header.media_class, header.media_instance
+    return cast("Dataset", header.dataset), header.media_class, header.media_instance
