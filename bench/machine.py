@@ -36,7 +36,7 @@ def describe(isa: str | None = None) -> dict[str, Any]:
     from edge.version import __version__
 
     info = _cpuinfo()
-    flags = (info.get("flags") or info.get("Features") or "").split()
+    flags = processor_flags()
     return {
         "cpu": info.get("model name") or info.get("Model") or platform.processor() or platform.machine(),
         "architecture": platform.machine(),
@@ -59,6 +59,12 @@ def describe(isa: str | None = None) -> dict[str, Any]:
         "revision": _revision(),
         "load_average": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
     }
+
+
+def processor_flags() -> list[str]:
+    """Instruction set extensions as the system names them; empty where unknown."""
+    info = _cpuinfo()
+    return (info.get("flags") or info.get("Features") or "").split()
 
 
 def busy_processors(seconds: float = 0.5) -> float | None:

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..machine import processor_flags
 from .gpt2 import SPEC, pixels, prompt, transformers_state
-from .job import Job, each_or_why, require, time_once, time_steps
+from .job import Job, Missing, each_or_why, require, time_once, time_steps
 from .variants import VISION
 from .vision_networks import network
+
+BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Processor flags, of x86 and Arm."""
 
 
 def gpt2(job: Job) -> Any:
@@ -81,4 +85,6 @@ class Transformers:
 
 def load(job: Job) -> Transformers:
     require("torch", "transformers")
+    if job.weights == "bf16" and not BFLOAT16 & set(processor_flags()):
+        raise Missing("this processor has no bfloat16 instructions; without them one prefill takes over a minute")
     return Transformers(job)

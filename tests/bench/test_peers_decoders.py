@@ -100,6 +100,17 @@ def test_transformers(small: Path, expected: list[int]) -> None:
     assert runner._cache.get_seq_length() == PREFIX + STEPS
 
 
+def test_bfloat16_is_not_emulated(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_bench.peers import transformers_peer
+    from edge_bench.peers.job import Missing
+
+    monkeypatch.setattr(transformers_peer, "processor_flags", lambda: ["avx2", "fma"])
+    with pytest.raises(Missing, match="no bfloat16 instructions"):
+        transformers_peer.load(job(small, "transformers", "bf16"))
+    monkeypatch.setattr(transformers_peer, "processor_flags", lambda: ["avx2", "avx512_bf16"])
+    assert transformers_peer.load(job(small, "transformers", "bf16")).run("decode") > 0
+
+
 def test_gguf(small: Path) -> None:
     gguf = pytest.importorskip("gguf")
     from edge_bench.peers.llama_peer import write_gguf
