@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--repeat", metavar="N", type=_whole(1, 10000), default=10, help="timed runs (default: 10)")
     add(
         "--quantize",
-        choices=("none", "int8"),
+        choices=("none", "int8", "int4"),
         help="weights of --shape reference (default: none, which is fp32)",
     )
     add("--film", metavar="PATH", help="film to report (default: examples/*.dcm, else a drawn picture)")

@@ -98,7 +98,7 @@ def run_decoder(
         isa=decoder.isa,
         model={
             "name": name,
-            "precision": "int8" if any(a.dtype == np.int8 for a in weights.values()) else "fp32",
+            "precision": _precision(weights),
             "kv_dtype": kv_dtype,
             "prefix": prefix,
             "prompt": 0,
@@ -108,6 +108,12 @@ def run_decoder(
         },
         extra={"token_ms": summary(steps)},
     )
+
+
+def _precision(weights: Mapping[str, NDArray[np.generic]]) -> str:
+    """Of the smallest matrix."""
+    stored = {array.dtype.name for array in weights.values()}
+    return "int4" if "uint8" in stored else "int8" if "int8" in stored else "fp32"
 
 
 def _run(

@@ -47,7 +47,7 @@ SPEC: dict[str, Any] = {
     "position_offset": 0,
     "tied_head": True,
 }
-PRECISIONS = {"none": "fp32", "int8": "int8"}
+PRECISIONS = {"none": "fp32", "int8": "int8", "int4": "int4"}
 CHECKPOINT_AND_BUNDLE_BYTES = 4 << 30
 
 Say = Callable[[str], None]
@@ -71,27 +71,23 @@ def random_weights(spec: Mapping[str, Any], quantize: str = "none", seed: int = 
     ----------
     spec : mapping
         Decoder spec of a manifest.
-    quantize : {"none", "int8"}
-        int8: the matrices as int8 with a float32 scale per row, as a quantized bundle has them.
+    quantize : {"none", "int8", "int4"}
+        The matrices as a bundle of that precision has them.
     """
     import numpy as np
+    from edge_export.quantize import quantize_decoder
 
     from edge.weights import expected_shapes
 
     rng = np.random.default_rng(seed)
     arrays: dict[str, NDArray[np.generic]] = {}
-    for name, shape, may_be_int8 in expected_shapes(spec):
+    for name, shape, _ in expected_shapes(spec):
         if "norm" in name and name.endswith(".weight"):
             arrays[name] = np.ones(shape, np.float32)
             continue
         array = rng.standard_normal(shape, np.float32)
         array *= np.float32(0.02)
-        if quantize == "int8" and may_be_int8:
-            scale = np.abs(array).max(axis=1) / np.float32(127)
-            arrays[name] = np.rint(array / scale[:, None]).astype(np.int8)
-            arrays[f"{name}.scale"] = scale
-        else:
-            arrays[name] = array
+        arrays |= quantize_decoder({name: array}, quantize) if quantize != "none" else {name: array}
     return arrays
 
 

@@ -83,7 +83,7 @@ class Manifest:
 
     name: str
     family: str
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "int8", "int4"]
     producer: str
     intended_use: str
     notice: str | None
@@ -139,7 +139,7 @@ def parse_manifest(data: bytes) -> Manifest:
     manifest = Manifest(
         name=top.text("name", 128, empty=False),
         family=top.text("family", 64, empty=False),
-        precision=cast(Any, top.choice("precision", ("fp32", "int8"))),
+        precision=cast(Any, top.choice("precision", ("fp32", "int8", "int4"))),
         producer=top.text("producer", 256),
         intended_use=top.text("intended_use", 4096),
         notice=top.optional_text("notice", 1024),

@@ -58,7 +58,19 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="tokenizer.json, or vocab.json and merges.txt (default: beside the checkpoint)",
     )
-    add("--quantize", choices=("none", "int8"), default="none", help="int8: weights of graph and decoder")
+    add(
+        "--quantize",
+        choices=("none", "int8", "int4"),
+        default="none",
+        help="int8: weights of graph and decoder; int4: the decoder's in groups of 32, embedding and head in int8",
+    )
+    add(
+        "--keep-int8",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=[],
+        metavar="NAME,...",
+        help="with --quantize int4: matrices that stay in int8 (mlp_out, layers.0.qkv, ...)",
+    )
     add(
         "--bias-rows",
         choices=("all", "prefill", "none"),
@@ -212,6 +224,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         bias_rows=arguments.bias_rows,
         with_mask=not arguments.no_mask,
         quantize=arguments.quantize,
+        keep_int8=arguments.keep_int8,
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],
         draft_source=f"Learnt from `{arguments.draft_corpus.name}`." if arguments.draft_corpus else "",

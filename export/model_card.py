@@ -95,6 +95,12 @@ def _check_text(manifest: dict[str, Any], check: Verification) -> str:
         f"the decoding kernel against the model in PyTorch float32, with greedy text of {check.tokens} tokens. "
         "NMSE is the squared error over the squared values, the worst picture counts; shares are means."
     )
+    if manifest["precision"] == "int4":
+        text += (
+            " The decoder's matrices are int4 in groups of 32 columns, its embedding and head and the graph's weights "
+            "int8 with one scale per output channel, activations float32: the figures below are what this "
+            "quantization costs."
+        )
     if manifest["precision"] == "int8":
         text += (
             " Weights are int8 with one scale per output channel, activations float32: "

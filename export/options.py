@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PRODUCER = "edge-report 0.1.0"
-QUANTIZATIONS = ("none", "int8")
+QUANTIZATIONS = ("none", "int8", "int4")
 INTENDED_USE = (
     "Drafting findings of frontal chest radiographs for a radiologist to check and correct. "
     "Not a medical device; not for diagnosis without a reader."
@@ -52,7 +52,9 @@ class ExportOptions:
     with_mask : bool
         Keep the mask branch where there is a segmenter. It may be left out only with the bias rows ``none``.
     quantize : str
-        ``none`` or ``int8``.
+        ``none``; ``int8``: graph and decoder; ``int4``: the decoder's matrices but embedding and head, the rest int8.
+    keep_int8 : list of str
+        Matrices of the decoder that ``int4`` leaves in int8, see :func:`edge_export.quantize.quantize_decoder`.
     force : bool
         Replace a bundle that lies at the output path.
     sources : list of str
@@ -71,6 +73,7 @@ class ExportOptions:
     bias_rows: str | None = None
     with_mask: bool = True
     quantize: str = "none"
+    keep_int8: list[str] = field(default_factory=list)
     force: bool = False
     sources: list[str] = field(default_factory=list)
     card: str = ""

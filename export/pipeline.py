@@ -83,10 +83,10 @@ def export_model(
         graph = VisionGraph(model, with_mask=manifest["bias"]["kind"] != "none", sequence_length=length)
         onnx_model = to_onnx(graph)
         arrays = decoder_arrays(model)
-        if options.quantize == "int8":
+        if options.quantize != "none":
             progress("quantizing")
             quantize_graph(onnx_model)
-            arrays = quantize_decoder(arrays)
+            arrays = quantize_decoder(arrays, options.quantize, options.keep_int8)
         vision = stage / writer.VISION
         vision.write_bytes(onnx_model.SerializeToString())
         pictures = images if images is not None else check_images(manifest["image"])

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of a graph and of a decoder in int8."""
+"""Weights of a graph in int8, of a decoder in int8 or int4."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from . import int4
+from .errors import UsageError
 
 if TYPE_CHECKING:
     import onnx
@@ -26,15 +30,43 @@ def quantize_rows(weight: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.nda
     return np.clip(np.rint(weight / safe.reshape(shape)), -127, 127).astype(np.int8), scale
 
 
-def quantize_decoder(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Matrices of a decoder to int8 with one scale per output row (``X.weight.scale``); the rest stays
-    float32."""
+INT8_IN_INT4 = ("embed", "head")
+"""Matrices that an int4 decoder keeps in int8: each of their rows is one token's, and errors there are errors of
+its logit."""
+
+
+def quantize_decoder(
+    arrays: dict[str, np.ndarray], quantize: str = "int8", keep_int8: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """Matrices of a decoder to int8 with one scale per output row, or to int4 with one per group of columns
+    (``X.weight.scale``); the rest stays float32.
+
+    Parameters
+    ----------
+    quantize : {"int8", "int4"}
+        int4 leaves in int8 what has no whole groups, the embedding and the head, and `keep_int8`.
+    keep_int8 : sequence of str
+        Matrices by name (``layers.0.mlp_out``), or by the last part of it (``mlp_out``) for all layers.
+
+    Raises
+    ------
+    UsageError
+        A name in `keep_int8` is no matrix of the decoder.
+    """
+    matrices = {n.removesuffix(".weight") for n, a in arrays.items() if a.ndim == 2 and n != "positions.weight"}
+    kept = {n for n in matrices if any(n == name or n.endswith(f".{name}") for name in (*keep_int8, *INT8_IN_INT4))}
+    unknown = [name for name in keep_int8 if not any(n == name or n.endswith(f".{name}") for n in matrices)]
+    if unknown:
+        raise UsageError(f"no matrix of the decoder is called {', '.join(unknown)}")
     result = {}
     for name, array in arrays.items():
-        if array.ndim == 2 and name != "positions.weight":
-            result[name], result[f"{name}.scale"] = quantize_rows(array)
-        else:
+        matrix = name.removesuffix(".weight")
+        if matrix not in matrices:
             result[name] = array
+        elif quantize == "int4" and matrix not in kept and int4.fits(array.shape):
+            result[name], result[f"{name}.scale"] = int4.quantize_groups(array)
+        else:
+            result[name], result[f"{name}.scale"] = quantize_rows(array)
     return result
 
 

@@ -26,6 +26,8 @@ NEAR_TIE = 2e-3
 
 EXACT = {"nmse": 1e-8, "key bias": 1e-4, "mask": 0.998, "tokens": 1.0}
 INT8 = {"nmse": 0.1, "key bias": None, "mask": 0.9, "tokens": 0.75}
+INT4 = {**INT8, "tokens": 0.6}
+LIMITS = {"fp32": EXACT, "int8": INT8, "int4": INT4}
 BORDER_PIXELS = 4
 """So few differing mask pixels are rounding on the border of a small mask, whatever their share."""
 
@@ -168,7 +170,7 @@ def _check_image(
     sequence_length: int,
     quantized: bool,
 ) -> None:
-    limits = INT8 if quantized else EXACT
+    limits = LIMITS[manifest["precision"]]
     rows, kind = manifest["bias"]["rows"], manifest["bias"]["kind"]
     with_bias = kind != "none"
     got = session.run(pixels, bias=rows != "none")

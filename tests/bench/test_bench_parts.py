@@ -37,7 +37,7 @@ def test_mean_keys_is_the_mean_over_the_decode_steps(tokens: int) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 def test_weight_bytes_are_the_kernels_and_its_vectors(quantize: str, tied: bool) -> None:
     spec = {**SMALL, "tied_head": tied}
     weights = reference.random_weights(spec, quantize)
@@ -62,19 +62,19 @@ def test_the_reference_reads_what_its_geometry_says() -> None:
     assert moved.total == pytest.approx(573e6, rel=5e-3)
 
 
-@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("quantize", ["none", "int8", "int4"])
 def test_random_weights_repeat(quantize: str) -> None:
     first, second = (reference.random_weights(SMALL, quantize) for _ in range(2))
     assert all(np.array_equal(first[name], second[name]) for name in first)
     other = reference.random_weights(SMALL, quantize, seed=1)
     assert not np.array_equal(first["embed.weight"], other["embed.weight"])
     exact = reference.random_weights(SMALL)["embed.weight"]
-    if quantize == "int8":
+    if quantize != "none":
         near = first["embed.weight"] * first["embed.weight.scale"][:, None]
         assert np.abs(near - exact).max() <= 0.51 * first["embed.weight.scale"].max()
 
 
-@pytest.mark.parametrize(("quantize", "kv_dtype"), [("none", "fp32"), ("int8", "fp16")])
+@pytest.mark.parametrize(("quantize", "kv_dtype"), [("none", "fp32"), ("int8", "fp16"), ("int4", "fp16")])
 def test_decoder_part(quantize: str, kv_dtype: str) -> None:
     def load() -> Any:
         return reference.random_weights(SMALL, quantize)
