@@ -259,11 +259,18 @@ class Decoder:
         """Bytes of weights and cache that the next decode step reads."""
         return int(self._kernel.weight_bytes + self._kernel.cache_bytes)
 
+    @property
+    def kept_keys(self) -> int:
+        """Image keys in the cache, summed over the layers: fewer than layers times prefix where hidden ones are
+        left out."""
+        return int(self._kernel.kept_keys)
+
     def set_prefix(
         self,
         keys: npt.NDArray[np.float32],
         values: npt.NDArray[np.float32],
         key_bias: npt.NDArray[np.float32] | None = None,
+        drop_hidden: bool = False,
     ) -> None:
         """Begin a new film: copy its prefix into the cache and drop all text.
 
@@ -273,13 +280,17 @@ class Decoder:
         key_bias : ndarray, float32, [layers, n], optional
             Added to the scores of the first n keys, strength included. n is the prefix, or more where the bias
             covers text keys too.
+        drop_hidden : bool
+            Leave out of the cache, layer by layer, the image keys whose bias is the lowest finite number. Rows with
+            the bias give them no weight at all, so their result stays what it is, up to the rounding of shorter sums;
+            rows without it (``bias_rows`` other than all) are refused afterwards.
 
         Raises
         ------
         ProcessingError
             A wrong shape, or a prefix longer than the decoder's positions.
         """
-        self._call(self._kernel.set_prefix, keys, values, key_bias)
+        self._call(self._kernel.set_prefix, keys, values, key_bias, bool(drop_hidden))
 
     def forward(self, ids: npt.ArrayLike, bias: bool = True) -> npt.NDArray[np.float32]:
         """Append rows to the text and return their logits [n, vocab] (teacher forcing).

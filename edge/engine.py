@@ -193,6 +193,7 @@ class Engine:
             seen, rows, warnings = self._look(ready.pixels, rows)
             clock.lap("vision")
             result = self._write(seen, rows, options, clock, stream, on_text, cancel)
+            cache = self._cache()
 
         text, ends = self._text.ends([*forced, *result.token_ids])
         dropped = len(text) - len(text.lstrip())
@@ -252,6 +253,7 @@ class Engine:
                 "drafted": result.drafted,
                 "accepted": result.accepted,
             },
+            cache=cache,
             mask=None if seen.mask is None else (seen.mask > 0.5).astype("uint8"),
             film=ready.gray,
         )
@@ -290,7 +292,10 @@ class Engine:
             if stream is not None and on_text is not None and (piece := stream.push(token)):
                 on_text(piece)
 
-        self._decoder.set_prefix(seen.keys, seen.values, seen.key_bias if rows != "none" else None)
+        # A strict mask hides keys from every row that follows, where these all get the bias.
+        strict = rows == "all" and self.manifest.bias.kind == "hidden"
+        bias = seen.key_bias if rows != "none" else None
+        self._decoder.set_prefix(seen.keys, seen.values, bias, drop_hidden=strict)
         result = self._decoder.generate(
             seen.first_logits, options.but(bias_rows=rows), on_token=on_token, cancel=cancel
         )
@@ -299,6 +304,12 @@ class Engine:
         clock.lap("first_token", once=True)
         clock.lap("decode")
         return result
+
+    def _cache(self) -> dict[str, int]:
+        """What the decoder reads per token of the report just written."""
+        manifest = self.manifest
+        keys, kept = manifest.decoder["layers"] * manifest.prefix.length, self._decoder.kept_keys
+        return {"image_keys": keys, "image_keys_kept": kept, "bytes_per_token": self._decoder.bytes_per_token}
 
     def _patch_evidence(self, result: Generation) -> NDArray[np.floating[Any]] | None:
         """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""

@@ -152,6 +152,9 @@ class Report:
     decoding : dict
         How the text was written: ``passes`` over the decoder, ``tokens_per_pass`` (a stop token counts), how many
         tokens were ``drafted`` and how many of those the model ``accepted``.
+    cache : dict
+        ``image_keys`` of all layers, how many of them were ``image_keys_kept`` (a strict mask hides some, which need
+        not be read), and the ``bytes_per_token`` of weights and cache that a further pass would read.
     mask : ndarray uint8 [mask_h, mask_w] of 0 and 1, or None
         Lungs and heart as the segmenters see them.
     film : ndarray uint8 [rows, columns]
@@ -173,6 +176,7 @@ class Report:
     notice: str | None
     prompt: str = ""
     decoding: dict[str, Any] = field(default_factory=dict)
+    cache: dict[str, int] = field(default_factory=dict)
     mask: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     film: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
@@ -191,6 +195,7 @@ class Report:
             "timings_ms": dict(self.timings_ms),
             "tokens_per_s": self.tokens_per_s,
             "decoding": dict(self.decoding),
+            "cache": dict(self.cache),
             "software": dict(self.software),
             "intended_use": self.intended_use,
             "notice": self.notice,

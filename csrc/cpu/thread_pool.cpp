@@ -35,8 +35,9 @@ constexpr std::chrono::microseconds kSpinTime{200};
 constexpr int kLooksPerClock = 64;
 
 // Weight of the last job in the share of time that is lost to waiting.
-constexpr double kNewest = 0.1;
-constexpr std::chrono::milliseconds kLeastPatience{100}, kMostPatience{3200};
+constexpr double kNewest = 0.25;
+// How long a smaller team stays so at least, and at most after attempts that failed within the probation.
+constexpr std::chrono::milliseconds kLeastPatience{200}, kMostPatience{6400}, kProbation{400};
 
 // How often the calling thread has lost its processor to another program; 0 where that is not known.
 long preemptions() {
@@ -234,8 +235,9 @@ void ThreadPool::adapt(Clock::time_point began) {
     grow_at_ = now + patience_;
   } else if (team_ < size_ && now >= grow_at_) {
     ++team_;
-    lost_ = 0.0;
-    probation_ends_ = grow_at_ = now + kLeastPatience;
+    lost_ = 0.5 / team_;  // it has to prove itself
+    probation_ends_ = now + kProbation;
+    grow_at_ = now + kLeastPatience;
   }
 }
 

@@ -93,8 +93,8 @@ void Decoder::set_prefix(const Prefix& prefix) {
                                 " rows, the decoder takes 1 to " + std::to_string(spec.rows()));
   if (prefix.key_bias && (prefix.bias_length < prefix.length || prefix.bias_length > spec.rows()))
     throw std::invalid_argument("key_bias has " + std::to_string(prefix.bias_length) +
-                                " keys per layer, not " + std::to_string(prefix.length) + " (the prefix) to " +
-                                std::to_string(spec.rows()));
+                                " keys per layer, not " + std::to_string(prefix.length) +
+                                " (the prefix) to " + std::to_string(spec.rows()));
   const Claim claim(*this);
   network_.set_prefix(prefix);
   has_prefix_ = true;
@@ -107,6 +107,12 @@ void Decoder::check_ids(std::span<const int32_t> ids, const char* what) const {
                                   ", outside the vocabulary of " + std::to_string(network_.spec().vocab));
 }
 
+void Decoder::require_bias(bool bias) const {
+  if (!bias && network_.needs_bias())
+    throw std::invalid_argument(
+        "hidden keys were left out of the prefix: rows without the bias would see them");
+}
+
 void Decoder::forward(std::span<const int32_t> ids, bool bias, float* logits) {
   const Claim claim(*this);
   if (!has_prefix_) throw std::invalid_argument("set_prefix must be called first");
@@ -114,6 +120,7 @@ void Decoder::forward(std::span<const int32_t> ids, bool bias, float* logits) {
   if (static_cast<int64_t>(ids.size()) > network_.rows_left())
     throw std::invalid_argument(std::to_string(ids.size()) + " rows do not fit: " +
                                 std::to_string(network_.rows_left()) + " positions are left");
+  require_bias(bias);
   const ThreadPool::Busy busy(network_.pool());
   for (size_t at = 0; at < ids.size(); at += kMaxRows) {
     const auto part = ids.subspan(at, std::min<size_t>(kMaxRows, ids.size() - at));
@@ -157,6 +164,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
     throw std::invalid_argument("the draft table is for another vocabulary");
   if (!options.draft_script.empty() && options.sampling.temperature > 0.0f)
     throw std::invalid_argument("a sampled text cannot be drafted");
+  require_bias(options.bias_rows == BiasRows::all);
   if (options.max_new_tokens < 0) throw std::invalid_argument("max_new_tokens must not be negative");
   TokenChooser chooser(network_.kernels(), spec.vocab, options.sampling);
   std::vector<int32_t> prompt(options.begin_ids);

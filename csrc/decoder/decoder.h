@@ -87,6 +87,7 @@ class Decoder {
  private:
   class Claim;
   void check_ids(std::span<const int32_t> ids, const char* what) const;
+  void require_bias(bool bias) const;
   std::unique_ptr<Drafter> drafter(const GenerateOptions& options) const;
 
   int threads_;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <numeric>
 #include <utility>
 
 #include "decoder/sampling.h"
@@ -57,27 +59,50 @@ int64_t Transformer::weight_bytes() const {
   return bytes;
 }
 
+int64_t Transformer::kept_keys() const { return std::accumulate(kept_.begin(), kept_.end(), int64_t{0}); }
+
 void Transformer::set_prefix(const Prefix& prefix) {
-  const int64_t head_dim = spec_.head_dim, heads = spec_.layers * spec_.heads;
-  const std::function<void(int)> copy = [&](int thread) {
-    const auto [begin, end] = share(heads, thread, pool_.team());
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t layer = i / spec_.heads, head = i % spec_.heads, from = i * prefix.length * head_dim;
-      cache_.store_keys(kernels_, layer, head, 0, prefix.keys + from, prefix.length, head_dim);
-      cache_.store_values(kernels_, layer, head, 0, prefix.values + from, prefix.length, head_dim);
-    }
-  };
-  pool_.run(copy);
   prefix_rows_ = prefix.length;
   text_rows_ = 0;
+  kept_.assign(size_of(spec_.layers), prefix.length);
+  kept_at_.assign(size_of(spec_.layers), {});
+  for (int64_t l = 0; l < spec_.layers && prefix.key_bias && prefix.drop_hidden; ++l) {
+    std::vector<int64_t>& kept = kept_at_[size_of(l)];
+    for (int64_t j = 0; j < prefix.length; ++j)
+      if (prefix.key_bias[l * prefix.bias_length + j] > std::numeric_limits<float>::lowest())
+        kept.push_back(j);
+    kept_[size_of(l)] = std::ssize(kept);
+    if (std::ssize(kept) == prefix.length) kept.clear();
+  }
+  pool_.run([&](int thread) {
+    const auto [begin, end] = share(spec_.layers * spec_.heads, thread, pool_.team());
+    for (int64_t i = begin; i < end; ++i) store_prefix(prefix, i / spec_.heads, i % spec_.heads);
+  });
   key_bias_.assign(prefix.key_bias ? size_of(spec_.layers * cache_.capacity()) : 0, 0.0f);
-  for (int64_t l = 0; l < spec_.layers && prefix.key_bias; ++l)
-    std::copy_n(prefix.key_bias + l * prefix.bias_length, prefix.bias_length,
-                key_bias_.begin() + l * cache_.capacity());
+  for (int64_t l = 0; l < spec_.layers && prefix.key_bias; ++l) {
+    const float* from = prefix.key_bias + l * prefix.bias_length;
+    auto to = key_bias_.begin() + l * cache_.capacity();
+    if (kept_[size_of(l)] == prefix.length)
+      to = std::copy_n(from, prefix.length, to);
+    else
+      for (const int64_t at : kept_at_[size_of(l)]) *to++ = from[at];
+    std::copy(from + prefix.length, from + prefix.bias_length, to);
+  }
   if (has_evidence()) {
     const int64_t blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
     mass_.resize(size_of(kMaxRows * spec_.heads * blocks * kKeyBlock));
   }
+}
+
+void Transformer::store_prefix(const Prefix& prefix, int64_t layer, int64_t head) {
+  const int64_t head_dim = spec_.head_dim, from = (layer * spec_.heads + head) * prefix.length * head_dim;
+  const auto store = [&](int64_t to, int64_t at, int64_t n) {
+    cache_.store_keys(kernels_, layer, head, to, prefix.keys + from + at * head_dim, n, head_dim);
+    cache_.store_values(kernels_, layer, head, to, prefix.values + from + at * head_dim, n, head_dim);
+  };
+  if (kept_[size_of(layer)] == prefix.length) return store(0, 0, prefix.length);
+  const std::vector<int64_t>& kept = kept_at_[size_of(layer)];
+  for (size_t i = 0; i < kept.size(); ++i) store(static_cast<int64_t>(i), kept[i], 1);
 }
 
 void Transformer::append(const Step& step) {
@@ -111,7 +136,7 @@ void Transformer::work(int thread, const Step& step) {
     const Layer& layer = weights_.layers[size_of(i)];
     normalise(layer.attn_norm, x_.data(), own, rows);
     if (thread == 0)
-      for (auto& left : blocks_left_) left.store(key_blocks(rows - 1), std::memory_order_relaxed);
+      for (auto& left : blocks_left_) left.store(key_blocks(i, rows - 1), std::memory_order_relaxed);
     project_qkv(thread, layer, i, rows);
     expect_cache(thread, i, rows);
     pool_.barrier(thread);
@@ -119,7 +144,7 @@ void Transformer::work(int thread, const Step& step) {
     expect_rows(thread, layer.attn_out, out_begin, out_end);
     pool_.barrier(thread);
     layer.attn_out.multiply(kernels_, attended_.data(), rows, x_.data(), hidden, out_begin, out_end, true);
-    if (gathers_evidence(i, step)) gather_evidence(thread, rows, step);
+    if (gathers_evidence(i, step)) gather_evidence(thread, i, rows, step);
     expect_rows(thread, layer.mlp_in, mlp_begin, mlp_end);
     pool_.barrier(thread);
     normalise(layer.mlp_norm, x_.data(), own, rows);
@@ -154,7 +179,7 @@ void Transformer::expect_head(int thread) {
 
 // Blocks that hold earlier keys only change in the lines that this step writes.
 void Transformer::expect_cache(int thread, int64_t layer, int64_t rows) {
-  const int64_t blocks = key_blocks(rows - 1);
+  const int64_t blocks = key_blocks(layer, rows - 1);
   const auto [begin, end] = share(spec_.heads * blocks, thread, pool_.team());
   for (int64_t task = begin; task < end; ++task) {
     pool_.expect(thread, cache_.key_block(layer, task / blocks, task % blocks), cache_.block_bytes());
@@ -174,7 +199,7 @@ void Transformer::project_qkv(int thread, const Layer& layer, int64_t index, int
   const auto [begin, end] = share(3 * heads, thread, pool_.team());
   layer.qkv.multiply(kernels_, own_[size_of(thread)].data(), rows, qkv_.data(), stride, begin * head_dim,
                      end * head_dim);
-  const int64_t at = prefix_rows_ + text_rows_;
+  const int64_t at = kept_[size_of(index)] + text_rows_;
   for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
     const float* from = qkv_.data() + unit * head_dim;
     if (unit < 2 * heads)
@@ -184,8 +209,12 @@ void Transformer::project_qkv(int thread, const Layer& layer, int64_t index, int
   }
 }
 
-int64_t Transformer::key_blocks(int64_t row) const {
-  return (prefix_rows_ + text_rows_ + row + kKeyBlock) / kKeyBlock;
+int64_t Transformer::key_blocks(int64_t layer, int64_t row) const {
+  return (kept_[size_of(layer)] + text_rows_ + row + kKeyBlock) / kKeyBlock;
+}
+
+int64_t Transformer::prefix_blocks(int64_t layer) const {
+  return (kept_[size_of(layer)] + kKeyBlock - 1) / kKeyBlock;
 }
 
 int64_t Transformer::vocab_blocks() const { return (spec_.vocab + kVocabBlock - 1) / kVocabBlock; }
@@ -196,8 +225,8 @@ bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
 
 void Transformer::attend(int thread, int64_t layer, int64_t rows, const Step& step) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
-  const int64_t blocks = key_blocks(rows - 1), keys = prefix_rows_ + text_rows_;
-  const int64_t prefix_blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
+  const int64_t blocks = key_blocks(layer, rows - 1), keys = kept_[size_of(layer)] + text_rows_;
+  const int64_t prefix_blocks = this->prefix_blocks(layer);
   const auto [begin, end] = share(heads * blocks, thread, pool_.team());
   const float* bias[kMaxRows] = {};
   int64_t counts[kMaxRows];
@@ -230,32 +259,38 @@ void Transformer::attend(int thread, int64_t layer, int64_t rows, const Step& st
     ++finished;
     if (task + 1 < end && block + 1 < blocks) continue;
     if (blocks_left_[size_of(head)].fetch_sub(finished, std::memory_order_acq_rel) == finished)
-      join(head, rows);
+      join(layer, head, rows);
     finished = 0;
   }
 }
 
-void Transformer::join(int64_t head, int64_t rows) {
+void Transformer::join(int64_t layer, int64_t head, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = (r * spec_.heads + head) * max_blocks_;
     kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * spec_.head_dim,
-                         key_blocks(r), spec_.head_dim, factors_.data() + at,
+                         key_blocks(layer, r), spec_.head_dim, factors_.data() + at,
                          attended_.data() + r * spec_.hidden + head * spec_.head_dim);
   }
 }
 
 // Each thread sums its own blocks of prefix keys over the heads, in head order.
-void Transformer::gather_evidence(int thread, int64_t rows, const Step& step) {
-  const int64_t heads = spec_.heads, blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
+void Transformer::gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step) {
+  const int64_t heads = spec_.heads, blocks = prefix_blocks(layer), kept = kept_[size_of(layer)];
   const auto [begin, end] = share(blocks, thread, pool_.team());
   const float mean = 1.0f / static_cast<float>(heads * static_cast<int64_t>(evidence_layers_.size()));
   for (int64_t r = step.logits_from; r < rows; ++r)
     for (int64_t b = begin; b < end; ++b) {
-      float* out = step.evidence + (r - step.logits_from) * prefix_rows_ + b * kKeyBlock;
-      const int64_t n = std::min(kKeyBlock, prefix_rows_ - b * kKeyBlock);
+      float* row = step.evidence + (r - step.logits_from) * prefix_rows_;
+      const int64_t n = std::min(kKeyBlock, kept - b * kKeyBlock);
+      // Keys that are left out lie between the others: then the block is gathered apart.
+      float block[kKeyBlock];
+      float* out = kept == prefix_rows_ ? row + b * kKeyBlock : block;
+      const int64_t* at = kept == prefix_rows_ ? nullptr : kept_at_[size_of(layer)].data() + b * kKeyBlock;
+      for (int64_t i = 0; at && i < n; ++i) block[i] = row[at[i]];
       for (int64_t h = 0; h < heads; ++h)
         kernels_.axpy(mass_.data() + ((r * heads + h) * blocks + b) * kKeyBlock,
                       factors_[size_of((r * heads + h) * max_blocks_ + b)] * mean, out, n);
+      for (int64_t i = 0; at && i < n; ++i) row[at[i]] = block[i];
     }
 }
 

@@ -28,6 +28,9 @@ struct Prefix {
   int64_t length = 0;
   const float* key_bias = nullptr;
   int64_t bias_length = 0;
+  // Leave out, layer by layer, the keys whose bias is the lowest finite number: a row with the bias gives
+  // them the weight 0 exactly, because it always sees its own key. Only rows with the bias may follow.
+  bool drop_hidden = false;
 };
 
 // Called on the pool's threads when the logits of one block of kVocabBlock entries of one row are there.
@@ -56,7 +59,11 @@ class Transformer {
   int64_t rows_left() const { return spec_.rows() - prefix_rows_ - text_rows_; }
   bool has_evidence() const { return !evidence_layers_.empty(); }
   int64_t weight_bytes() const;
-  int64_t cache_bytes() const { return cache_.bytes(prefix_rows_ + text_rows_); }
+  int64_t cache_bytes() const { return cache_.bytes(kept_keys() + spec_.layers * text_rows_) / spec_.layers; }
+  // Prefix keys in the cache, all layers together.
+  int64_t kept_keys() const;
+  // Whether keys were left out that a row without the bias would see.
+  bool needs_bias() const { return kept_keys() < spec_.layers * prefix_rows_; }
 
   // Copies the prefix into the cache and drops all text. Shapes are the caller's to check.
   void set_prefix(const Prefix& prefix);
@@ -70,8 +77,8 @@ class Transformer {
   void work(int thread, const Step& step);
   void project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows);
   void attend(int thread, int64_t layer, int64_t rows, const Step& step);
-  void join(int64_t head, int64_t rows);
-  void gather_evidence(int thread, int64_t rows, const Step& step);
+  void join(int64_t layer, int64_t head, int64_t rows);
+  void gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step);
   void project_logits(int thread, int64_t rows, const Step& step);
   void normalise(const Norm& norm, const float* x, float* y, int64_t rows) const;
   void expect_rows(int thread, const Matrix& matrix, int64_t begin, int64_t end);
@@ -79,7 +86,9 @@ class Transformer {
   void expect_head(int thread);
   void expect_cache(int thread, int64_t layer, int64_t rows);
   bool gathers_evidence(int64_t layer, const Step& step) const;
-  int64_t key_blocks(int64_t row) const;
+  int64_t key_blocks(int64_t layer, int64_t row) const;
+  int64_t prefix_blocks(int64_t layer) const;
+  void store_prefix(const Prefix& prefix, int64_t layer, int64_t head);
   int64_t vocab_blocks() const;
 
   DecoderSpec spec_;
@@ -90,6 +99,8 @@ class Transformer {
   std::vector<int64_t> evidence_layers_;
   std::vector<bool> is_evidence_layer_;
   int64_t prefix_rows_ = 0;
+  std::vector<int64_t> kept_;                  // [layers] prefix keys in the cache
+  std::vector<std::vector<int64_t>> kept_at_;  // [layers] their positions, where not all are kept
   int64_t text_rows_ = 0;
   int64_t max_blocks_;
 

@@ -113,12 +113,13 @@ class PyDecoder {
                                          isa.value_or(""), std::move(evidence_layers));
   }
 
-  void set_prefix(const FloatArray& keys, const FloatArray& values,
-                  const std::optional<FloatArray>& key_bias) {
+  void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias,
+                  bool drop_hidden) {
     const DecoderSpec& spec = decoder_->network().spec();
     if (keys.ndim() != 4)
       throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");
-    Prefix prefix{.keys = keys.data(), .values = values.data(), .length = keys.shape(2)};
+    Prefix prefix{
+        .keys = keys.data(), .values = values.data(), .length = keys.shape(2), .drop_hidden = drop_hidden};
     const std::vector<int64_t> shape{spec.layers, spec.heads, prefix.length, spec.head_dim};
     require_shape(keys, shape, "keys");
     require_shape(values, shape, "values");
@@ -266,7 +267,7 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("threads"), py::arg("isa") = py::none(),
            py::arg("evidence_layers") = std::vector<int64_t>{})
       .def("set_prefix", &PyDecoder::set_prefix, py::arg("keys"), py::arg("values"),
-           py::arg("key_bias") = py::none())
+           py::arg("key_bias") = py::none(), py::arg("drop_hidden") = false)
       .def("forward", &PyDecoder::forward, py::arg("ids"), py::arg("bias"))
       .def("rewind", &PyDecoder::rewind, py::arg("n_text"))
       .def("generate", &PyDecoder::generate, py::arg("first_logits") = py::none(), py::kw_only(),
@@ -285,6 +286,8 @@ PYBIND11_MODULE(_kernel, m) {
                              [](const PyDecoder& d) { return d.decoder().network().text_rows(); })
       .def_property_readonly("weight_bytes",
                              [](const PyDecoder& d) { return d.decoder().network().weight_bytes(); })
+      .def_property_readonly("kept_keys",
+                             [](const PyDecoder& d) { return d.decoder().network().kept_keys(); })
       .def_property_readonly("cache_bytes",
                              [](const PyDecoder& d) { return d.decoder().network().cache_bytes(); });
 

@@ -194,12 +194,14 @@ class _Run:
 
 def timings_line(report: Report) -> str:
     """The stages in order, in milliseconds, and the speed of the decode stage."""
-    ms = report.timings_ms
+    ms, cache = report.timings_ms, report.cache
+    hidden = cache.get("image_keys", 0) - cache.get("image_keys_kept", 0)
+    share = f", {100 * hidden / cache['image_keys']:.0f} % of the image keys hidden and not read" if hidden else ""
     return (
         f"{ms['dicom']:.1f} ms dicom, {ms['preprocess']:.1f} ms preprocess, {ms['vision']:.1f} ms vision, "
         f"{ms['first_token']:.1f} ms first token, {ms['decode']:.1f} ms decode "
         f"({len(report.token_ids)} tokens, {report.tokens_per_s:.1f} tokens/s, "
-        f"{report.decoding.get('tokens_per_pass', 1.0):.2f} per pass), {ms['total']:.1f} ms total"
+        f"{report.decoding.get('tokens_per_pass', 1.0):.2f} per pass), {ms['total']:.1f} ms total{share}"
     )
 
 

@@ -143,6 +143,37 @@ def test_strict_mask_that_hides_everything(
     assert any("hides the whole image" in warning for warning in report.warnings)
 
 
+def test_hidden_image_keys_are_not_read(engine: edge.Engine, film: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same bias as a soft one, where nothing is left out, gives the same tokens."""
+    from dataclasses import replace
+
+    from edge.cli.report import timings_line
+
+    run = VisionSession.run
+
+    def partly(self: VisionSession, pixels: Any, *, bias: bool) -> Any:
+        seen = run(self, pixels, bias=bias)
+        key_bias = seen.key_bias.copy()
+        key_bias[0, ::2] = key_bias[1, 3:] = np.finfo(np.float32).min
+        return replace(seen, key_bias=key_bias)
+
+    monkeypatch.setattr(VisionSession, "run", partly)
+    soft = {rows: engine.report(film, bias_rows=rows) for rows in ("all", "prefill")}
+    strict = replace(engine.manifest, bias=replace(engine.manifest.bias, kind="hidden"))
+    monkeypatch.setattr(engine, "manifest", strict)
+    hard = {rows: engine.report(film, bias_rows=rows) for rows in ("all", "prefill")}
+    for rows in ("all", "prefill"):
+        assert hard[rows].token_ids == soft[rows].token_ids
+        np.testing.assert_allclose(hard[rows].logprobs, soft[rows].logprobs, atol=1e-4)
+    keys = soft["all"].cache["image_keys"]
+    assert keys == 2 * engine.manifest.prefix.length
+    assert soft["all"].cache["image_keys_kept"] == hard["prefill"].cache["image_keys_kept"] == keys
+    assert hard["all"].cache["image_keys_kept"] == keys // 4 + 3
+    assert hard["all"].to_dict()["cache"]["bytes_per_token"] < soft["all"].cache["bytes_per_token"]
+    assert "image keys hidden and not read" in timings_line(hard["all"])
+    assert "hidden" not in timings_line(hard["prefill"])
+
+
 # ---- generation options
 
 
