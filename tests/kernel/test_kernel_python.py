@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -123,3 +126,25 @@ def test_instruction_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGE_ISA", "altivec")
     with pytest.raises(DeviceError, match="altivec"):
         ready()
+
+
+def test_a_busy_machine_changes_no_bit() -> None:
+    """With as many busy programs as processors the team of threads shrinks and grows while it writes."""
+    spec = spec_of(layers=6, hidden=256, heads=4, kv_heads=4, head_dim=64, mlp=1024, max_positions=2048)
+    weights, prefix = weights_of(spec, "int8"), prefix_of(spec, 1024)
+    options = OPTIONS.but(max_new_tokens=100, suppressed_ids=range(9))
+    results = []
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(min(os.cpu_count() or 1, 8))]
+    try:
+        for threads in (4, 3, 1):
+            decoder = Decoder(spec, weights, threads=threads, evidence_layers=[4])
+            decoder.set_prefix(prefix["keys"], prefix["values"], prefix["soft"])
+            results.append(decoder.generate(prefix["first_logits"], options))
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    for result in results[:-1]:
+        assert result.token_ids == results[-1].token_ids
+        np.testing.assert_array_equal(result.logprobs, results[-1].logprobs)
+        np.testing.assert_array_equal(result.evidence, results[-1].evidence)
