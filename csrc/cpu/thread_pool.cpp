@@ -7,8 +7,8 @@
 #include <string>
 
 #if defined(__linux__)
+#include <fcntl.h>
 #include <sched.h>
-#include <sys/resource.h>
 #endif
 #include <unistd.h>
 
@@ -34,18 +34,38 @@ constexpr int kLinesPerLook = 4;
 constexpr std::chrono::microseconds kSpinTime{200};
 constexpr int kLooksPerClock = 64;
 
-// Weight of the last job in the share of time that is lost to waiting.
+// Weight of the last job in the share of time for which a member had no processor.
 constexpr double kNewest = 0.25;
 // How long a smaller team stays so at least, and at most after attempts that failed within the probation.
 constexpr std::chrono::milliseconds kLeastPatience{200}, kMostPatience{6400}, kProbation{400};
 
-// How often the calling thread has lost its processor to another program; 0 where that is not known.
-long preemptions() {
+// Jobs shorter than this are looked at now and then only.
+constexpr std::chrono::milliseconds kLongJob{1};
+constexpr uint32_t kShortJobs = 16;
+
+// Nanoseconds for which the calling thread was ready to run but had no processor; 0 where that is not known.
+int64_t time_without_processor() {
 #if defined(__linux__)
-  rusage usage;
-  if (getrusage(RUSAGE_THREAD, &usage) == 0) return usage.ru_nivcsw;
-#endif
+  struct File {
+    const pid_t process = getpid();
+    const int descriptor = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+    ~File() {
+      if (descriptor >= 0) close(descriptor);
+    }
+  };
+  thread_local const File file;
+  char text[96];
+  // In a child process the file would still be the parent's.
+  if (file.descriptor < 0 || file.process != getpid()) return 0;
+  const ssize_t n = pread(file.descriptor, text, sizeof text - 1, 0);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  char* second = nullptr;
+  std::strtoll(text, &second, 10);  // the time it did run
+  return std::strtoll(second, nullptr, 10);
+#else
   return 0;
+#endif
 }
 
 #if defined(__linux__)
@@ -73,7 +93,7 @@ struct alignas(64) ThreadPool::Member {
   } ranges[kAheadRanges];
   int count = 0, next = 0;
   int64_t budget = kAheadBytes;
-  std::atomic<int64_t> waited{0};  // nanoseconds, in waits too long to spin
+  int64_t lost = 0;  // nanoseconds of the last job without a processor
 
   void forget() { count = next = 0, budget = kAheadBytes; }
   // Fetches a few lines of what is expected; false when all is fetched.
@@ -150,11 +170,6 @@ void ThreadPool::wait_change(Member& member, std::atomic<uint32_t>& value, uint3
       if (until == Clock::time_point{}) until = now + kSpinTime;
       if (now >= until) break;
     }
-    while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
-    if (&value != &phase_) return;
-    const std::chrono::nanoseconds waited = Clock::now() - until + kSpinTime;
-    member.waited.fetch_add(waited.count(), std::memory_order_relaxed);
-    return;
   }
   while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
 }
@@ -172,10 +187,11 @@ void ThreadPool::work(int index) {
 }
 
 void ThreadPool::work_on_job(int index) {
-  members_[index].forget();
-  const long before = preemptions();
+  Member& member = members_[index];
+  member.forget();
+  const int64_t before = watched_ ? time_without_processor() : 0;
   (*job_)(index);
-  if (preemptions() != before) preempted_.store(true, std::memory_order_relaxed);
+  if (watched_) member.lost = time_without_processor() - before;
   meet(index);  // what is expected now is fetched until the next job begins
 }
 
@@ -186,13 +202,14 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   }
   const Busy busy(*this);
   const Clock::time_point began = Clock::now();
+  watched_ = may_spin_ && (long_jobs_ || ++jobs_ % kShortJobs == 0);
   job_ = &job;
   for (int i = 1; i < team_; ++i) {
     members_[i].go.fetch_add(1);
     members_[i].go.notify_one();
   }
   work_on_job(0);
-  if (may_spin_) adapt(began);
+  if (watched_) adapt(began);
 }
 
 void ThreadPool::barrier(int index) {
@@ -215,18 +232,15 @@ void ThreadPool::meet(int index) {
   }
 }
 
-// After each job: is the team as large as the machine lets it be? While a member has lost its processor the
-// others wait; once that takes more of the time than a member is worth, the team is better off without it.
-// Long waits alone tell nothing: they may be for cold pages or slower cores.
+// After a job: is the team as large as the machine lets it be? While a member has no processor all others
+// wait for it; once that takes more of the time than a member is worth, the team is better off without it.
 void ThreadPool::adapt(Clock::time_point began) {
-  int64_t waited = 0;
-  for (int i = 0; i < team_; ++i)
-    waited = std::max(waited, members_[i].waited.exchange(0, std::memory_order_relaxed));
-  const bool preempted = preempted_.exchange(false, std::memory_order_relaxed);
+  int64_t longest = 0;
+  for (int i = 0; i < team_; ++i) longest = std::max(longest, members_[i].lost);
   const Clock::time_point now = Clock::now();
   const std::chrono::nanoseconds took = now - began;
-  const double lost =
-      preempted ? std::min(1.0, static_cast<double>(waited) / static_cast<double>(took.count() + 1)) : 0.0;
+  const double lost = std::min(1.0, static_cast<double>(longest) / static_cast<double>(took.count() + 1));
+  long_jobs_ = took >= kLongJob;
   lost_ += kNewest * (lost - lost_);
   if (lost_ > 1.0 / team_ && team_ > 1) {
     --team_;

@@ -4,8 +4,8 @@
 // more members than processors nobody spins: the thread waited for could not run.
 //
 // Other programs may take processors away while a decode runs, and a barrier waits for the member that lost
-// its own. When that happens again and again the team leaves a member out, and takes it back later if that
-// goes well. What is computed must not depend on the size of the team.
+// its own. Where that takes more of the time than a member is worth the team goes on without one, and tries
+// again later. What is computed must not depend on the size of the team.
 #pragma once
 
 #include <atomic>
@@ -78,7 +78,9 @@ class ThreadPool {
   std::unique_ptr<Member[]> members_;
   const std::function<void(int)>* job_ = nullptr;
   int team_;
-  double lost_ = 0.0;  // share of the last jobs' time in which members waited for one without a processor
+  bool watched_ = false, long_jobs_ = false;
+  uint32_t jobs_ = 0;
+  double lost_ = 0.0;  // share of the last jobs' time for which a member had no processor
   Clock::time_point grow_at_{}, probation_ends_{};
   std::chrono::milliseconds patience_;
   // On lines of their own: each is written by one side while the other polls.
@@ -86,7 +88,6 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> phase_{0};
   alignas(64) std::atomic<int> busy_{0};
   std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<bool> preempted_{false};
   std::vector<std::thread> workers_;
 };
 

@@ -173,7 +173,7 @@ def test_plausible_masks(mask: np.ndarray) -> None:
 
 
 def test_guidance() -> None:
-    hidden = BiasSpec("hidden", 1.0, "all", "prefix")
+    hidden = BiasSpec("hidden", 1.0, "all", "prefix", None)
     lowest = np.finfo(np.float32).min
     nothing = np.full((2, 4), lowest, np.float32)
     assert hides_everything(nothing, hidden)
