@@ -102,6 +102,12 @@ class Objects:
             raise OutputError(f"{printable(path)}: {error}") from None
         return None
 
+    def warnings(self, header: FilmHeader | None) -> list[str]:
+        """What a reader of the objects must know besides the report's own warnings."""
+        if header is None or not header.values.damaged:
+            return []
+        return ["a text of the film is not in the character set that the film names; signs are missing in the objects"]
+
     def write_pictures(self, report: Report, header: FilmHeader | None, index: int) -> list[tuple[str, EdgeError]]:
         """Write what goes beside the report; failures are given back, so that the report still gets out."""
         failed: list[tuple[str, EdgeError]] = []

@@ -176,7 +176,7 @@ class _Run:
             self.deliver(heading + report.findings + "\n")
         self.delivered += 1
         if not options.quiet:
-            for warning in report.warnings:
+            for warning in (*report.warnings, *self.objects.warnings(header)):
                 if warning == SYNTHETIC and engine.notice:
                     continue  # the notice has said so
                 say(f"{PROG}: {film}: warning: {warning}")

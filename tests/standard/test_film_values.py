@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pydicom
@@ -19,6 +20,7 @@ from standard_parts import dciodvfy, make_film, make_report, written
 import edge
 from edge.standard.attributes import Attributes
 from edge.standard.filmheader import film_header
+from edge.standard.modules import to_file
 
 
 def raw(path: Path, charset: bytes | None, **values: tuple[int, str, bytes]) -> Path:
@@ -112,7 +114,7 @@ def test_identity_is_kept_even_where_it_is_too_long(tmp_path: Path, recwarn: pyt
     path = raw(tmp_path / "film.dcm", None, PatientID=(0x00100020, "LO", b"ZZSECRET" * 12))
     recwarn.clear()
     sr = make_report().to_sr(path)
-    data = edge.standard.modules.to_file(sr)  # type: ignore[attr-defined]
+    data = to_file(sr)
     assert b"ZZSECRET" * 12 in data
     assert not [w for w in recwarn if "ZZSECRET" in str(w.message)]
 
@@ -169,7 +171,7 @@ def test_nothing_of_the_patient_is_said(
             caught.clear()
             for make in ("to_sr", "to_fhir", "to_secondary_capture", "to_segmentation"):
                 getattr(make_report(), make)(path)
-            edge.standard.modules.to_file(make_report().to_sr(path))  # type: ignore[attr-defined]
+            to_file(make_report().to_sr(path))
             assert not [w for w in caught if "ZZSECRET" in str(w.message)]
     out, err = capfd.readouterr()
     assert "ZZSECRET" not in out + err + caplog.text
@@ -198,3 +200,38 @@ def test_times() -> None:
         assert value("date", "StudyDate", given) == taken
     for given, taken in {"9Y": "009Y", "081Y": "081Y", "81": "", "0812Y": ""}.items():
         assert value("age", "PatientAge", given) == taken
+
+
+def test_flipped_bytes_make_an_object_or_a_typed_error(tmp_path: Path) -> None:
+    code = Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "1", "SCT", "x"
+    order = Dataset()
+    order.RequestedProcedureID, order.RequestedProcedureCodeSequence = "R", [code]
+    film = make_film(SpecificCharacterSet="ISO_IR 100", RequestAttributesSequence=[order])
+    film.save_as(tmp_path / "good.dcm", enforce_file_format=True)
+    good = (tmp_path / "good.dcm").read_bytes()
+    end = good.index(b"\xe0\x7f\x10\x00")
+    report = make_report(input={**make_report().input, "sop_instance_uid": ""})
+    path, random, made = tmp_path / "bad.dcm", Random(5), 0
+    for _ in range(80):
+        bad = bytearray(good)
+        for _ in range(random.choice((1, 1, 3, 10))):
+            bad[random.randrange(132, end)] = random.choice((0, 255, 0x1B, 0x5C, random.randrange(256)))
+        path.write_bytes(bad)
+        try:
+            sr = report.to_sr(path)
+            pydicom.dcmread(io.BytesIO(to_file(sr)))
+            report.to_fhir(path)
+            made += 1
+        except edge.EdgeError:
+            pass
+    assert 10 < made < 80
+
+
+def test_a_text_in_another_character_set_is_told(tmp_path: Path) -> None:
+    header = film_header(raw(tmp_path / "a.dcm", b"ISO_IR 192", PatientName=(0x00100010, "PN", b"M\xfcller")))
+    assert str(make_report().to_sr(header).PatientName) == "M\ufffdller"
+    assert header.values.damaged
+    header = film_header(make_film())
+    make_report().to_sr(header)
+    assert not header.values.damaged

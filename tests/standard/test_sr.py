@@ -20,6 +20,8 @@ from standard_parts import (
     dsrdump,
     make_film,
     make_report,
+    needs_dciodvfy,
+    needs_dsrdump,
     written,
 )
 
@@ -168,6 +170,8 @@ def test_content_time_is_in_the_zone_that_the_film_names() -> None:
     ],
     ids=["whole", "bare", "names"],
 )
+@needs_dciodvfy
+@needs_dsrdump
 def test_other_readers_accept_it(film: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "sr.dcm"
     sr = written(make_report().to_sr(film), path)
@@ -203,8 +207,16 @@ def test_an_array_is_refused() -> None:
         make_report().to_sr(make_report().film)  # type: ignore[arg-type]
 
 
+@needs_dciodvfy
+def test_the_validator_sees_what_is_wrong(tmp_path: Path) -> None:
+    sr = make_report().to_sr(make_film())
+    del sr.VerificationFlag
+    written(sr, tmp_path / "sr.dcm")
+    assert dciodvfy(tmp_path / "sr.dcm") != []
+
+
 def test_no_sentence(tmp_path: Path) -> None:
     path = tmp_path / "sr.dcm"
-    written(make_report(findings="", sentences=()).to_sr(make_film()), path)
+    sr = written(make_report(findings="", sentences=()).to_sr(make_film()), path)
+    assert "Not a medical device" in sr.ContentSequence[-1].ContentSequence[0].TextValue
     assert dciodvfy(path) == []
-    assert "Not a medical device" in dsrdump(path)
