@@ -20,11 +20,6 @@ std::pair<int64_t, int64_t> share(int64_t count, int i, int n) {
   return {count * i / n, count * (i + 1) / n};
 }
 
-std::pair<int64_t, int64_t> share_rows(int64_t rows, int i, int n) {
-  const auto [begin, end] = share((rows + kRowUnit - 1) / kRowUnit, i, n);
-  return {std::min(begin * kRowUnit, rows), std::min(end * kRowUnit, rows)};
-}
-
 size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 
 }  // namespace
@@ -111,6 +106,7 @@ void Transformer::append(const Step& step) {
     const int64_t n = (static_cast<int64_t>(step.ids.size()) - step.logits_from) * prefix_rows_;
     std::fill_n(step.evidence, n, 0.0f);
   }
+  next_[kHead].store(0, std::memory_order_relaxed);
   pool_.run([&](int thread) { work(thread, step); });
   text_rows_ += static_cast<int64_t>(step.ids.size());
 }
@@ -129,58 +125,80 @@ void Transformer::embed(const Step& step) {
 void Transformer::work(int thread, const Step& step) {
   const int64_t rows = static_cast<int64_t>(step.ids.size()), hidden = spec_.hidden, mlp = spec_.mlp;
   float* own = own_[size_of(thread)].data();
-  const auto [out_begin, out_end] = share_rows(hidden, thread, pool_.team());
-  const auto [mlp_begin, mlp_end] = share_rows(mlp, thread, pool_.team());
   const auto activate = spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf;
   for (int64_t i = 0; i < spec_.layers; ++i) {
     const Layer& layer = weights_.layers[size_of(i)];
     normalise(layer.attn_norm, x_.data(), own, rows);
     if (thread == 0)
       for (auto& left : blocks_left_) left.store(key_blocks(i, rows - 1), std::memory_order_relaxed);
-    project_qkv(thread, layer, i, rows);
+    spread(thread, kQkv, 3 * spec_.heads,
+           [&](int64_t begin, int64_t end) { project_qkv(thread, i, begin, end, rows); });
     expect_cache(thread, i, rows);
     pool_.barrier(thread);
-    attend(thread, i, rows, step);
-    expect_rows(thread, layer.attn_out, out_begin, out_end);
+    spread(thread, kAttend, spec_.heads * key_blocks(i, rows - 1),
+           [&](int64_t begin, int64_t end) { attend(i, begin, end, rows, step); });
+    expect_rows(thread, layer.attn_out, kRowUnit);
     pool_.barrier(thread);
-    layer.attn_out.multiply(kernels_, attended_.data(), rows, x_.data(), hidden, out_begin, out_end, true);
+    spread_rows(thread, kAttnOut, hidden, [&](int64_t begin, int64_t end) {
+      layer.attn_out.multiply(kernels_, attended_.data(), rows, x_.data(), hidden, begin, end, true);
+    });
     if (gathers_evidence(i, step)) gather_evidence(thread, i, rows, step);
-    expect_rows(thread, layer.mlp_in, mlp_begin, mlp_end);
+    expect_rows(thread, layer.mlp_in, kRowUnit);
     pool_.barrier(thread);
     normalise(layer.mlp_norm, x_.data(), own, rows);
-    layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, mlp_begin, mlp_end);
-    for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + mlp_begin, mlp_end - mlp_begin);
-    expect_rows(thread, layer.mlp_out, out_begin, out_end);
+    spread_rows(thread, kMlpIn, mlp, [&](int64_t begin, int64_t end) {
+      layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, begin, end);
+      for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + begin, end - begin);
+    });
+    expect_rows(thread, layer.mlp_out, kRowUnit);
     pool_.barrier(thread);
-    layer.mlp_out.multiply(kernels_, mlp_.data(), rows, x_.data(), hidden, out_begin, out_end, true);
+    spread_rows(thread, kMlpOut, hidden, [&](int64_t begin, int64_t end) {
+      layer.mlp_out.multiply(kernels_, mlp_.data(), rows, x_.data(), hidden, begin, end, true);
+    });
     if (i + 1 < spec_.layers)
-      expect_qkv(thread, i + 1);
+      expect_rows(thread, weights_.layers[size_of(i + 1)].qkv, spec_.head_dim);
     else if (step.logits_from < rows)
-      expect_head(thread);
+      expect_rows(thread, weights_.head, kVocabBlock);
     pool_.barrier(thread);
   }
   project_logits(thread, rows, step);
-  expect_qkv(thread, 0);  // of the next step
+  expect_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
 }
 
-void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t begin, int64_t end) {
-  pool_.expect(thread, matrix.row(begin), (end - begin) * matrix.row_bytes());
+// Three quarters of the units are shared out beforehand, one run for each member, so that it knows what to
+// fetch while it waits; the rest goes to whoever is free, because members are never equally fast.
+std::pair<int64_t, int64_t> Transformer::own_units(int thread, int64_t units) const {
+  return share(units * 3 / 4, thread, pool_.team());
 }
 
-void Transformer::expect_qkv(int thread, int64_t layer) {
-  const auto [begin, end] = share(3 * spec_.heads, thread, pool_.team());
-  expect_rows(thread, weights_.layers[size_of(layer)].qkv, begin * spec_.head_dim, end * spec_.head_dim);
+// Calls work(begin, end) for this member's units, and for further ones while there are any.
+template <class Work>
+void Transformer::spread(int thread, Stage stage, int64_t units, Work work) {
+  // Nobody counts the stage before any more.
+  if (thread == 0) next_[stage == kQkv ? kMlpOut : stage - 1].store(0, std::memory_order_relaxed);
+  const auto [begin, end] = own_units(thread, units);
+  if (begin < end) work(begin, end);
+  const int64_t first = units * 3 / 4;
+  for (int64_t i; (i = first + next_[stage].fetch_add(1, std::memory_order_relaxed)) < units;) work(i, i + 1);
 }
 
-void Transformer::expect_head(int thread) {
-  const auto [begin, end] = share(vocab_blocks(), thread, pool_.team());
-  expect_rows(thread, weights_.head, begin * kVocabBlock, std::min(end * kVocabBlock, spec_.vocab));
+// The same for the rows of a matrix.
+template <class Work>
+void Transformer::spread_rows(int thread, Stage stage, int64_t rows, Work work) {
+  spread(thread, stage, (rows + kRowUnit - 1) / kRowUnit,
+         [&](int64_t begin, int64_t end) { work(begin * kRowUnit, std::min(end * kRowUnit, rows)); });
+}
+
+void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
+  const auto [begin, end] = own_units(thread, (matrix.rows + unit - 1) / unit);
+  const int64_t rows = std::min(end * unit, matrix.rows) - begin * unit;
+  if (rows > 0) pool_.expect(thread, matrix.row(begin * unit), rows * matrix.row_bytes());
 }
 
 // Blocks that hold earlier keys only change in the lines that this step writes.
 void Transformer::expect_cache(int thread, int64_t layer, int64_t rows) {
   const int64_t blocks = key_blocks(layer, rows - 1);
-  const auto [begin, end] = share(spec_.heads * blocks, thread, pool_.team());
+  const auto [begin, end] = own_units(thread, spec_.heads * blocks);
   for (int64_t task = begin; task < end; ++task) {
     pool_.expect(thread, cache_.key_block(layer, task / blocks, task % blocks), cache_.block_bytes());
     pool_.expect(thread, cache_.value_block(layer, task / blocks, task % blocks), cache_.block_bytes());
@@ -193,12 +211,11 @@ void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t 
                         spec_.norm_eps);
 }
 
-// Shared out by whole heads, so that the thread that computes a head's key or value also stores it.
-void Transformer::project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows) {
+// Units are whole heads, so that the thread that computes a head's key or value also stores it.
+void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t end, int64_t rows) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
-  const auto [begin, end] = share(3 * heads, thread, pool_.team());
-  layer.qkv.multiply(kernels_, own_[size_of(thread)].data(), rows, qkv_.data(), stride, begin * head_dim,
-                     end * head_dim);
+  weights_.layers[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows, qkv_.data(),
+                                               stride, begin * head_dim, end * head_dim);
   const int64_t at = kept_[size_of(index)] + text_rows_;
   for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
     const float* from = qkv_.data() + unit * head_dim;
@@ -223,11 +240,11 @@ bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
   return step.evidence && is_evidence_layer_[size_of(layer)];
 }
 
-void Transformer::attend(int thread, int64_t layer, int64_t rows, const Step& step) {
+// Units are the key blocks of one head after the other.
+void Transformer::attend(int64_t layer, int64_t begin, int64_t end, int64_t rows, const Step& step) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
   const int64_t blocks = key_blocks(layer, rows - 1), keys = kept_[size_of(layer)] + text_rows_;
   const int64_t prefix_blocks = this->prefix_blocks(layer);
-  const auto [begin, end] = share(heads * blocks, thread, pool_.team());
   const float* bias[kMaxRows] = {};
   int64_t counts[kMaxRows];
   int64_t finished = 0;  // blocks of the head at work
@@ -299,13 +316,14 @@ void Transformer::project_logits(int thread, int64_t rows, const Step& step) {
   if (n <= 0) return;
   float* own = own_[size_of(thread)].data();
   normalise(weights_.final_norm, x_.data() + step.logits_from * spec_.hidden, own, n);
-  const auto [begin, end] = share(vocab_blocks(), thread, pool_.team());
-  for (int64_t b = begin; b < end; ++b) {
-    weights_.head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,
-                           std::min((b + 1) * kVocabBlock, spec_.vocab));
-    if (step.on_block)
-      for (int64_t r = 0; r < n; ++r) (*step.on_block)(r, b);
-  }
+  spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      weights_.head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,
+                             std::min((b + 1) * kVocabBlock, spec_.vocab));
+      if (step.on_block)
+        for (int64_t r = 0; r < n; ++r) (*step.on_block)(r, b);
+    }
+  });
 }
 
 }  // namespace edge

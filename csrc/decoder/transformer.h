@@ -2,10 +2,12 @@
 // The decoder network: appends rows to the cache and computes their logits, with all threads of its pool.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -73,17 +75,27 @@ class Transformer {
   void append(const Step& step);
 
  private:
+  enum Stage { kQkv, kAttend, kAttnOut, kMlpIn, kMlpOut, kHead, kStages };
+  // On a cache line of its own.
+  struct alignas(64) Counter : std::atomic<int64_t> {
+    Counter() : std::atomic<int64_t>(0) {}
+  };
+
   void embed(const Step& step);
   void work(int thread, const Step& step);
-  void project_qkv(int thread, const Layer& layer, int64_t index, int64_t rows);
-  void attend(int thread, int64_t layer, int64_t rows, const Step& step);
+  void project_qkv(int thread, int64_t layer, int64_t begin, int64_t end, int64_t rows);
+  void attend(int64_t layer, int64_t begin, int64_t end, int64_t rows, const Step& step);
   void join(int64_t layer, int64_t head, int64_t rows);
   void gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step);
   void project_logits(int thread, int64_t rows, const Step& step);
   void normalise(const Norm& norm, const float* x, float* y, int64_t rows) const;
-  void expect_rows(int thread, const Matrix& matrix, int64_t begin, int64_t end);
-  void expect_qkv(int thread, int64_t layer);
-  void expect_head(int thread);
+  std::pair<int64_t, int64_t> own_units(int thread, int64_t units) const;
+  template <class Work>
+  void spread(int thread, Stage stage, int64_t units, Work work);
+  template <class Work>
+  void spread_rows(int thread, Stage stage, int64_t rows, Work work);
+  // What this member takes first of a matrix that is spread in units of so many rows.
+  void expect_rows(int thread, const Matrix& matrix, int64_t unit);
   void expect_cache(int thread, int64_t layer, int64_t rows);
   bool gathers_evidence(int64_t layer, const Step& step) const;
   int64_t key_blocks(int64_t layer, int64_t row) const;
@@ -114,6 +126,8 @@ class Transformer {
   std::vector<float> mass_;       // [kMaxRows, heads, prefix blocks, kKeyBlock], when evidence is asked for
   std::vector<float> factors_;    // [kMaxRows, heads, blocks] with which the blocks of a head are joined
   std::vector<float> attended_;   // [kMaxRows, hidden]
+  // Units of each stage that were taken beyond those shared out.
+  std::array<Counter, kStages> next_;
   std::vector<std::atomic<int64_t>> blocks_left_;  // [heads] of the layer at work
   // [threads][kMaxRows, hidden]: normalised rows, which every thread computes for itself because that is
   // cheaper than a barrier.
