@@ -94,6 +94,7 @@ class Decoder:
         draft: bool = False,
         draft_table: DraftTable | None = None,
         draft_script: Sequence[Sequence[int]] = ...,
+        draft_costs: Sequence[float] = ...,
     ) -> GenerationResult: ...
     @property
     def isa(self) -> str: ...

@@ -323,6 +323,7 @@ class Decoder:
         on_token: OnToken | None = None,
         cancel: Any = None,
         draft_script: Iterable[Iterable[int]] = (),
+        draft_costs: Iterable[float] = (),
     ) -> Generation:
         """Write a text after the prefix; text that is there is dropped.
 
@@ -337,6 +338,8 @@ class Decoder:
         cancel : token of :func:`cancel_token`
         draft_script : iterable of iterables of int
             For tests and measurements: the ids to draft where so many have been generated, instead of guesses.
+        draft_costs : iterable of float
+            For tests and measurements: what passes over 1 to 16 rows cost, instead of what is assumed.
 
         Raises
         ------
@@ -373,6 +376,7 @@ class Decoder:
             draft=o.draft,
             draft_table=self._draft_table if o.draft else None,
             draft_script=[list(draft) for draft in draft_script],
+            draft_costs=list(draft_costs),
         )
         if raised:
             raise raised[0]

@@ -396,11 +396,12 @@ def _decoder(bundle: Bundle, threads: int, draft: bool) -> Decoder:
 
     manifest = bundle.manifest
     weights = bundle.weights()
+    table = bundle.draft_table() if draft else None
     return Decoder(
         manifest.decoder,
         weights,
         kv_dtype="fp32" if manifest.precision == "fp32" else "fp16",
-        threads=decode_threads(threads, sum(array.nbytes for array in weights.values())),
+        threads=decode_threads(threads, sum(array.nbytes for array in weights.values()), draft=table is not None),
         evidence_layers=manifest.generation.evidence_layers,
-        draft_table=bundle.draft_table() if draft else None,
+        draft_table=table,
     )

@@ -59,10 +59,15 @@ def _quota() -> int:
 BYTES_PER_THREAD = 2 << 20
 
 
-def decode_threads(threads: int, weight_bytes: int) -> int:
-    """At most ``threads``, and no more than the decoder's weights can keep busy.
+ROWS_PER_PASS = 4
+"""Tokens that a pass over the decoder checks together where drafts are good."""
+
+
+def decode_threads(threads: int, weight_bytes: int, *, draft: bool = False) -> int:
+    """At most ``threads``, and no more than the decoder's weights can keep busy; with drafts every weight works more.
 
     A token of a small model takes so little time that meeting at the barriers costs more than a further thread saves,
     and on a busy machine every meeting waits for the slowest. Token ids do not depend on the number of threads.
     """
-    return max(1, min(threads, weight_bytes // BYTES_PER_THREAD))
+    work = weight_bytes * (ROWS_PER_PASS if draft else 1)
+    return max(1, min(threads, work // BYTES_PER_THREAD))

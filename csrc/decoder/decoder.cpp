@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cmath>
 
 #include "cpu/isa.h"
 
@@ -25,20 +26,14 @@ std::vector<int64_t> checked_layers(const DecoderSpec& spec, std::vector<int64_t
   return layers;
 }
 
-// Weights and cache beyond this come from memory for every pass, and further rows cost little until
-// arithmetic takes longer than reading; a smaller decoder stays in the processor's cache, and every row costs
-// its arithmetic.
+// Measured in passes over one row. Where weights and cache come from memory, further rows cost little until
+// the arithmetic takes longer than the reading; a decoder that stays in the processor's cache pays for the
+// arithmetic of every row. Rows are computed in tiles of four.
+constexpr PassCosts kFromMemory{0.0f, 1.0f,  1.02f, 1.05f, 1.2f, 1.5f,  1.53f, 1.56f, 1.75f,
+                                2.1f, 2.15f, 2.3f,  2.5f,  2.7f, 2.85f, 3.0f,  3.1f};
+constexpr PassCosts kFromCache{0.0f, 1.0f, 1.4f, 1.95f, 2.4f, 3.4f, 3.75f, 4.2f, 4.4f,
+                               5.3f, 5.6f, 6.0f, 6.3f,  7.0f, 7.3f, 7.6f,  7.9f};
 constexpr int64_t kCacheBytes = int64_t{32} << 20;
-
-PassCosts pass_costs(int64_t bytes_read) {
-  PassCosts costs{};
-  for (size_t rows = 1; rows < costs.size(); ++rows) {
-    const auto more = static_cast<float>(rows - 1);
-    costs[rows] = bytes_read > kCacheBytes ? 1.0f + 0.035f * more + 0.11f * std::max(more - 3.0f, 0.0f)
-                                           : 1.0f + 0.5f * more;
-  }
-  return costs;
-}
 
 // The rows of a pass whose ids turned out wrong, or were never looked at, leave the cache again.
 class SpareRows {
@@ -147,8 +142,9 @@ std::unique_ptr<Drafter> Decoder::drafter(const GenerateOptions& options) const 
   if (!options.draft || options.sampling.temperature > 0.0f) return nullptr;
   std::vector<int32_t> ends(options.stop_ids);
   ends.insert(ends.end(), options.sampling.suppressed.begin(), options.sampling.suppressed.end());
-  return std::make_unique<TextDrafter>(options.draft_table, std::move(ends),
-                                       pass_costs(network_.weight_bytes() + network_.cache_bytes()));
+  PassCosts costs = network_.weight_bytes() + network_.cache_bytes() > kCacheBytes ? kFromMemory : kFromCache;
+  if (!options.draft_costs.empty()) std::copy_n(options.draft_costs.begin(), kMaxRows, costs.begin() + 1);
+  return std::make_unique<TextDrafter>(options.draft_table, std::move(ends), costs);
 }
 
 GenerationResult Decoder::generate(const float* first_logits, const GenerateOptions& options,
@@ -162,6 +158,11 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   for (const auto& draft : options.draft_script) check_ids(draft, "draft_script");
   if (options.draft_table && options.draft_table->vocab() != spec.vocab)
     throw std::invalid_argument("the draft table is for another vocabulary");
+  if (!options.draft_costs.empty() && std::ssize(options.draft_costs) != kMaxRows)
+    throw std::invalid_argument("draft_costs must hold one cost per number of rows, 1 to " +
+                                std::to_string(kMaxRows));
+  for (const float cost : options.draft_costs)
+    if (!std::isfinite(cost) || cost <= 0.0f) throw std::invalid_argument("draft_costs must be positive");
   if (!options.draft_script.empty() && options.sampling.temperature > 0.0f)
     throw std::invalid_argument("a sampled text cannot be drafted");
   require_bias(options.bias_rows == BiasRows::all);

@@ -43,6 +43,8 @@ struct GenerateOptions {
   const DraftTable* draft_table = nullptr;
   // Drafts to check instead: [i] where i ids have been generated.
   std::vector<std::vector<int32_t>> draft_script;
+  // What passes over 1 to kMaxRows rows cost, instead of what is assumed of this decoder; empty: that.
+  std::vector<float> draft_costs;
 };
 
 struct GenerationResult {

@@ -18,7 +18,7 @@ float own_share(size_t match) { return static_cast<float>(match) / static_cast<f
 // A table's share, or the above, counts as much as so many guesses that were checked.
 constexpr float kPrior = 4.0f;
 // Below this chance that a whole draft is right nothing is worth adding to it.
-constexpr float kHopeless = 0.02f;
+constexpr float kHopeless = 0.05f;
 // Tokens per cost to begin with, and how many units of cost this assumption weighs.
 constexpr float kExpected = 1.5f, kExpectedWeight = 2.0f;
 

@@ -154,7 +154,7 @@ class PyDecoder {
                       std::vector<int32_t> suppressed_ids, float temperature, int64_t top_k, float top_p,
                       uint64_t seed, const py::object& on_token, const std::shared_ptr<CancelToken>& cancel,
                       bool draft, const std::shared_ptr<PyDraftTable>& draft_table,
-                      std::vector<std::vector<int32_t>> draft_script) {
+                      std::vector<std::vector<int32_t>> draft_script, std::vector<float> draft_costs) {
     GenerateOptions options{.begin_ids = std::move(begin_ids),
                             .forced_ids = std::move(forced_ids),
                             .max_new_tokens = max_new_tokens,
@@ -167,7 +167,8 @@ class PyDecoder {
                                          .suppressed = std::move(suppressed_ids)},
                             .draft = draft,
                             .draft_table = draft_table ? &draft_table->table() : nullptr,
-                            .draft_script = std::move(draft_script)};
+                            .draft_script = std::move(draft_script),
+                            .draft_costs = std::move(draft_costs)};
     if (bias_rows == "all")
       options.bias_rows = BiasRows::all;
     else if (bias_rows == "prefill")
@@ -277,7 +278,8 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("suppressed_ids") = std::vector<int32_t>{}, py::arg("temperature") = 0.0f,
            py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
            py::arg("on_token") = py::none(), py::arg("cancel") = py::none(), py::arg("draft") = false,
-           py::arg("draft_table") = py::none(), py::arg("draft_script") = std::vector<std::vector<int32_t>>{})
+           py::arg("draft_table") = py::none(), py::arg("draft_script") = std::vector<std::vector<int32_t>>{},
+           py::arg("draft_costs") = std::vector<float>{})
       .def_property_readonly("isa", [](const PyDecoder& d) { return d.decoder().network().kernels().name; })
       .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().threads(); })
       .def_property_readonly("prefix_rows",

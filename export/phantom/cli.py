@@ -61,7 +61,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--against", type=Path, default=None, help="a second bundle: label agreement")
     evaluate.add_argument("--seed", type=int, default=2026)
     evaluate.add_argument("--size", type=int, default=1024, help="long side of the films in pixels")
-    evaluate.add_argument("--threads", type=int, default=1)
+    evaluate.add_argument("--threads", type=int, default=None, help="default: 1; with --drafting all cores")
+    evaluate.add_argument(
+        "--drafting", action="store_true", help="instead of scores: with and without drafts, tokens and decode speed"
+    )
     evaluate.add_argument("--json", type=Path, default=None)
     return parser
 
@@ -167,13 +170,23 @@ def _draft(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from .evaluate import evaluate, table
 
+    if arguments.drafting:
+        from . import drafting
+
+        found = drafting.compare(
+            arguments.n, arguments.seed, bundle=arguments.bundle, long_side=arguments.size, threads=arguments.threads
+        )
+        print(drafting.table(found))
+        if arguments.json is not None:
+            arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        return
     result = evaluate(
         arguments.n,
         arguments.seed,
         bundle=arguments.bundle,
         against=arguments.against,
         long_side=arguments.size,
-        threads=arguments.threads,
+        threads=arguments.threads or 1,
     )
     print(table(result))
     if arguments.json is not None:
