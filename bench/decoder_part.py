@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import ProcessingError, UsageError
 
 from . import machine
+from .oracle import oracle_script
 from .result import Part
-from .stats import summary
+from .stats import median, rounded, summary
 from .traffic import traffic
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge.decoder import Decoder
+    from edge.decoder import Decoder, Generation
 
 PENALTY = 1.2
 WARM_UP = 1
@@ -35,6 +36,7 @@ def run_decoder(
     threads: int,
     name: str,
     seed: int = 0,
+    draft: bool = False,
 ) -> Part:
     """Time the decoder as a report uses it: key bias in all rows, evidence from the later half of the layers.
 
@@ -50,6 +52,8 @@ def run_decoder(
         Timed runs, after one that is not.
     seed : int
         Of the prefix's keys and values and of the first logits.
+    draft : bool
+        Time each run once more with drafts as good as the demo model's (:mod:`edge_bench.oracle`), by turns.
 
     Raises
     ------
@@ -79,12 +83,19 @@ def run_decoder(
     )
     first_logits = rng.standard_normal(spec["vocab"], np.float32)
     options = GenerationOptions(max_new_tokens=tokens, repetition_penalty=PENALTY, bias_rows="all", draft=False)
-    runs, steps = [], []
+    runs, steps, drafted = [], [], []
+    script: list[list[int]] = []
     for index in range(WARM_UP + repeat):
         stages, gaps = _run(decoder, inputs, first_logits, options)
         if index >= WARM_UP:
             runs.append(stages)
             steps += gaps
+        if draft:
+            script = script or oracle_script(decoder.generate(first_logits, options).token_ids, spec["vocab"])
+            decoder.set_prefix(*inputs)
+            result = decoder.generate(first_logits, options, draft_script=script)
+            if index >= WARM_UP:
+                drafted.append(result)
     rss, peak = machine.resident_mb()
     kv_dtype = decoder.kv_dtype
     return Part(
@@ -106,7 +117,7 @@ def run_decoder(
             "bundle_sha256": None,
             "seed": seed,
         },
-        extra={"token_ms": summary(steps)},
+        extra={"token_ms": summary(steps), **_drafting(drafted, runs, tokens)},
     )
 
 
@@ -114,6 +125,24 @@ def _precision(weights: Mapping[str, NDArray[np.generic]]) -> str:
     """Of the smallest matrix."""
     stored = {array.dtype.name for array in weights.values()}
     return "int4" if "uint8" in stored else "int8" if "int8" in stored else "fp32"
+
+
+def _drafting(drafted: Sequence[Generation], runs: Sequence[Mapping[str, float]], tokens: int) -> dict[str, Any]:
+    """What drafts as good as the demo model's gain; nothing where none were timed."""
+    if not drafted:
+        return {}
+    ms = median([result.decode_seconds for result in drafted]) * 1e3 / (tokens - 1)
+    plain = median([run["decode"] for run in runs]) / (tokens - 1)
+    return {
+        "drafting": {
+            "drafts": "of the known text, right as often as the demo model's",
+            "ms_per_token": rounded(ms),
+            "tokens_per_pass": rounded(drafted[0].tokens_per_pass),
+            "drafted": drafted[0].drafted,
+            "accepted": drafted[0].accepted,
+            "speed_up": rounded(plain / ms),
+        }
+    }
 
 
 def _run(

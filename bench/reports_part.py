@@ -53,7 +53,9 @@ def without_stop(bundle: Bundle, tokens: int) -> Bundle:
     return replace(bundle, manifest=replace(bundle.manifest, generation=generation))
 
 
-def run_reports(folder: Path | None, film: Path, *, tokens: int | None, repeat: int, threads: int, say: Say) -> Part:
+def run_reports(
+    folder: Path | None, film: Path, *, tokens: int | None, repeat: int, threads: int, say: Say, draft: bool = True
+) -> Part:
     """Time reports of `film` with the bundle in `folder`.
 
     Parameters
@@ -64,6 +66,8 @@ def run_reports(folder: Path | None, film: Path, *, tokens: int | None, repeat: 
         New tokens per report, exactly. ``None``: 100, or as many as fit.
     repeat
         Timed reports, after one that is not.
+    draft
+        Write several tokens per pass where they can be guessed, as ``edge-report`` does.
 
     Raises
     ------
@@ -76,7 +80,7 @@ def run_reports(folder: Path | None, film: Path, *, tokens: int | None, repeat: 
 
     bundle = Bundle.open(folder)
     count = tokens if tokens is not None else max(2, min(100, token_room(bundle)))
-    engine = Engine(without_stop(bundle, count), threads=threads, device="cpu")
+    engine = Engine(without_stop(bundle, count), threads=threads, device="cpu", draft=draft)
     load_ms = (perf_counter() - begin) * 1e3
 
     runs: list[dict[str, float]] = []
@@ -116,8 +120,11 @@ def run_reports(folder: Path | None, film: Path, *, tokens: int | None, repeat: 
             "prompt": prompt,
             "bias_rows": manifest.bias.rows,
             "bundle_sha256": bundle.sha256,
+            "draft": draft,
+            "draft_table": manifest.draft_file is not None,
         },
         extra={"film": describe_film(film), "cold_start": cold_start(bundle, film, count, threads, say)},
+        tokens_per_pass=report.decoding["tokens_per_pass"],
     )
 
 

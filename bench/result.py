@@ -33,6 +33,8 @@ class Part:
         What was run.
     extra : dict
         Further figures of this part.
+    tokens_per_pass : float
+        Tokens per pass over the decoder; more than 1 where drafts were right.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Part:
     isa: str
     model: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
+    tokens_per_pass: float = 1.0
 
     @property
     def ms_per_token(self) -> float:
@@ -53,14 +56,15 @@ class Part:
 
     @property
     def read_gbps(self) -> float:
-        """GB/s (1e9 bytes) that the decode steps read."""
-        return self.traffic.total / self.ms_per_token / 1e6
+        """GB/s (1e9 bytes) that the decode steps read; a pass that yields several tokens reads once."""
+        return self.traffic.total / (self.ms_per_token * self.tokens_per_pass) / 1e6
 
     def to_dict(self, bandwidth_gbps: float) -> dict[str, Any]:
         """For JSON; ratios are those of the unrounded figures."""
         return {
             "ms_per_token": rounded(self.ms_per_token),
             "tokens_per_s": rounded(1e3 / self.ms_per_token),
+            "tokens_per_pass": rounded(self.tokens_per_pass),
             "bytes_per_token": self.traffic.total,
             "bytes": self.traffic.to_dict(),
             "read_gbps": rounded(self.read_gbps),

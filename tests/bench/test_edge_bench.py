@@ -66,7 +66,10 @@ def check(result: dict[str, Any], folder: Path, tokens: int) -> None:
     assert result["bytes_per_token"] == sum(result["reports"]["bytes"][k] for k in ("weights", "cache"))
     assert result["ms_per_token"] == close(result["stages"]["decode"]["p50"] / (tokens - 1), rel=1e-5)
     assert result["tokens_per_s"] == close(1e3 / result["ms_per_token"], rel=1e-5)
-    assert result["read_gbps"] == close(result["bytes_per_token"] / result["ms_per_token"] / 1e6, rel=1e-5)
+    assert result["read_gbps"] == close(
+        result["bytes_per_token"] / result["tokens_per_pass"] / result["ms_per_token"] / 1e6, rel=1e-5
+    )
+    assert result["call"]["draft"] == result["model"]["draft"]
     bandwidth = result["read_bandwidth_gbps"]
     assert bandwidth > 0
     assert result["share_of_bandwidth"] == close(result["read_gbps"] / bandwidth, rel=1e-5)
@@ -124,6 +127,33 @@ def test_both_parts_of_the_reference_shape(
     said: list[str] = []
     assert reference.reference_bundle("none", said.append) == folder  # from the cache: needs no exporter
     assert said == []
+
+
+def test_drafts_are_a_choice(bundle: Path, timed: Any, small_film: Path) -> None:
+    result, _ = timed("--bundle", bundle, "--tokens", "20", "--film", small_film, "--no-draft")
+    check(result, bundle, 20)
+    assert result["call"]["draft"] is False
+    assert result["tokens_per_pass"] == 1.0
+
+
+def test_the_decoder_alone_with_drafts() -> None:
+    """The oracle's drafts: the same text, and as many tokens per pass as its pattern says."""
+    from edge_bench.decoder_part import run_decoder
+    from edge_bench.oracle import PATTERN
+
+    spec = {**reference.SPEC, "layers": 2, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "mlp": 128}
+    spec |= {"vocab": 320, "max_positions": 192}
+    part = run_decoder(
+        spec, lambda: reference.random_weights(spec), prefix=20, tokens=150, repeat=2, threads=1, name="x", draft=True
+    )
+    drafting = part.to_dict(1.0)["drafting"]
+    right = sum(right for _, right in PATTERN)
+    assert drafting["tokens_per_pass"] == pytest.approx((len(PATTERN) + right) / len(PATTERN), rel=0.3)
+    assert 0 < drafting["accepted"] < drafting["drafted"]
+    assert part.tokens_per_pass == 1.0
+    assert "drafting" not in run_decoder(
+        spec, lambda: reference.random_weights(spec), prefix=20, tokens=5, repeat=1, threads=1, name="x"
+    ).to_dict(1.0)
 
 
 def test_stop_ids_do_not_shorten_a_run(tmp_path: Path, timed: Any) -> None:
