@@ -11,66 +11,80 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edge.engine import Engine
-    from edge.report import Report
+    from edge.decoder import Generation
 
 BATCH = 25
-"""Films drawn at a time, before they are reported: nothing else runs while a report is timed."""
-WARM_UP = 3
+"""Films drawn at a time, before they are reported: nothing of ours runs while a text is timed."""
+REPEAT = 3
 
 
 def compare(
     count: int, seed: int, *, bundle: Path | None = None, long_side: int = 1024, threads: int | None = None
 ) -> dict[str, Any]:
-    """Report ``count`` unseen phantoms with drafts, with the same decoder without, and as ``--no-draft`` does it.
+    """Write the reports of ``count`` unseen phantoms with drafts, with the same decoder without, and as ``--no-draft``.
+
+    Each film is read and looked at once; then the text is written `REPEAT` times in each way, by turns, with a callback
+    per token as in a report.
 
     Returns
     -------
     dict
-        ``identical``: reports whose tokens, log-probabilities, evidence and stop reason are the same in all three.
-        ``tokens_per_pass``, ``drafted``, ``accepted`` and ``passes`` over all reports. ``speed_up`` and
-        ``speed_up_same_threads``: decode stage of the reports without drafts over that with them, with the threads
-        that a decoder without drafts takes by itself, and with as many as the drafting one; each over ``all`` tokens,
-        and the ``median`` over films. ``ms_per_token`` and ``threads`` of each.
+        ``identical``: films whose tokens, log-probabilities, evidence and stop reason are the same every time, bit by
+        bit. ``tokens_per_pass``, ``drafted``, ``accepted`` and ``passes`` over all films. ``speed_up`` and
+        ``speed_up_same_threads``: decoding without drafts over that with them, with the threads that a decoder without
+        drafts takes by itself, and with as many as the drafting one; each over ``all`` tokens (a film counts with the
+        median of its repeats), and the ``median`` over films. ``ms_per_token`` and ``threads`` of each.
     """
     import pydicom
     from tqdm import tqdm
 
     import edge
+    from edge.prepare import prepare
 
     from .evaluate import _draw_film
 
     drafting = edge.load(bundle, device="cpu", threads=threads)
     alone = edge.load(bundle, device="cpu", threads=threads, draft=False)
-    ways: dict[str, tuple[Engine, bool]] = {
-        "drafts": (drafting, True),
-        "same_threads": (drafting, False),
-        "no_draft": (alone, False),
-    }
-    side = int(drafting.manifest.image["height"]) // 8
-    milliseconds: dict[str, list[float]] = {name: [] for name in ways}
+    manifest = drafting.manifest
+    decoders = {"drafts": drafting._decoder, "same_threads": drafting._decoder, "no_draft": alone._decoder}
+    options = drafting._options(
+        [], max_new_tokens=drafting._check_cap(None, 0), repetition_penalty=drafting._check_penalty(None)
+    )
+    side = int(manifest.image["height"]) // 8
+    milliseconds: dict[str, list[float]] = {name: [] for name in decoders}
     totals = dict.fromkeys(("passes", "drafted", "accepted"), 0)
     identical = tokens = 0
     workers = max(1, (os.cpu_count() or 2) - 1)
-    order = list(ways)
+    order = list(decoders)
     with ProcessPoolExecutor(workers) as pool, tqdm(total=count, desc="phantoms", unit="film", leave=False) as bar:
         for begin in range(0, count, BATCH):
             batch = range(begin, min(begin + BATCH, count))
             seeds = [seed * 10000 + i for i in batch]
             films = list(pool.map(_draw_film, seeds, [long_side] * len(batch), [side] * len(batch), chunksize=2))
-            for index, film in zip(batch, films, strict=True):
-                dataset = pydicom.dcmread(io.BytesIO(film.dicom))
-                for _ in range(WARM_UP if index == 0 else 0):
-                    for engine, draft in ways.values():
-                        engine.report(dataset, draft=draft)
-                order.append(order.pop(0))
-                reports = {name: ways[name][0].report(dataset, draft=ways[name][1]) for name in order}
-                identical += len({_content(report) for report in reports.values()}) == 1
-                tokens += len(reports["drafts"].token_ids)
-                for name, report in reports.items():
-                    milliseconds[name].append(report.timings_ms["decode"])
+            for film in films:
+                ready = prepare(pydicom.dcmread(io.BytesIO(film.dicom)), manifest.image)
+                seen, rows, _ = drafting._look(ready.pixels, manifest.bias.rows)
+                spent: dict[str, list[float]] = {name: [] for name in decoders}
+                texts: dict[str, Generation] = {}
+                contents = set()
+                for _ in range(REPEAT):
+                    order.append(order.pop(0))
+                    for name in order:
+                        decoder = decoders[name]
+                        decoder.set_prefix(seen.keys, seen.values, seen.key_bias if rows != "none" else None)
+                        texts[name] = decoder.generate(
+                            seen.first_logits,
+                            options.but(bias_rows=rows, draft=name == "drafts"),
+                            on_token=lambda _token, _logprob: None,
+                        )
+                        spent[name].append(texts[name].decode_seconds * 1e3)
+                        contents.add(_content(texts[name]))
+                identical += len(contents) == 1
+                tokens += len(texts["drafts"].token_ids)
+                for name, values in spent.items():
+                    milliseconds[name].append(median(values))
                 for key in totals:
-                    totals[key] += reports["drafts"].decoding[key]
+                    totals[key] += getattr(texts["drafts"], key)
                 bar.update()
 
     def speed_up(other: str) -> dict[str, float]:
@@ -83,21 +97,21 @@ def compare(
     return {
         "films": count,
         "seed": seed,
-        "model": drafting.manifest.name,
+        "model": manifest.name,
         "bundle_sha256": drafting.bundle.sha256,
         "identical": identical,
         "tokens": tokens,
         **totals,
         "tokens_per_pass": 1.0 + totals["accepted"] / max(1, totals["passes"]),
-        "ms_per_token": {name: sum(values) / max(1, tokens - count) for name, values in milliseconds.items()},
-        "threads": {name: engine._decoder.threads for name, (engine, _) in ways.items()},
+        "ms_per_token": {name: sum(values) / max(1, tokens) for name, values in milliseconds.items()},
+        "threads": {name: decoder.threads for name, decoder in decoders.items()},
         "speed_up": speed_up("no_draft"),
         "speed_up_same_threads": speed_up("same_threads"),
     }
 
 
-def _content(report: Report) -> tuple[Any, ...]:
-    return report.token_ids, report.logprobs, report.sentences, report.stop_reason
+def _content(text: Generation) -> tuple[Any, ...]:
+    return tuple(text.token_ids), text.logprobs.tobytes(), text.evidence.tobytes(), text.stop_reason
 
 
 def table(result: dict[str, Any]) -> str:
