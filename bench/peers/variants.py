@@ -52,7 +52,7 @@ def _variants() -> Iterable[Variant]:
     yield Variant(OURS, "edge-report", "fp32", "fp32", ("decode",))
     yield Variant(OURS, "edge-report", "int8", "fp16", ("decode", "vision_prefill", "report"))
     yield Variant(OURS, "edge-report", "int8", "int8", ("decode",))
-    yield Variant(OURS, "edge-report", "int4", "fp16", ("decode",))
+    yield Variant(OURS, "edge-report", "int4", "fp16", ("decode", "vision_prefill", "report"))
     yield Variant(OURS, "edge-report", "int4", "int8", ("decode",))
     yield Variant("llama", "llama.cpp", "f16", "fp16", DECODER)
     yield Variant("llama", "llama.cpp", "q8_0", "fp16", DECODER)
