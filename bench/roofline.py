@@ -39,9 +39,9 @@ def draw(figures: Figures) -> bytes:
         for threads, entry in figures["bandwidth"].items():
             speed = entry["median"]
             axes.plot(reach, [mb / speed for mb in reach], color="0.6", linewidth=0.9)
-            place = (reach[1], reach[1] / speed)
+            place = (reach[0], reach[0] / speed)
             label = f"{threads} thread{'s' if threads != '1' else ''}: {speed:.0f} GB/s"
-            axes.annotate(label, place, fontsize=7, color="0.4", ha="right", va="bottom")
+            axes.annotate(label, place, fontsize=7, color="0.4", ha="left", va="bottom", rotation=28)
     for mb, ms, peer in measured:
         own = peer["peer"] == "ours"
         marker, colour = MARKERS.get(peer["peer"], "x"), "#1f6fb4" if own else "#8a5a44"
@@ -51,6 +51,10 @@ def draw(figures: Figures) -> bytes:
     if measured:
         axes.set_xscale("log")
         axes.set_yscale("log")
+        axes.set_xlim(0.75 * reach[0], 1.2 * reach[1])
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter("{x:g}")
     axes.set_xlabel("read per token, MB (weights as stored and cached keys and values)")
     axes.set_ylabel("ms per token")
     axes.set_title(f"{figures['machine']['cpu']}, {figures['call']['threads']} threads; lines: measured read bandwidth")

@@ -43,13 +43,14 @@ def _decoders(axes: Any, figures: Figures) -> None:
     bars = axes.barh(names, times, color=[OWN if peer["peer"] == OURS else OTHER for peer in measured])
     axes.bar_label(bars, [f"{t:.1f}" for t in times], padding=3, fontsize=8)
     axes.tick_params(axis="y", labelsize=8)
-    if measured:
-        axes.set_xscale("log")
-    axes.set_xlabel("decode, ms per token (median, logarithmic)")
+    axes.margins(x=0.08)
+    axes.set_xlabel("decode, ms per token (median)")
 
 
 def _reports(axes: Any, figures: Figures) -> None:
     """Stacked stages of what a report costs; whole bars where only the whole was timed."""
+    from matplotlib.patches import Patch
+
     times = {"encoder": 1, "segmenter": SEGMENTERS, "prefill": 1, "decode": figures["call"]["tokens"]}
     stacks: list[tuple[str, dict[str, float]]] = []
     for peer in figures["peers"]:
@@ -76,5 +77,6 @@ def _reports(axes: Any, figures: Figures) -> None:
     axes.tick_params(axis="y", labelsize=8)
     axes.margins(x=0.08)
     axes.set_xlabel("a report of one film, ms: pixels to the last token")
-    handles = [axes.barh([], [], color=colour, label=task) for task, colour in STAGES.items()]
-    axes.legend(handles=handles, fontsize=8, loc="upper right")
+    axes.legend(
+        handles=[Patch(color=colour, label=task) for task, colour in STAGES.items()], fontsize=8, loc="upper right"
+    )
