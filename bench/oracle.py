@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 PATTERN = (
-    (6, 5), (15, 15), (2, 2), (3, 3), (2, 1), (6, 3), (6, 0), (15, 15), (2, 2), (2, 2), (15, 15), (6, 6),
-    (6, 4), (15, 15), (2, 2), (6, 2), (2, 2), (2, 0), (3, 3), (2, 2), (2, 0), (11, 11), (6, 6), (10, 0),
-    (6, 6), (6, 6), (2, 2), (15, 9), (6, 6), (6, 1), (7, 7), (7, 0), (10, 6), (2, 2), (3, 1), (3, 3),
-    (15, 3), (2, 0), (2, 1), (15, 15), (15, 2), (6, 6), (10, 10), (6, 4), (2, 2), (7, 7), (10, 10), (3, 3),
+    (6, 5), (6, 4), (6, 6), (6, 4), (10, 6), (6, 3), (6, 6), (6, 2), (7, 7), (6, 6), (3, 3), (6, 6),
+    (15, 3), (6, 6), (3, 3), (6, 6), (7, 7), (6, 1), (3, 3), (10, 10), (3, 3), (10, 0), (10, 10), (2, 2),
+    (11, 11), (3, 1), (7, 0), (15, 9), (2, 2), (2, 2), (15, 15), (2, 0), (2, 2), (2, 2), (15, 15), (2, 0),
+    (2, 2), (15, 2), (2, 2), (15, 15), (2, 2), (2, 2), (15, 15), (2, 0), (6, 0), (2, 1), (15, 15), (2, 1),
 )  # fmt: skip
 """Ids drafted and ids right, of 48 passes: every 25th of 1220, sorted, over 150 phantoms, where rows cost what they
-cost a decoder that is read from memory."""
+cost a decoder that is read from memory. In an order whose mean settles early: 5.75 tokens per pass."""
 
 
 def oracle_script(text: Sequence[int], vocab: int) -> list[list[int]]:
