@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from .anatomy import LOWEST, stretch
 from .model import LanaModel
 
+BLOCKS, SMALLEST_BLOCK = 4, 64
+
 
 def trunks_are_equal(model: LanaModel) -> bool:
     """Whether both segmenters hold the same trunk, so that it can be stored and run once."""
@@ -57,6 +59,7 @@ class VisionGraph(nn.Module):
         attention = model.decoder.transformer.h[-1].attn.c_attn
         # Slices of weights as constants of their own: a slice at run time could be neither folded nor
         # quantized.
+        self.blocks = row_blocks(length, exact=config.bias.kind == "hidden" and with_mask)
         constants = {
             "causal": torch.full((length, length), LOWEST).triu(1),
             "positions": model.decoder.transformer.wpe.weight[:length],
@@ -118,18 +121,17 @@ class VisionGraph(nn.Module):
         last = len(transformer.h) - 1
         for index, block in enumerate(transformer.h):
             normed = block.ln_1(hidden)
-            mask = self.causal
+            bias = None if key_bias is None else key_bias[index]
             if index == last:
                 query = normed[-1:] @ self.last_query_weight + self.last_query_bias
                 key, value = (normed @ self.last_kv_weight + self.last_kv_bias).split(width, dim=1)
-                hidden, mask = hidden[-1:], self.causal[-1:]
+                hidden, rows = hidden[-1:], [range(hidden.shape[0] - 1, hidden.shape[0])]
             else:
                 query, key, value = _project(normed, block.attn.c_attn).split(width, dim=1)
+                rows = self.blocks
+            mixed = [self._attend(query, key, value, part, bias) for part in rows]
+            hidden = hidden + _project(torch.cat(mixed) if len(mixed) > 1 else mixed[0], block.attn.c_proj)
             key, value = self._heads(key), self._heads(value)
-            if key_bias is not None:
-                mask = mask + key_bias[index]
-            mixed = self._attend(self._heads(query), key, value, mask)
-            hidden = hidden + _project(mixed, block.attn.c_proj)
             inner = F.gelu(_project(block.ln_2(hidden), block.mlp.c_fc), approximate="tanh")
             hidden = hidden + _project(inner, block.mlp.c_proj)
             keys.append(key)
@@ -141,13 +143,43 @@ class VisionGraph(nn.Module):
         """[T, D] to [heads, T, head_dim]."""
         return rows.view(rows.shape[0], self.config.decoder_heads, -1).transpose(0, 1)
 
-    @staticmethod
-    def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-        """Scaled dot-product attention [H,T,hd] over [H,P,hd] to [T, H*hd]; ``mask`` [T,P] is added to the
-        scores."""
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, rows: range, bias: Tensor | None) -> Tensor:
+        """Scaled dot-product attention of some prefix rows.
+
+        Parameters
+        ----------
+        query : Tensor [T, H*hd]
+            All rows of the prefix, or, for the last row alone, that row.
+        key, value : Tensor [P, H*hd]
+        rows : range
+            Rows of the prefix to compute; they see the keys up to the last one of them.
+        bias : Tensor [P], optional
+            Added to the scores of each key.
+
+        Returns
+        -------
+        Tensor [rows, H*hd]
+        """
+        seen, first = rows.stop, rows.start if query.shape[0] > 1 else 0
+        query = self._heads(query[first : first + len(rows)])
+        key, value = self._heads(key[:seen]), self._heads(value[:seen])
+        mask = self.causal[rows.start : rows.stop, :seen]
+        if bias is not None:
+            mask = mask + bias[:seen]
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(1, 2) + mask
         mixed = torch.softmax(scores, dim=-1) @ value
-        return mixed.transpose(0, 1).reshape(query.shape[1], -1)
+        return mixed.transpose(0, 1).reshape(len(rows), -1)
+
+
+def row_blocks(length: int, *, exact: bool) -> list[range]:
+    """Rows of the prefix that attend together.
+
+    A block of rows needs no key behind its last row, so that of four blocks' scores only 10/16 are computed. In the
+    strict kind ("exact") all rows stay one block: there a row whose visible keys are all behind it counts them as much
+    as the hidden ones before it, since both have the lowest score, and the model was trained with that.
+    """
+    size = length if exact else max(SMALLEST_BLOCK, -(-length // BLOCKS))
+    return [range(start, min(start + size, length)) for start in range(0, length, size)]
 
 
 def _project(rows: Tensor, layer: nn.Module) -> Tensor:
