@@ -78,24 +78,29 @@ def without_check_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def open_session(path: Path, threads: int) -> Any:
+    """An ONNX Runtime session on the CPU whose threads sleep when there is nothing to do."""
+    from edge.vision.ort import import_runtime, session_options
+
+    onnxruntime = import_runtime()
+    options = session_options(onnxruntime, threads)
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def inputs(pixels: np.ndarray, *, bias: bool, switch: bool) -> dict[str, np.ndarray]:
+    """What the graph is fed for one picture."""
+    return {"pixels": pixels, **({"bias_switch": np.array([bias], np.float32)} if switch else {})}
+
+
 class GraphSession:
     """An ONNX Runtime CPU session that returns named arrays."""
 
     def __init__(self, path: Path, threads: int = 2) -> None:
-        from edge.vision.ort import import_runtime
-
-        onnxruntime = import_runtime()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 4
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = open_session(path, threads)
         self._inputs = {node.name for node in self._session.get_inputs()}
         self.outputs = [node.name for node in self._session.get_outputs()]
 
     def run(self, pixels: np.ndarray, *, bias: bool = True) -> dict[str, np.ndarray]:
         """Pixels float32 [1,3,H,W] to the graph's outputs."""
-        feed: dict[str, Any] = {"pixels": pixels}
-        if "bias_switch" in self._inputs:
-            feed["bias_switch"] = np.array([1.0 if bias else 0.0], np.float32)
+        feed = inputs(pixels, bias=bias, switch="bias_switch" in self._inputs)
         return dict(zip(self.outputs, self._session.run(None, feed), strict=True))

@@ -20,10 +20,11 @@ from .errors import UsageError
 from .families.lana.decoder_weights import decoder_arrays, decoder_spec
 from .families.lana.model import LanaModel
 from .families.lana.vision_graph import VisionGraph
+from .graph_int8 import plan_products, quantize_graph
 from .model_card import draft_section, model_card
-from .onnx_graph import GraphSession, to_onnx, without_check_outputs
+from .onnx_graph import GraphSession, inputs, to_onnx, without_check_outputs
 from .options import PRODUCER, QUANTIZATIONS, ExportOptions
-from .quantize import quantize_decoder, quantize_graph
+from .quantize import quantize_decoder
 from .verify import verify
 
 Progress = Callable[[str], None]
@@ -83,13 +84,18 @@ def export_model(
         graph = VisionGraph(model, with_mask=manifest["bias"]["kind"] != "none", sequence_length=length)
         onnx_model = to_onnx(graph)
         arrays = decoder_arrays(model)
+        pictures = images if images is not None else check_images(manifest["image"])
+        notes = ["Both segmenters hold the same trunk: stored and run once."] if graph.shared_trunk else []
         if options.quantize != "none":
             progress("quantizing")
-            quantize_graph(onnx_model)
+            bias = manifest["bias"]["rows"] != "none"
+            feeds = [inputs(pixels, bias=bias, switch=graph.with_mask) for pixels in pictures]
+            plan = plan_products(onnx_model, feeds, stage, torch.get_num_threads())
+            notes.append(plan.describe())
+            quantize_graph(onnx_model, plan)
             arrays = quantize_decoder(arrays, options.quantize, options.keep_int8)
         vision = stage / writer.VISION
         vision.write_bytes(onnx_model.SerializeToString())
-        pictures = images if images is not None else check_images(manifest["image"])
         ticks = iter(range(1, len(pictures) + 1))
         check = verify(
             model,
@@ -112,7 +118,6 @@ def export_model(
             save_table(table, stage / writer.DRAFT)
             drafting = draft_section(table, len(draft_texts), options.draft_source)
         sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
-        notes = ["Both segmenters hold the same trunk: stored and run once."] if graph.shared_trunk else []
         card = model_card(manifest, options, check, sizes, notes, drafting)
         (stage / writer.CARD).write_text(card, encoding="utf-8")
         return writer.write_manifest(stage, manifest)

@@ -23,10 +23,10 @@ from edge_export import pipeline  # noqa: E402
 from edge_export.cli import main  # noqa: E402
 from edge_export.errors import ExportError, OutputError, UsageError  # noqa: E402
 from edge_export.onnx_graph import without_check_outputs  # noqa: E402
-from edge_export.quantize import quantize_decoder, quantize_graph, quantize_rows  # noqa: E402
+from edge_export.quantize import quantize_decoder, quantize_rows  # noqa: E402
 from edge_export.random_checkpoint import make, smooth_pixels  # noqa: E402
 from edge_export.verify import dice  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 from tiny import tiny_bundle, tiny_model  # noqa: E402
 
@@ -145,8 +145,9 @@ def test_int8(exported: Exported) -> None:
     for words in ("what this quantization costs", "text logits, same first choice", "Dice", "IoU"):
         assert words in card
     assert Bundle.open(small).manifest.precision == "int8"
-    # ONNX Runtime would fuse these into products that quantize the activations as well.
-    assert not {"MatMulInteger", "DequantizeLinear", "DynamicQuantizeLinear"} & set(operators(small))
+    # Of the tiny model only the head is large enough for a product of integers: once with what is left over.
+    assert operators(small).count("MatMulInteger") == 2
+    assert "1 with int16 activations" in card
 
 
 def test_quantized_rows_round_to_the_nearest_step() -> None:
@@ -165,52 +166,6 @@ def test_quantized_rows_round_to_the_nearest_step() -> None:
         np.float32,
         np.float32,
     ]
-
-
-def test_quantized_graph_matches_its_own_weights(tmp_path: Path) -> None:
-    """MatMul, transposed Gemm, Conv and ConvTranspose each scale along their own output axis."""
-    import onnxruntime
-
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> np.ndarray:
-        return (rng.standard_normal(shape) * np.exp(rng.standard_normal(shape))).astype(np.float32)
-
-    weights = {
-        "m": normal(64, 48),
-        "g": normal(48, 64),
-        "c": normal(32, 8, 3, 3),
-        "t": normal(8, 64, 2, 2),
-    }
-    nodes = [
-        helper.make_node("MatMul", ["x", "m"], ["y0"]),
-        helper.make_node("Gemm", ["x", "g"], ["y1"], transB=1),
-        helper.make_node("Conv", ["p", "c"], ["y2"], kernel_shape=[3, 3]),
-        helper.make_node("ConvTranspose", ["p", "t"], ["y3"], kernel_shape=[2, 2], strides=[2, 2]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [
-            helper.make_tensor_value_info("x", TensorProto.FLOAT, [4, 64]),
-            helper.make_tensor_value_info("p", TensorProto.FLOAT, [1, 8, 6, 6]),
-        ],
-        [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in range(4)],
-        [numpy_helper.from_array(array, name) for name, array in weights.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    feed = {"x": normal(4, 64), "p": normal(1, 8, 6, 6)}
-
-    def run(model: Any) -> list[np.ndarray]:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        return session.run(None, feed)
-
-    want = run(model)
-    quantize_graph(model)
-    assert {t.data_type for t in model.graph.initializer} == {TensorProto.INT8, TensorProto.FLOAT}
-    assert [node.op_type for node in model.graph.node].count("Cast") == 4
-    for got, exact in zip(run(model), want, strict=True):
-        assert np.mean((got - exact) ** 2) / np.mean(exact**2) < 2e-3
 
 
 def sabotage_graph(model: Any) -> Any:
