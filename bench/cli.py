@@ -114,6 +114,10 @@ def main(argv: list[str] | None = None) -> int:
         from .cost.cli import main as cost
 
         return cost(arguments[1:])
+    if arguments[:1] == ["vision"]:
+        from .vision_part import main as vision
+
+        return vision(arguments[1:])
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.shape != "reference":
