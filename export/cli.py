@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME,...",
         help="with --quantize int4: matrices that stay in int8 (mlp_out, layers.0.qkv, ...)",
     )
+    add("--calibrate", type=Path, metavar="FOLDER", help="with --quantize: films on which its errors are measured, too")
     add(
         "--bias-rows",
         choices=("all", "prefill", "none"),
@@ -144,6 +145,8 @@ def _run(arguments: argparse.Namespace) -> None:
         raise UsageError("--out is missing: the folder to write the bundle into")
     if arguments.no_mask and arguments.bias_rows != "none":
         raise UsageError("--no-mask needs --bias-rows none: the other modes need the mask")
+    if arguments.calibrate is not None and arguments.quantize == "none":
+        raise UsageError("--calibrate goes with --quantize")
     if arguments.out is not None:
         from .bundle_writer import check_target
 
@@ -225,6 +228,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         with_mask=not arguments.no_mask,
         quantize=arguments.quantize,
         keep_int8=arguments.keep_int8,
+        calibrate=arguments.calibrate,
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],
         draft_source=f"Learnt from `{arguments.draft_corpus.name}`." if arguments.draft_corpus else "",

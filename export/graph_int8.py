@@ -22,7 +22,7 @@ one row, so it costs nothing, and it decides the first token.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -77,13 +77,13 @@ class Plan:
         )
 
 
-def plan_products(model: onnx.ModelProto, feeds: Sequence[dict[str, np.ndarray]], work: Path, threads: int) -> Plan:
+def plan_products(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]], work: Path, threads: int) -> Plan:
     """Measure on pictures what int8 activations would do to each product, and choose its form.
 
     Parameters
     ----------
-    feeds : sequence of dict
-        Inputs of the graph.
+    feeds : iterable of dict
+        Inputs of the graph, one picture after the other.
     work : Path
         Folder for a temporary copy of the graph.
     """
@@ -285,7 +285,7 @@ def _matrix(weights: dict[str, onnx.TensorProto], product: Product) -> np.ndarra
 def _activations(
     model: onnx.ModelProto,
     products: Sequence[Product],
-    feeds: Sequence[dict[str, np.ndarray]],
+    feeds: Iterable[dict[str, np.ndarray]],
     work: Path,
     threads: int,
 ) -> Iterator[list[tuple[Product, np.ndarray]]]:

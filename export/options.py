@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 PRODUCER = "edge-report 0.1.0"
@@ -55,6 +56,8 @@ class ExportOptions:
         ``none``; ``int8``: graph and decoder; ``int4``: the decoder's matrices but embedding and head, the rest int8.
     keep_int8 : list of str
         Matrices of the decoder that ``int4`` leaves in int8, see :func:`edge_export.quantize.quantize_decoder`.
+    calibrate : Path or None
+        Folder with films on which the errors of an int8 graph are measured, beside the drawn pictures.
     force : bool
         Replace a bundle that lies at the output path.
     sources : list of str
@@ -74,6 +77,7 @@ class ExportOptions:
     with_mask: bool = True
     quantize: str = "none"
     keep_int8: list[str] = field(default_factory=list)
+    calibrate: Path | None = None
     force: bool = False
     sources: list[str] = field(default_factory=list)
     card: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from tokenizers import Tokenizer
 
 from . import bundle_writer as writer
+from .calibration import film_paths, read_films
 from .check_images import check_images
 from .draft_corpus import corpus_table
 from .draft_table import save_table
@@ -77,6 +79,7 @@ def export_model(
         manifest["draft"] = writer.DRAFT
     writer.check_manifest(manifest)
     writer.check_target(out, force=options.force)
+    films = film_paths(options.calibrate) if options.calibrate is not None else []
     model.eval()
     with writer.staged_bundle(out, force=options.force) as stage:
         progress("tracing the vision graph")
@@ -89,7 +92,8 @@ def export_model(
         if options.quantize != "none":
             progress("quantizing")
             bias = manifest["bias"]["rows"] != "none"
-            feeds = [inputs(pixels, bias=bias, switch=graph.with_mask) for pixels in pictures]
+            every = chain(pictures, read_films(films, manifest["image"]))
+            feeds = (inputs(pixels, bias=bias, switch=graph.with_mask) for pixels in every)
             plan = plan_products(onnx_model, feeds, stage, torch.get_num_threads())
             notes.append(plan.describe())
             quantize_graph(onnx_model, plan)

@@ -153,3 +153,38 @@ def test_the_error_is_that_of_the_runtime() -> None:
     assert product_error(values["x"], weight) == pytest.approx(measured, rel=0.02)
     assert product_error(np.zeros((4, 160), np.float32), weight) == 0.0
     assert product_error(np.full((4, 160), np.nan, np.float32), weight) == float("inf")
+
+
+def test_own_films_are_measured_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edge_export import pipeline
+    from edge_export.errors import UsageError
+    from PIL import Image
+    from tiny import tiny_bundle, tiny_model
+
+    films = tmp_path / "films"
+    films.mkdir()
+    seen: list[np.ndarray] = []
+
+    def spy(model: Any, feeds: Any, *rest: Any) -> Plan:
+        seen.extend(feed["pixels"] for feed in feeds)
+        return plan_products(model, [], *rest)
+
+    monkeypatch.setattr(pipeline, "plan_products", spy)
+    model = tiny_model(segmenter=False)
+    options: dict[str, Any] = {"model": model, "rows": "none", "quantize": "int8", "calibrate": films}
+    with pytest.raises(UsageError, match="no files in it"):
+        tiny_bundle(tmp_path / "bundle", **options)
+    shade = np.linspace(0, 255, 80 * 90).reshape(80, 90).astype(np.uint8)
+    Image.fromarray(shade).save(films / "a.png")
+    (films / "b.png").write_bytes(b"no picture")
+    from edge.errors import InputError
+
+    with pytest.raises(InputError, match="file 2 of --calibrate"):
+        tiny_bundle(tmp_path / "bundle", **options)
+    assert not (tmp_path / "bundle").exists()
+    (films / "b.png").unlink()
+    seen.clear()
+    tiny_bundle(tmp_path / "bundle", **options)
+    size = model.config.image_size
+    assert seen[-1].shape == (1, 3, size, size)
+    assert seen[-1].std() > 0.5
