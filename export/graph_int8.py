@@ -90,9 +90,13 @@ def plan_products(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]
     products = _products(model)
     errors = {product.weight: 0.0 for product in products if not product.is_head}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    rounded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for values in _activations(model, [p for p in products if not p.is_head], feeds, work, threads):
         for product, rows in values:
-            error = product_error(rows, _matrix(weights, product))
+            weight = _matrix(weights, product)
+            if product.weight not in rounded:
+                rounded[product.weight] = quantize_rows(weight, 1, LEVELS)
+            error = product_error(rows, weight, *rounded[product.weight])
             errors[product.weight] = max(errors[product.weight], error)
     forms: dict[str, Form] = {}
     for product in products:
@@ -101,7 +105,7 @@ def plan_products(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]
     return Plan(forms, errors)
 
 
-def product_error(rows: np.ndarray, weight: np.ndarray) -> float:
+def product_error(rows: np.ndarray, weight: np.ndarray, values: np.ndarray, steps: np.ndarray) -> float:
     """NMSE of some rows' outputs if the weights have 7 bits and the activations 8.
 
     Parameters
@@ -109,6 +113,8 @@ def product_error(rows: np.ndarray, weight: np.ndarray) -> float:
     rows : ndarray float32 [N, in]
         All rows of the tensor, since its scale comes from all; of long ones only every n-th is multiplied.
     weight : ndarray float32 [in, out]
+    values, steps : ndarray int8 [in, out], float32 [out]
+        The weights in 7 bits.
     """
     if not np.isfinite(rows).all():
         return float("inf")
@@ -117,7 +123,6 @@ def product_error(rows: np.ndarray, weight: np.ndarray) -> float:
     zero = round(-low / scale)
     rows = rows[:: max(1, len(rows) // SAMPLED_ROWS)]
     small = (np.clip(np.rint(rows / scale) + zero, 0, 255) - zero) * np.float32(scale)
-    values, steps = quantize_rows(weight, 1, LEVELS)
     want = rows @ weight
     error = small.astype(np.float32) @ (values * steps) - want
     power = float(np.mean(np.square(want, dtype=np.float64)))
