@@ -107,6 +107,8 @@ class Engine:
         self.manifest = self.bundle.manifest
         self._default_rows = self._check_rows(bias_rows)
         self._draft = bool(draft)
+        import numpy  # noqa: F401  # here, not first in two threads at once: it does not survive that
+
         with ThreadPoolExecutor(1) as pool:  # most of a load is the graph's, and leaves the interpreter to others
             session = pool.submit(VisionSession, self.bundle, device=device, threads=self.threads, runtime=vision)
             self._text = _text_decoder(self.bundle)

@@ -76,6 +76,23 @@ def test_nothing_is_kept_or_sent(tmp_path: Path, pristine: Path) -> None:
     assert not [path for path in (*home.rglob("*"), *cache.rglob("*")) if path.is_file()]
 
 
+def test_numpy_is_there_before_a_second_thread_wants_it(pristine: Path) -> None:
+    """Imported for the first time by two threads at once, NumPy breaks now and then."""
+    out = run(
+        "import sys, edge.engine\n"
+        "assert 'numpy' not in sys.modules\n"
+        "class Seen(Exception): pass\n"
+        "def session(*_, **__):\n"
+        "    module = sys.modules.get('numpy')\n"
+        "    print(module is not None and not module.__spec__._initializing)\n"
+        "    raise Seen\n"
+        "edge.engine.VisionSession = session\n"
+        f"try: edge.engine.load({str(pristine)!r})\n"
+        "except Seen: pass"
+    )
+    assert out == "True\n"
+
+
 # ---- OpenVINO
 
 
