@@ -58,7 +58,8 @@ def load(
         Folder of a bundle. ``None``: ``$EDGE_REPORT_BUNDLE``, and without it the demo bundle of the package,
         whose model was trained on synthetic phantoms and is not for clinical use.
     device
-        ``auto``, ``cpu`` or ``cuda``.
+        ``auto``, ``cpu`` or ``cuda``. ``cuda`` wants the vision graph on a GPU, and decodes there too where this build
+        has the CUDA library; ``auto`` decodes on a GPU where one can be used. The log (``-v``) says where.
     threads
         Threads of the vision graph and of the decoder. Default: the physical cores this process may run on.
     bias_rows
@@ -87,7 +88,7 @@ class Engine:
         Where the vision graph runs: ``cpu`` or ``cuda``.
     threads : int
     isa : str
-        Instruction set of the decoding kernel.
+        Instruction set of the decoding kernel, or ``cuda``.
     """
 
     def __init__(
@@ -114,6 +115,8 @@ class Engine:
             self._text = _text_decoder(self.bundle)
             self._decoder = _decoder(self.bundle, self.threads, self._draft)
             self._vision = session.result()
+        if device != "cpu":
+            self._decoder = _on_gpu(self._decoder, self.bundle, required=device == "cuda")
         self.device = self._vision.device
         self.isa = self._decoder.isa
         self._lock = threading.Lock()
@@ -407,3 +410,10 @@ def _decoder(bundle: Bundle, threads: int, draft: bool) -> Decoder:
         evidence_layers=manifest.generation.evidence_layers,
         draft_table=table,
     )
+
+
+def _on_gpu(decoder: Decoder, bundle: Bundle, *, required: bool) -> Decoder:
+    """The decoder on a GPU where there is one that can be used, else the one given."""
+    from edge.cuda import decoder_on_gpu
+
+    return decoder_on_gpu(decoder, bundle.weights(), bundle.manifest.generation.evidence_layers, required=required)

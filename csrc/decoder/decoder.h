@@ -83,6 +83,7 @@ class Decoder {
   GenerationResult generate(const float* first_logits, const GenerateOptions& options,
                             const OnToken& on_token, const CancelToken* cancel);
 
+  const DecoderSpec& spec() const { return network_.spec(); }
   const Transformer& network() const { return network_; }
   int threads() const { return threads_; }
 

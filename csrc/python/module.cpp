@@ -5,10 +5,13 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <concepts>
+#include <map>
 #include <optional>
 
 #include "cpu/isa.h"
 #include "cpu/read_bandwidth.h"
+#include "cuda/decoder.h"
 #include "decoder/decoder.h"
 #include "decoder/draft.h"
 #include "python/ops.h"
@@ -94,28 +97,67 @@ class PyDraftTable {
   DraftTable table_;
 };
 
+KvType kv_type(const std::string& name) {
+  if (name != "fp32" && name != "fp16")
+    throw std::invalid_argument("kv_dtype '" + name + "' is not one of fp32, fp16");
+  return name == "fp32" ? KvType::f32 : KvType::f16;
+}
+
+CudaOptions cuda_options(const std::string& kv, const std::string& weights) {
+  const std::map<std::string, EdgeCudaType> cache{
+      {"fp32", EDGE_CUDA_F32}, {"fp16", EDGE_CUDA_F16}, {"int8", EDGE_CUDA_I8}};
+  const std::map<std::string, EdgeCudaType> floats{
+      {"fp32", EDGE_CUDA_F32}, {"fp16", EDGE_CUDA_F16}, {"bf16", EDGE_CUDA_BF16}};
+  if (!cache.contains(kv))
+    throw std::invalid_argument("kv_dtype '" + kv + "' is not one of fp32, fp16, int8");
+  if (!floats.contains(weights))
+    throw std::invalid_argument("weight_dtype '" + weights + "' is not one of fp32, fp16, bf16");
+  return {floats.at(weights), cache.at(kv)};
+}
+
+// Views of the weights, which `owners` keep alive.
+std::map<std::string, TensorView> weight_views(const py::dict& weights, std::vector<py::array>& owners) {
+  std::map<std::string, TensorView> views;
+  for (const auto& [key, value] : weights) {
+    const std::string name = py::str(key);
+    py::array array = checked_weight(name, value);
+    views[name] = {array.data(), *dtype_of(array), shape_of(array)};
+    owners.push_back(std::move(array));
+  }
+  return views;
+}
+
+// A decoder of the CPU or of a CUDA device.
+template <class D>
 class PyDecoder {
  public:
   PyDecoder(const py::dict& spec_dict, const py::dict& weights, const std::string& kv_dtype, int64_t threads,
-            const std::optional<std::string>& isa, std::vector<int64_t> evidence_layers) {
+            const std::optional<std::string>& isa, std::vector<int64_t> evidence_layers)
+    requires std::same_as<D, Decoder>
+  {
     const DecoderSpec spec = parse_spec(spec_values(spec_dict));
-    std::map<std::string, TensorView> views;
-    for (const auto& [key, value] : weights) {
-      const std::string name = py::str(key);
-      py::array array = checked_weight(name, value);
-      views[name] = {array.data(), *dtype_of(array), shape_of(array)};
-      arrays_.push_back(std::move(array));
-    }
-    if (kv_dtype != "fp32" && kv_dtype != "fp16")
-      throw std::invalid_argument("kv_dtype '" + kv_dtype + "' is not one of fp32, fp16");
-    decoder_ = std::make_unique<Decoder>(spec, bind_weights(spec, views),
-                                         kv_dtype == "fp32" ? KvType::f32 : KvType::f16, threads,
-                                         isa.value_or(""), std::move(evidence_layers));
+    const auto views = weight_views(weights, arrays_);
+    decoder_ = std::make_unique<D>(spec, bind_weights(spec, views), kv_type(kv_dtype), threads,
+                                   isa.value_or(""), std::move(evidence_layers));
+  }
+
+  // The weights are copied to the device: nothing is kept alive.
+  PyDecoder(const py::dict& spec_dict, const py::dict& weights, const std::string& library,
+            const std::string& kv_dtype, const std::string& weight_dtype,
+            std::vector<int64_t> evidence_layers)
+    requires std::same_as<D, CudaDecoder>
+  {
+    const DecoderSpec spec = parse_spec(spec_values(spec_dict));
+    const CudaOptions options = cuda_options(kv_dtype, weight_dtype);
+    std::vector<py::array> arrays;
+    const Weights bound = bind_weights(spec, weight_views(weights, arrays));
+    const py::gil_scoped_release released;
+    decoder_ = std::make_unique<D>(CudaLibrary(library), spec, bound, options, std::move(evidence_layers));
   }
 
   void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias,
                   bool drop_hidden) {
-    const DecoderSpec& spec = decoder_->network().spec();
+    const DecoderSpec& spec = decoder_->spec();
     if (keys.ndim() != 4)
       throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");
     Prefix prefix{
@@ -136,9 +178,8 @@ class PyDecoder {
   py::array_t<float> forward(const IdArray& ids, bool bias) {
     if (ids.ndim() != 1) throw std::invalid_argument("ids must have one dimension");
     // Not allocated for rows that cannot fit.
-    if (ids.shape(0) > decoder_->network().spec().max_positions)
-      throw std::invalid_argument("more ids than positions");
-    py::array_t<float> logits({ids.shape(0), static_cast<py::ssize_t>(decoder_->network().spec().vocab)});
+    if (ids.shape(0) > decoder_->spec().max_positions) throw std::invalid_argument("more ids than positions");
+    py::array_t<float> logits({ids.shape(0), static_cast<py::ssize_t>(decoder_->spec().vocab)});
     const std::span<const int32_t> view(ids.data(), static_cast<size_t>(ids.shape(0)));
     float* out = logits.mutable_data();
     const py::gil_scoped_release released;
@@ -177,7 +218,7 @@ class PyDecoder {
       options.bias_rows = BiasRows::none;
     else
       throw std::invalid_argument("bias_rows '" + bias_rows + "' is not one of all, prefill, none");
-    if (first_logits) require_shape(*first_logits, {decoder_->network().spec().vocab}, "first_logits");
+    if (first_logits) require_shape(*first_logits, {decoder_->spec().vocab}, "first_logits");
     const float* first = first_logits ? first_logits->data() : nullptr;
     Decoder::OnToken callback;
     if (!on_token.is_none()) {
@@ -193,11 +234,11 @@ class PyDecoder {
     return py::cast(std::move(result));
   }
 
-  const Decoder& decoder() const { return *decoder_; }
+  const D& decoder() const { return *decoder_; }
 
  private:
   std::vector<py::array> arrays_;  // owners of what the decoder reads
-  std::unique_ptr<Decoder> decoder_;
+  std::unique_ptr<D> decoder_;
 };
 
 template <class T>
@@ -214,6 +255,25 @@ const char* reason_text(StopReason reason) {
     default:
       return "cancelled";
   }
+}
+
+// What decoders of every device have.
+template <class D>
+void bind_decoder(py::class_<PyDecoder<D>>& c) {
+  using P = PyDecoder<D>;
+  c.def("set_prefix", &P::set_prefix, py::arg("keys"), py::arg("values"), py::arg("key_bias") = py::none(),
+        py::arg("drop_hidden") = false)
+      .def("forward", &P::forward, py::arg("ids"), py::arg("bias"))
+      .def("rewind", &P::rewind, py::arg("n_text"))
+      .def("generate", &P::generate, py::arg("first_logits") = py::none(), py::kw_only(),
+           py::arg("begin_ids") = std::vector<int32_t>{}, py::arg("forced_ids") = std::vector<int32_t>{},
+           py::arg("bias_rows") = "all", py::arg("max_new_tokens") = 100,
+           py::arg("repetition_penalty") = 1.0f, py::arg("stop_ids") = std::vector<int32_t>{},
+           py::arg("suppressed_ids") = std::vector<int32_t>{}, py::arg("temperature") = 0.0f,
+           py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
+           py::arg("on_token") = py::none(), py::arg("cancel") = py::none(), py::arg("draft") = false,
+           py::arg("draft_table") = py::none(), py::arg("draft_script") = std::vector<std::vector<int32_t>>{},
+           py::arg("draft_costs") = std::vector<float>{});
 }
 
 }  // namespace
@@ -261,37 +321,59 @@ PYBIND11_MODULE(_kernel, m) {
         return py::make_tuple(guess.id, guess.share);
       });
 
-  py::class_<PyDecoder>(m, "Decoder")
+  py::register_exception<DeviceUnusable>(m, "DeviceUnusable", PyExc_RuntimeError);
+  m.def(
+      "cuda_device",
+      [](const std::string& library) {
+        const EdgeCudaDevice device = CudaLibrary(library).probe();
+        return py::dict(py::arg("name") = device.name, py::arg("major") = device.major,
+                        py::arg("minor") = device.minor, py::arg("total_bytes") = device.total_bytes,
+                        py::arg("free_bytes") = device.free_bytes);
+      },
+      py::arg("library"),
+      "The device that the CUDA library would use; DeviceUnusable says why there is none.");
+
+  py::class_<PyDecoder<Decoder>> decoder(m, "Decoder");
+  decoder
       .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t,
                     const std::optional<std::string>&, std::vector<int64_t>>(),
            py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("kv_dtype") = "fp32",
            py::arg("threads"), py::arg("isa") = py::none(),
            py::arg("evidence_layers") = std::vector<int64_t>{})
-      .def("set_prefix", &PyDecoder::set_prefix, py::arg("keys"), py::arg("values"),
-           py::arg("key_bias") = py::none(), py::arg("drop_hidden") = false)
-      .def("forward", &PyDecoder::forward, py::arg("ids"), py::arg("bias"))
-      .def("rewind", &PyDecoder::rewind, py::arg("n_text"))
-      .def("generate", &PyDecoder::generate, py::arg("first_logits") = py::none(), py::kw_only(),
-           py::arg("begin_ids") = std::vector<int32_t>{}, py::arg("forced_ids") = std::vector<int32_t>{},
-           py::arg("bias_rows") = "all", py::arg("max_new_tokens") = 100,
-           py::arg("repetition_penalty") = 1.0f, py::arg("stop_ids") = std::vector<int32_t>{},
-           py::arg("suppressed_ids") = std::vector<int32_t>{}, py::arg("temperature") = 0.0f,
-           py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
-           py::arg("on_token") = py::none(), py::arg("cancel") = py::none(), py::arg("draft") = false,
-           py::arg("draft_table") = py::none(), py::arg("draft_script") = std::vector<std::vector<int32_t>>{},
-           py::arg("draft_costs") = std::vector<float>{})
-      .def_property_readonly("isa", [](const PyDecoder& d) { return d.decoder().network().kernels().name; })
-      .def_property_readonly("threads", [](const PyDecoder& d) { return d.decoder().threads(); })
+      .def_property_readonly("isa",
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().kernels().name; })
+      .def_property_readonly("threads", [](const PyDecoder<Decoder>& d) { return d.decoder().threads(); })
       .def_property_readonly("prefix_rows",
-                             [](const PyDecoder& d) { return d.decoder().network().prefix_rows(); })
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().prefix_rows(); })
       .def_property_readonly("text_rows",
-                             [](const PyDecoder& d) { return d.decoder().network().text_rows(); })
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().text_rows(); })
       .def_property_readonly("weight_bytes",
-                             [](const PyDecoder& d) { return d.decoder().network().weight_bytes(); })
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().weight_bytes(); })
       .def_property_readonly("kept_keys",
-                             [](const PyDecoder& d) { return d.decoder().network().kept_keys(); })
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().kept_keys(); })
       .def_property_readonly("cache_bytes",
-                             [](const PyDecoder& d) { return d.decoder().network().cache_bytes(); });
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().cache_bytes(); });
+  bind_decoder(decoder);
+
+  py::class_<PyDecoder<CudaDecoder>> cuda(m, "CudaDecoder");
+  cuda.def(py::init<const py::dict&, const py::dict&, const std::string&, const std::string&,
+                    const std::string&, std::vector<int64_t>>(),
+           py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("library"), py::arg("kv_dtype"),
+           py::arg("weight_dtype"), py::arg("evidence_layers") = std::vector<int64_t>{})
+      .def_property_readonly("device", [](const PyDecoder<CudaDecoder>& d) { return d.decoder().device(); })
+      .def_property_readonly("prefix_rows",
+                             [](const PyDecoder<CudaDecoder>& d) { return d.decoder().prefix_rows(); })
+      .def_property_readonly("text_rows",
+                             [](const PyDecoder<CudaDecoder>& d) { return d.decoder().text_rows(); })
+      .def_property_readonly("kept_keys",  // hidden ones too: they are not dropped here
+                             [](const PyDecoder<CudaDecoder>& d) {
+                               return d.decoder().spec().layers * d.decoder().prefix_rows();
+                             })
+      .def_property_readonly("weight_bytes",
+                             [](const PyDecoder<CudaDecoder>& d) { return d.decoder().weight_bytes(); })
+      .def_property_readonly("cache_bytes",
+                             [](const PyDecoder<CudaDecoder>& d) { return d.decoder().cache_bytes(); });
+  bind_decoder(cuda);
 
   py::module_ ops = m.def_submodule("ops", "Single kernels, for the tests only.");
   bind_ops(ops);

@@ -80,7 +80,7 @@ class OrtBackend:
     path : Path
         A single-file graph.
     device : str
-        ``cpu``, ``cuda``, or ``auto`` (the CPU, while decoding on a GPU is not in this build).
+        ``cpu``, ``cuda``, or ``auto`` (the CPU).
     threads : int
 
     Raises
@@ -139,8 +139,8 @@ def _providers(ort: Any, device: str) -> list[str]:
                 "this ONNX Runtime has no CUDA: in a fresh environment "
                 '  pip install "edge-report[gpu]"  or use --device cpu'
             )
-        log.info("device cuda: the vision graph runs on the GPU, decoding on the CPU")
+        log.info("device cuda: the vision graph runs on the GPU")
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     if device == "auto" and "CUDAExecutionProvider" in available:
-        log.info("device auto: using the CPU (this build does not decode on a GPU; --device cuda moves the vision)")
+        log.info("device auto: the vision graph runs on the CPU (--device cuda moves it)")
     return ["CPUExecutionProvider"]

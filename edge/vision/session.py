@@ -54,7 +54,7 @@ class VisionSession:
     ----------
     bundle : Bundle
     device : str
-        ``cpu``, ``cuda``, or ``auto`` (the CPU, while decoding on a GPU is not in this build).
+        ``cpu``, ``cuda``, or ``auto`` (the CPU).
     threads : int
     runtime : str or None
         ``ort``, ``openvino`` or ``auto``; None: ``$EDGE_VISION_RUNTIME``, and without it ``auto``

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// The library's one exported function, and the border where exceptions become a status and a sentence.
+#include <cstdio>
+#include <exception>
+#include <new>
+
+#include "cuda/api.h"
+#include "cuda/device/memory.h"
+#include "cuda/device/network.h"
+
+namespace edge::cuda {
+namespace {
+
+void tell(EdgeCudaReason* reason, const char* text) {
+  std::snprintf(reason->text, sizeof reason->text, "%s", text);
+}
+
+template <class F>
+int guarded(EdgeCudaReason* reason, F work) {
+  try {
+    work();
+    return EDGE_CUDA_OK;
+  } catch (const Failure& failure) {
+    tell(reason, failure.reason.c_str());
+    return failure.status;
+  } catch (const std::bad_alloc&) {
+    tell(reason, "out of memory");
+  } catch (const std::exception& error) {
+    tell(reason, error.what());
+  }
+  return EDGE_CUDA_FAILED;
+}
+
+// The first device that CUDA_VISIBLE_DEVICES shows.
+EdgeCudaDevice first_device() {
+  int count = 0;
+  cudaError_t status = cudaGetDeviceCount(&count);
+  if (status == cudaErrorInsufficientDriver)
+    throw Failure{EDGE_CUDA_NO_DEVICE, "the NVIDIA driver is missing or too old for this build's CUDA"};
+  if (status != cudaSuccess || count < 1)
+    throw Failure{EDGE_CUDA_NO_DEVICE,
+                  std::string("no CUDA device can be used here") +
+                      (status == cudaSuccess ? "" : std::string(": ") + cudaGetErrorString(status))};
+  cudaDeviceProp properties{};
+  check(cudaGetDeviceProperties(&properties, 0), "to describe itself");
+  EdgeCudaDevice device{};
+  std::snprintf(device.name, sizeof device.name, "%.120s", properties.name);
+  device.major = properties.major;
+  device.minor = properties.minor;
+  if (device.major < 8)
+    throw Failure{EDGE_CUDA_NO_DEVICE, std::string(device.name) + " has compute capability " +
+                                           std::to_string(device.major) + "." + std::to_string(device.minor) +
+                                           "; this build runs on 8.0 and later"};
+  check(cudaSetDevice(0), "to be opened");
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "to tell its memory");
+  device.total_bytes = static_cast<int64_t>(total);
+  device.free_bytes = static_cast<int64_t>(free);
+  if (const cudaError_t code = prepare_steps(); code != cudaSuccess) {
+    cudaGetLastError();
+    throw Failure{EDGE_CUDA_NO_DEVICE, std::string("this build holds no code for ") + device.name + " (" +
+                                           cudaGetErrorString(code) + ")"};
+  }
+  return device;
+}
+
+int probe(EdgeCudaDevice* device, EdgeCudaReason* reason) {
+  return guarded(reason, [&] { *device = first_device(); });
+}
+
+int create(const EdgeCudaModel* model, void** decoder, EdgeCudaReason* reason) {
+  *decoder = nullptr;
+  return guarded(reason, [&] {
+    first_device();
+    *decoder = new Network(*model);
+  });
+}
+
+void destroy(void* decoder) { delete static_cast<Network*>(decoder); }
+
+// A call may come from any thread of the process; the device is chosen per thread.
+template <class F>
+int on_device(void* decoder, EdgeCudaReason* reason, F work) {
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    work(*static_cast<Network*>(decoder));
+  });
+}
+
+int set_prefix(void* decoder, const float* keys, const float* values, int64_t length, const float* bias,
+               int64_t bias_length, EdgeCudaReason* reason) {
+  return on_device(decoder, reason,
+                   [&](Network& network) { network.set_prefix(keys, values, length, bias, bias_length); });
+}
+
+int append(void* decoder, const int32_t* ids, int64_t n, int64_t text_rows, int32_t bias, int64_t from,
+           float* logits, float* evidence, EdgeCudaReason* reason) {
+  return on_device(decoder, reason, [&](Network& network) {
+    network.append(ids, n, text_rows, bias != 0, from, logits, evidence);
+  });
+}
+
+int generate(void* decoder, const EdgeCudaGreedy* greedy, int64_t text_rows, int32_t* end, float* evidence,
+             EdgeCudaReason* reason) {
+  return on_device(decoder, reason,
+                   [&](Network& network) { *end = network.generate(*greedy, text_rows, evidence); });
+}
+
+constexpr EdgeCudaApi kApi{EDGE_CUDA_ABI, sizeof(EdgeCudaApi), probe,  create,
+                           destroy,       set_prefix,          append, generate};
+
+}  // namespace
+}  // namespace edge::cuda
+
+extern "C" __attribute__((visibility("default"))) const EdgeCudaApi* edge_cuda_api(uint32_t abi) {
+  return abi == EDGE_CUDA_ABI ? &edge::cuda::kApi : nullptr;
+}

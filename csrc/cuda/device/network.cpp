@@ -1,0 +1,358 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/device/network.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <thread>
+
+namespace edge::cuda {
+namespace {
+
+// Steps that are queued before their predecessors' tokens have been seen: the device never waits for the
+// host, and after the end of a text no more than so many empty steps remain.
+constexpr int kAhead = 3;
+
+size_t bytes(int64_t n) { return static_cast<size_t>(n); }
+
+// Refuses a model that the kernels do not take, or that does not fit, before anything is allocated.
+const EdgeCudaModel& checked(const EdgeCudaModel& m) {
+  if (m.head_dim > 256)
+    throw Failure{EDGE_CUDA_UNSUPPORTED,
+                  "the CUDA kernels take a head_dim of at most 256, not " + std::to_string(m.head_dim)};
+  if (m.cache_type != EDGE_CUDA_F32 && m.cache_type != EDGE_CUDA_F16 && m.cache_type != EDGE_CUDA_I8)
+    throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels have no such cache type"};
+  if (m.float_type != EDGE_CUDA_F32 && m.float_type != EDGE_CUDA_F16 && m.float_type != EDGE_CUDA_BF16)
+    throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels have no such weight type"};
+  const int64_t capacity = round_up(m.max_positions, kKeyBlock), blocks = capacity / kKeyBlock;
+  const int64_t row_bytes = bytes_of(m.cache_type, round_up(m.head_dim, 16)) + 4;
+  if (blocks > 65535)
+    throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels take no more than 8 million positions"};
+  const int64_t need = DeviceWeights::bytes(m) + 2 * m.layers * m.heads * capacity * row_bytes +
+                       kMaxRows * 4 * (6 * m.hidden + m.mlp + m.vocab + m.heads * blocks * (3 + m.head_dim)) +
+                       m.layers * capacity * 4;
+  size_t free = 0, total = 0;
+  check(cudaMemGetInfo(&free, &total), "to tell its memory");
+  if (static_cast<int64_t>(free) < need)
+    throw Failure{EDGE_CUDA_NO_MEMORY, "not enough GPU memory: the decoder needs " +
+                                           std::to_string((need >> 20) + 1) + " MiB, " +
+                                           std::to_string(free >> 20) + " MiB are free"};
+  check(prepare_matmul(), "to load the kernels");
+  check(prepare_attention(), "to load the kernels");
+  check(prepare_steps(), "to load the kernels");
+  return m;
+}
+
+template <class T>
+Buffer<T> zeros(int64_t n, cudaStream_t stream) {
+  Buffer<T> buffer(n);
+  check(cudaMemsetAsync(buffer.get(), 0, bytes(std::max<int64_t>(n, 1)) * sizeof(T), stream),
+        "to clear memory");
+  return buffer;
+}
+
+}  // namespace
+
+Network::Network(const EdgeCudaModel& model)
+    : model_(checked(model)),
+      capacity_(round_up(model.max_positions, kKeyBlock)),
+      stride_(round_up(model.head_dim, 16)),
+      max_blocks_(capacity_ / kKeyBlock),
+      vocab_blocks_((model.vocab + kVocabBlock - 1) / kVocabBlock),
+      weights_(model, stream_),
+      sent_(1),
+      tokens_(capacity_ + 1),
+      mailbox_(1) {
+  const EdgeCudaModel& m = model_;
+  for (int64_t i = 0; i < m.layers; ++i) {
+    evidence_layer_.push_back(m.layer[i].evidence);
+    evidence_layers_ += m.layer[i].evidence != 0;
+  }
+  model_.layer = nullptr;  // the caller's, for the time of this call
+  const int64_t rows = m.layers * m.heads * capacity_;
+  // Zeros: padding columns stay zero, and rows never written are never NaN.
+  keys_ = zeros<unsigned char>(bytes_of(m.cache_type, rows * stride_), stream_);
+  values_ = zeros<unsigned char>(bytes_of(m.cache_type, rows * stride_), stream_);
+  if (m.cache_type == EDGE_CUDA_I8) {
+    key_scales_ = zeros<float>(rows, stream_);
+    value_scales_ = zeros<float>(rows, stream_);
+  }
+  bias_ = zeros<float>(m.layers * capacity_, stream_);
+  x_ = Buffer<float>(kMaxRows * m.hidden);
+  qkv_ = Buffer<float>(kMaxRows * 3 * m.hidden);
+  attended_ = Buffer<float>(kMaxRows * m.hidden);
+  mlp_ = Buffer<float>(kMaxRows * m.mlp);
+  logits_ = Buffer<float>(kMaxRows * m.vocab);
+  stats_ = Buffer<BlockStats>(kMaxRows * vocab_blocks_);
+  const int64_t splits = kMaxRows * m.heads * max_blocks_;
+  max_ = Buffer<float>(splits);
+  sum_ = Buffer<float>(splits);
+  factors_ = Buffer<float>(splits);
+  partial_ = Buffer<float>(splits * m.head_dim);
+  if (evidence_layers_) mass_ = Buffer<float>(kMaxRows * m.heads * capacity_);
+  flags_ = zeros<uint8_t>(m.vocab, stream_);
+  stop_ = Buffer<int32_t>(m.vocab);
+  arrived_ = zeros<uint32_t>(m.heads, stream_);
+  state_ = Buffer<State>(1);
+  check(cudaStreamSynchronize(stream_), "to get ready");
+}
+
+CacheLayer Network::cache(int64_t layer) const {
+  const int64_t rows = layer * model_.heads * capacity_, at = bytes_of(model_.cache_type, rows * stride_);
+  const bool scaled = model_.cache_type == EDGE_CUDA_I8;
+  return {keys_.get() + at, values_.get() + at, scaled ? key_scales_.get() + rows : nullptr,
+          scaled ? value_scales_.get() + rows : nullptr};
+}
+
+void Network::set_prefix(const float* keys, const float* values, int64_t length, const float* bias,
+                         int64_t bias_length) {
+  const EdgeCudaModel& m = model_;
+  const int64_t n = m.heads * length * m.head_dim;
+  if (staging_.size() < 2 * n) staging_ = Buffer<float>(2 * n);
+  for (int64_t i = 0; i < m.layers; ++i) {
+    float *k = staging_.get(), *v = k + n;
+    check(cudaMemcpyAsync(k, keys + i * n, bytes(n) * 4, cudaMemcpyHostToDevice, stream_),
+          "to take the prefix");
+    check(cudaMemcpyAsync(v, values + i * n, bytes(n) * 4, cudaMemcpyHostToDevice, stream_),
+          "to take the prefix");
+    check(
+        launch_prefix(m.cache_type,
+                      {k, v, cache(i), static_cast<int>(m.heads), static_cast<int>(length),
+                       static_cast<int>(m.head_dim), static_cast<int>(stride_), static_cast<int>(capacity_)},
+                      stream_),
+        "to store the prefix");
+  }
+  check(cudaMemsetAsync(bias_.get(), 0, bytes(m.layers * capacity_) * 4, stream_), "to take the key bias");
+  if (bias)
+    check(cudaMemcpy2DAsync(bias_.get(), bytes(capacity_) * 4, bias, bytes(bias_length) * 4,
+                            bytes(bias_length) * 4, bytes(m.layers), cudaMemcpyHostToDevice, stream_),
+          "to take the key bias");
+  const int64_t slots = m.max_positions - m.position_offset - length + 1;
+  if (length != prefix_) step_.reset();
+  if (evidence_layers_ && evidence_.size() < slots * length) {
+    evidence_ = Buffer<float>(slots * length);
+    step_.reset();
+  }
+  prefix_ = length;
+  check(cudaStreamSynchronize(stream_), "to take the prefix");
+}
+
+void Network::send(const State& state) {
+  *sent_.host() = state;
+  check(cudaMemcpyAsync(state_.get(), sent_.host(), sizeof(State), cudaMemcpyHostToDevice, stream_),
+        "to begin a step");
+}
+
+void Network::matmul(const DeviceMatrix& w, const float* x, const DeviceNorm* norm, float* y, int rows,
+                     Output output) {
+  MatmulArgs a{};
+  a.w = w;
+  a.x = x;
+  a.x_stride = w.cols;
+  if (norm) {
+    a.norm_weight = norm->weight;
+    a.norm_bias = norm->bias;
+  }
+  a.eps = model_.norm_eps;
+  a.y = y;
+  a.y_stride = w.rows;
+  a.rows = rows;
+  a.output = output;
+  a.flags = flags_.get();
+  a.stats = stats_.get();
+  a.state = state_.get();
+  check(launch_matmul(a, stream_), "to multiply");
+}
+
+// Five kernels per layer.
+void Network::layers(int rows, int from, int key_blocks) {
+  const EdgeCudaModel& m = model_;
+  const Output activation = m.gelu_erf ? Output::gelu_erf : Output::gelu_tanh;
+  check(launch_embed({weights_.embed, weights_.positions, x_.get(), state_.get(), static_cast<int>(m.hidden),
+                      static_cast<int>(m.position_offset)},
+                     rows, stream_),
+        "to embed");
+  AttendArgs attend{};
+  attend.qkv = qkv_.get();
+  attend.max = max_.get();
+  attend.sum = sum_.get();
+  attend.partial = partial_.get();
+  attend.factors = factors_.get();
+  attend.out = attended_.get();
+  attend.arrived = arrived_.get();
+  attend.state = state_.get();
+  attend.rows = rows;
+  attend.heads = static_cast<int>(m.heads);
+  attend.head_dim = static_cast<int>(m.head_dim);
+  attend.stride = static_cast<int>(stride_);
+  attend.capacity = static_cast<int>(capacity_);
+  attend.max_blocks = static_cast<int>(max_blocks_);
+  attend.scale = 1.0f / std::sqrt(static_cast<float>(m.head_dim));
+  bool first = true;
+  for (int64_t i = 0; i < m.layers; ++i) {
+    const DeviceLayer& layer = weights_.layers[bytes(i)];
+    const bool gathers = from < rows && evidence_layer_[bytes(i)];
+    matmul(layer.qkv, x_.get(), &layer.attn_norm, qkv_.get(), rows, Output::store);
+    attend.cache = cache(i);
+    attend.bias = bias_.get() + i * capacity_;
+    attend.mass = gathers ? mass_.get() : nullptr;
+    check(launch_attend(m.cache_type, attend, key_blocks, stream_), "to attend");
+    if (gathers) {
+      EvidenceArgs e{};
+      e.mass = mass_.get();
+      e.factors = factors_.get();
+      e.out = evidence_.get();
+      e.state = state_.get();
+      e.rows = rows;
+      e.from = from;
+      e.heads = attend.heads;
+      e.prefix = static_cast<int>(prefix_);
+      e.capacity = attend.capacity;
+      e.max_blocks = attend.max_blocks;
+      e.first = first;
+      e.mean = 1.0f / static_cast<float>(m.heads * evidence_layers_);
+      check(launch_evidence(e, stream_), "to gather evidence");
+      first = false;
+    }
+    matmul(layer.attn_out, attended_.get(), nullptr, x_.get(), rows, Output::residual);
+    matmul(layer.mlp_in, x_.get(), &layer.mlp_norm, mlp_.get(), rows, activation);
+    matmul(layer.mlp_out, mlp_.get(), nullptr, x_.get(), rows, Output::residual);
+  }
+}
+
+void Network::head(int rows, int from) {
+  if (from < rows)
+    matmul(weights_.head, x_.get() + from * model_.hidden, &weights_.final_norm, logits_.get(), rows - from,
+           Output::logits);
+}
+
+void Network::choose(bool advance) {
+  ChooseArgs a{};
+  a.stats = stats_.get();
+  a.logits = logits_.get();
+  a.flags = flags_.get();
+  a.stop = stop_.get();
+  a.tokens = tokens_.device();
+  a.mailbox = mailbox_.device();
+  a.state = state_.get();
+  a.blocks = static_cast<int>(vocab_blocks_);
+  a.advance = advance;
+  check(launch_choose(a, stream_), "to choose");
+}
+
+void Network::append(const int32_t* ids, int64_t n, int64_t text_rows, bool bias, int64_t from, float* logits,
+                     float* evidence) {
+  State state{};
+  state.keys = static_cast<int32_t>(prefix_ + text_rows);
+  state.bias = bias;
+  state.penalty = 1.0f;
+  std::copy(ids, ids + n, state.ids);
+  send(state);
+  const int rows = static_cast<int>(n), first = static_cast<int>(from);
+  layers(rows, first, blocks_for(prefix_ + text_rows + n));
+  head(rows, first);
+  if (logits)
+    check(cudaMemcpyAsync(logits, logits_.get(), bytes((n - from) * model_.vocab) * 4, cudaMemcpyDeviceToHost,
+                          stream_),
+          "to give the logits");
+  if (evidence && evidence_layers_)
+    check(cudaMemcpyAsync(evidence, evidence_.get(), bytes((n - from) * prefix_) * 4, cudaMemcpyDeviceToHost,
+                          stream_),
+          "to give the evidence");
+  check(cudaStreamSynchronize(stream_), "in a step");
+}
+
+int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* evidence) {
+  const int64_t limit = model_.max_positions - model_.position_offset;
+  const int64_t most = std::min<int64_t>(greedy.max_new, limit - prefix_ - text_rows + 1);
+  State state{};
+  state.keys = static_cast<int32_t>(prefix_ + text_rows);
+  state.limit = static_cast<int32_t>(limit);
+  state.bias = greedy.bias;
+  state.max_new = static_cast<int32_t>(most);
+  state.penalty = greedy.penalty;
+  std::vector<int32_t> stop(greedy.stop, greedy.stop + greedy.stops);
+  std::sort(stop.begin(), stop.end());
+  stop.erase(std::unique(stop.begin(), stop.end()), stop.end());
+  state.stops = static_cast<int32_t>(stop.size());
+  std::vector<uint8_t> flags(bytes(model_.vocab), 0);
+  for (int64_t i = 0; i < greedy.suppresseds; ++i) flags[bytes(greedy.suppressed[i])] = kSuppressed;
+
+  send(state);
+  check(cudaMemcpyAsync(stop_.get(), stop.data(), stop.size() * 4, cudaMemcpyHostToDevice, stream_),
+        "to begin a text");
+  check(cudaMemcpyAsync(flags_.get(), flags.data(), flags.size(), cudaMemcpyHostToDevice, stream_),
+        "to begin a text");
+  if (greedy.first_logits) {
+    check(cudaMemcpyAsync(logits_.get(), greedy.first_logits, bytes(model_.vocab) * 4, cudaMemcpyHostToDevice,
+                          stream_),
+          "to begin a text");
+    if (evidence_layers_)
+      check(cudaMemsetAsync(evidence_.get(), 0, bytes(prefix_) * 4, stream_), "to begin a text");
+  }
+  mailbox_.host()->count = 0;
+  mailbox_.host()->end = EDGE_CUDA_RUNNING;
+  check(
+      launch_measure(
+          {logits_.get(), flags_.get(), stats_.get(), state_.get(), static_cast<int>(model_.vocab)}, stream_),
+      "to choose");
+  choose(false);
+
+  const int key_blocks = blocks_for(std::min(prefix_ + text_rows + most, limit));
+  if (!step_.ready() || step_blocks_ < key_blocks) {
+    step_.record(stream_, [&] {
+      layers(1, 0, key_blocks);
+      head(1, 0);
+      choose(true);
+    });
+    step_blocks_ = key_blocks;
+  }
+
+  int end = EDGE_CUDA_RUNNING;
+  int64_t seen = 0, queued = 0;
+  bool idle = false;
+  while (end == EDGE_CUDA_RUNNING) {
+    // The end is read before the count: a count read after it is the last one.
+    const int32_t told = mailbox_.host()->end;
+    std::atomic_thread_fence(std::memory_order_acquire);
+    const int32_t count = mailbox_.host()->count;
+    std::atomic_thread_fence(std::memory_order_acquire);
+    const bool news = seen < count || told != EDGE_CUDA_RUNNING;
+    while (seen < count && end == EDGE_CUDA_RUNNING) {
+      const Token token = tokens_.host()[seen++];
+      if (!greedy.on_token(greedy.user, token.id, token.logprob))
+        end = EDGE_CUDA_CANCELLED;
+      else if (seen < most && greedy.cancelled(greedy.user))
+        end = EDGE_CUDA_CANCELLED;
+    }
+    if (end != EDGE_CUDA_RUNNING) break;
+    end = told;
+    bool queuing = false;
+    for (; end == EDGE_CUDA_RUNNING && queued < most - 1 && queued < seen + kAhead - 1; ++queued) {
+      step_.launch(stream_);
+      queuing = true;
+    }
+    if (news || queuing) {
+      idle = false;
+      continue;
+    }
+    const cudaError_t status = cudaStreamQuery(stream_);
+    if (status == cudaErrorNotReady) {
+      std::this_thread::yield();
+      continue;
+    }
+    check(status, "while it wrote");
+    if (idle) throw Failure{EDGE_CUDA_FAILED, "the GPU ended its work without a result"};
+    idle = true;  // what it wrote last may have come after the look above
+  }
+  check(cudaStreamSynchronize(stream_), "while it wrote");
+  if (evidence && evidence_layers_ && seen > 0) {
+    check(cudaMemcpyAsync(evidence, evidence_.get(), bytes(seen * prefix_) * 4, cudaMemcpyDeviceToHost,
+                          stream_),
+          "to give the evidence");
+    check(cudaStreamSynchronize(stream_), "to give the evidence");
+  }
+  return end;
+}
+
+}  // namespace edge::cuda

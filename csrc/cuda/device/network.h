@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// The decoder on the device: buffers, steps, and the loop that writes a text without asking the host.
+#pragma once
+
+#include "cuda/device/kernels.h"
+#include "cuda/device/memory.h"
+#include "cuda/device/weights.h"
+
+namespace edge::cuda {
+
+class Network {
+ public:
+  // Throws Failure, before anything is allocated where the model does not fit.
+  explicit Network(const EdgeCudaModel& model);
+
+  void set_prefix(const float* keys, const float* values, int64_t length, const float* bias,
+                  int64_t bias_length);
+  void append(const int32_t* ids, int64_t n, int64_t text_rows, bool bias, int64_t from, float* logits,
+              float* evidence);
+  // Returns an EdgeCudaEnd.
+  int generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* evidence);
+
+ private:
+  void layers(int rows, int from, int key_blocks);
+  void head(int rows, int from);
+  void matmul(const DeviceMatrix& w, const float* x, const DeviceNorm* norm, float* y, int rows,
+              Output output);
+  void choose(bool advance);
+  void send(const State& state);
+  CacheLayer cache(int64_t layer) const;
+  int blocks_for(int64_t keys) const { return static_cast<int>((keys + kKeyBlock - 1) / kKeyBlock); }
+
+  EdgeCudaModel model_;
+  std::vector<int32_t> evidence_layer_;  // 1 where a layer's attention is gathered
+  int evidence_layers_ = 0;
+  int64_t capacity_ = 0, stride_ = 0, max_blocks_ = 0, vocab_blocks_ = 0;
+  int64_t prefix_ = 0;
+
+  Stream stream_;
+  DeviceWeights weights_;
+  Buffer<unsigned char> keys_, values_;
+  Buffer<float> key_scales_, value_scales_, bias_;
+  Buffer<float> x_, qkv_, attended_, mlp_, logits_, max_, sum_, factors_, partial_, mass_, evidence_,
+      staging_;
+  Buffer<BlockStats> stats_;
+  Buffer<uint8_t> flags_;
+  Buffer<int32_t> stop_;
+  Buffer<uint32_t> arrived_;
+  Buffer<State> state_;
+  Pinned<State> sent_;
+  Pinned<Token> tokens_;
+  Pinned<Mailbox> mailbox_;
+  Graph step_;
+  int step_blocks_ = 0;
+};
+
+}  // namespace edge::cuda

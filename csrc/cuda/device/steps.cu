@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+// The small kernels around the layers: embedding, the choice of the next token, conversions at load.
+#include "cuda/device/common.h"
+#include "cuda/device/kernels.h"
+#include "cuda/device/stats.h"
+
+namespace edge::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+template <class W>
+__global__ void embed(const EmbedArgs a) {
+  if (a.state->end) return;
+  const int row = static_cast<int>(blockIdx.x), id = a.state->ids[row];
+  const int64_t position = a.state->keys + row + a.position_offset;
+  const int64_t at = static_cast<int64_t>(id) * a.embed.padded;
+  for (int c = static_cast<int>(threadIdx.x); c < a.hidden; c += kThreads) {
+    float scale = 1.0f;
+    if (W::kVec == kGroup4)
+      scale = __half2float(static_cast<const __half*>(a.embed.scale)[(at + c) / kGroup4]) / 128.0f;
+    else if (a.embed.scale)
+      scale = static_cast<const float*>(a.embed.scale)[id];
+    a.x[static_cast<int64_t>(row) * a.hidden + c] =
+        a.positions[position * a.hidden + c] + W::get(a.embed.data, at + c) * scale;
+  }
+}
+
+__global__ void measure(const MeasureArgs a) {
+  const int first = static_cast<int>(blockIdx.x) * kVocabBlock;
+  const BlockStats stats =
+      block_stats(a.logits + first, min(kVocabBlock, a.vocab - first), first, a.flags, a.state->penalty);
+  if (threadIdx.x == 0) a.stats[blockIdx.x] = stats;
+}
+
+// One warp joins the blocks; its first lane writes the token down and decides whether the text goes on.
+__global__ void choose(const ChooseArgs a) {
+  if (a.state->end) return;
+  const int lane = static_cast<int>(threadIdx.x);
+  const float infinity = __uint_as_float(0x7f800000u);
+  float top = -infinity, best = -infinity;
+  int32_t id = a.stats[0].id;
+  for (int b = lane; b < a.blocks; b += kWarp) {
+    const BlockStats stats = a.stats[b];
+    top = fmaxf(top, stats.max);
+    keep_better(best, id, stats.best, stats.id);
+  }
+  top = warp_max(top);
+  warp_best(best, id);
+  float sum = 0.0f;
+  for (int b = lane; b < a.blocks; b += kWarp) sum += a.stats[b].sum_exp * expf(a.stats[b].max - top);
+  sum = warp_sum(sum);
+  bool stopped = false;
+  for (int s = lane; s < a.state->stops; s += kWarp) stopped |= a.stop[s] == id;
+  stopped = warp_max(stopped ? 1.0f : 0.0f) > 0.0f;
+  if (lane != 0) return;
+
+  State& state = *a.state;
+  state.keys += a.advance;
+  int32_t end = EDGE_CUDA_RUNNING;
+  if (!(fabsf(top) < infinity) || !(sum < infinity)) {
+    end = EDGE_CUDA_NOT_FINITE;
+  } else if (stopped) {
+    end = EDGE_CUDA_STOP;
+  } else {
+    const int32_t count = state.count;
+    a.tokens[count] = {id, a.logits[id] - top - logf(sum)};
+    a.flags[id] |= kGenerated;
+    state.ids[0] = id;
+    state.count = count + 1;
+    if (count + 1 >= state.max_new || state.keys >= state.limit) end = EDGE_CUDA_LENGTH;
+    __threadfence_system();
+    a.mailbox->count = count + 1;
+  }
+  if (end == EDGE_CUDA_RUNNING) return;
+  state.end = end;
+  __threadfence_system();
+  a.mailbox->end = end;
+}
+
+template <class W>
+__global__ void convert(const ConvertArgs a) {
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (at >= a.rows * a.padded) return;
+  const int64_t row = at / a.padded, column = at % a.padded;
+  W::put(a.to, at, column < a.cols ? a.from[row * a.cols + column] : 0.0f);
+}
+
+}  // namespace
+
+cudaError_t launch_embed(const EmbedArgs& a, int rows, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(rows), 1, 1);
+  switch (a.embed.type) {
+    case EDGE_CUDA_F32:
+      return launch(embed<F32>, grid, kThreads, 0, stream, a);
+    case EDGE_CUDA_F16:
+      return launch(embed<F16>, grid, kThreads, 0, stream, a);
+    case EDGE_CUDA_BF16:
+      return launch(embed<BF16>, grid, kThreads, 0, stream, a);
+    case EDGE_CUDA_I4:
+      return launch(embed<I4>, grid, kThreads, 0, stream, a);
+    default:
+      return launch(embed<I8>, grid, kThreads, 0, stream, a);
+  }
+}
+
+cudaError_t launch_matmul(MatmulArgs a, cudaStream_t stream) {
+  switch (a.w.type) {
+    case EDGE_CUDA_F32:
+      return launch_matmul_of<F32>(a, stream);
+    case EDGE_CUDA_F16:
+      return launch_matmul_of<F16>(a, stream);
+    case EDGE_CUDA_BF16:
+      return launch_matmul_of<BF16>(a, stream);
+    case EDGE_CUDA_I4:
+      return launch_matmul_of<I4>(a, stream);
+    default:
+      return launch_matmul_of<I8>(a, stream);
+  }
+}
+
+cudaError_t prepare_matmul() {
+  cudaError_t status = prepare_matmul_of<F32>();
+  if (status == cudaSuccess) status = prepare_matmul_of<F16>();
+  if (status == cudaSuccess) status = prepare_matmul_of<BF16>();
+  if (status == cudaSuccess) status = prepare_matmul_of<I8>();
+  if (status == cudaSuccess) status = prepare_matmul_of<I4>();
+  return status;
+}
+
+cudaError_t prepare_steps() {
+  for (const cudaError_t status : {load(embed<F32>), load(embed<F16>), load(embed<BF16>), load(embed<I8>),
+                                   load(embed<I4>), load(measure), load(choose)})
+    if (status != cudaSuccess) return status;
+  return cudaSuccess;
+}
+
+cudaError_t launch_measure(const MeasureArgs& a, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((a.vocab + kVocabBlock - 1) / kVocabBlock), 1, 1);
+  return launch(measure, grid, kWarp, 0, stream, a);
+}
+
+cudaError_t launch_choose(const ChooseArgs& a, cudaStream_t stream) {
+  return launch(choose, dim3(1, 1, 1), kWarp, 0, stream, a);
+}
+
+cudaError_t launch_convert(int type, const ConvertArgs& a, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>((a.rows * a.padded + kThreads - 1) / kThreads), 1, 1);
+  if (type == EDGE_CUDA_F16) return launch(convert<F16>, grid, kThreads, 0, stream, a);
+  return launch(convert<BF16>, grid, kThreads, 0, stream, a);
+}
+
+}  // namespace edge::cuda

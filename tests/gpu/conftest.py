@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels in two builds: on the host's stand-in for a device (everywhere), and on a device (where there is
+one). The same tests run on both."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from stand_in import ROOT, StandIn
+
+HOST, DEVICE = ROOT / "tests" / "cuda_host", ROOT / "csrc" / "cuda" / "device"
+
+sys.path.insert(0, str(ROOT / "tests" / "kernel"))  # the twin and the small models
+
+
+def sources() -> list[Path]:
+    return [path for path in sorted(DEVICE.iterdir()) if path.suffix in (".cu", ".cpp") and path.stem != "probe"]
+
+
+def build(jobs: list[list[str]], link: list[str]) -> None:
+    def run(command: list[str]) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        list(pool.map(run, jobs))
+    run(link)
+
+
+@pytest.fixture(scope="session")
+def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library compiled as plain C++ against the stand-in, and the single kernels for ctypes."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler here")
+    folder = tmp_path_factory.mktemp("cuda_host")
+    flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
+    flags += ["-Wno-unknown-pragmas"]
+    files = [*sources(), HOST / "ops.cpp", HOST / "runtime.cpp"]
+    objects = [str(folder / f"{path.name}.o") for path in files]
+    include = ["-I", str(HOST), "-I", str(ROOT / "csrc"), "-x", "c++"]
+    jobs = [
+        [compiler, *flags, *include, "-c", str(path), "-o", target] for path, target in zip(files, objects, strict=True)
+    ]
+    library = folder / "libedge_cuda.so"
+    build(jobs, [compiler, "-shared", *objects, "-o", str(library)])
+    return library
+
+
+@pytest.fixture(scope="session")
+def device_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library and the single kernels compiled for the device that is here; a skip that says why otherwise."""
+    nvcc = shutil.which("nvcc")
+    if nvcc is None or not Path("/dev/nvidia0").exists():
+        pytest.skip("no CUDA device here" if nvcc else "no CUDA device and no nvcc here")
+    folder = tmp_path_factory.mktemp("cuda_device")
+    flags = ["-std=c++20", "-O3", "-fmad=false", "-arch=native", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+    files = [*sources(), HOST / "ops.cpp"]
+    objects = [str(folder / f"{path.name}.o") for path in files]
+    jobs = [
+        [nvcc, *flags, "-I", str(ROOT / "csrc"), "-x", "cu", "-c", str(path), "-o", target]
+        for path, target in zip(files, objects, strict=True)
+    ]
+    library = folder / "libedge_cuda.so"
+    build(jobs, [nvcc, "-shared", "-cudart=static", *objects, "-o", str(library)])
+    return library
+
+
+@pytest.fixture(params=["host", pytest.param("device", marks=pytest.mark.gpu)])
+def library(request: pytest.FixtureRequest) -> Path:
+    """The library under test."""
+    path: Path = request.getfixturevalue(f"{request.param}_library")
+    return path
+
+
+@pytest.fixture
+def stand_in(host_library: Path) -> StandIn:
+    """The stand-in, as it was afterwards."""
+    host = StandIn(host_library)
+    yield host  # type: ignore[misc]
+    for name, value in {"devices": 1, "capability": 90, "memory": 4 << 30, "order": 0, "fail_launch": -1}.items():
+        host.set(name, value)

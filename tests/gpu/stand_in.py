@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's stand-in for a CUDA device, from Python."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class StandIn:
+    """Settings and counters of the stand-in."""
+
+    def __init__(self, library: Path) -> None:
+        self._handle = ctypes.CDLL(str(library))
+        self._handle.cuda_host_get.restype = ctypes.c_int64
+
+    def set(self, name: str, value: int) -> None:
+        self._handle.cuda_host_set(name.encode(), ctypes.c_int64(value))
+
+    def get(self, name: str) -> int:
+        return int(self._handle.cuda_host_get(name.encode()))

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opening the CUDA library: what is missing is told in one sentence, and the CPU serves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import spec_of, weights_of
+from stand_in import StandIn
+
+from edge.cuda import LIBRARY, CudaDecoder, check_agreement, cuda_device, library_path
+from edge.decoder import Decoder
+from edge.errors import BundleError, DeviceError, UsageError
+
+SPEC = spec_of(layers=1, mlp=32)
+WEIGHTS = weights_of(SPEC)
+
+
+def compiled(folder: Path, source: str) -> Path:
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        pytest.skip("no C compiler here")
+    (folder / "library.c").write_text(source)
+    library = folder / LIBRARY
+    subprocess.run([compiler, "-shared", "-fPIC", str(folder / "library.c"), "-o", str(library)], check=True)
+    return library
+
+
+def test_no_library(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match="this build has no CUDA decoding library") as error:
+        cuda_device(tmp_path / LIBRARY)
+    assert "\n" not in str(error.value)
+    assert 80 <= error.value.exit_code <= 99
+
+
+def test_not_a_library(tmp_path: Path) -> None:
+    (tmp_path / LIBRARY).write_text("not a library")
+    with pytest.raises(DeviceError, match="does not load"):
+        cuda_device(tmp_path / LIBRARY)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "int other(void) { return 0; }",
+        "const void* edge_cuda_api(unsigned abi) { return abi == 999 ? &edge_cuda_api : 0; }",
+        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {2, 64}; (void)abi; return table; }",
+        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {1, 8}; (void)abi; return table; }",
+    ],
+)
+def test_another_version(tmp_path: Path, source: str) -> None:
+    with pytest.raises(DeviceError, match="of another version"):
+        cuda_device(compiled(tmp_path, source))
+
+
+def test_devices(host_library: Path, stand_in: StandIn) -> None:
+    device = cuda_device(host_library)
+    assert (device.name, device.capability) == ("host stand-in", (9, 0))
+    stand_in.set("capability", 75)
+    with pytest.raises(DeviceError, match=r"compute capability 7\.5; this build runs on 8\.0"):
+        cuda_device(host_library)
+    stand_in.set("devices", 0)
+    with pytest.raises(DeviceError, match="no CUDA device can be used here"):
+        CudaDecoder(SPEC, WEIGHTS, library=host_library)
+
+
+def test_too_little_memory(host_library: Path, stand_in: StandIn) -> None:
+    stand_in.set("memory", 1 << 20)
+    with pytest.raises(DeviceError, match=r"not enough GPU memory: the decoder needs \d+ MiB, 0 MiB|1 MiB are free"):
+        CudaDecoder(SPEC, WEIGHTS, library=host_library)
+
+
+def test_refusals(host_library: Path) -> None:
+    wide = spec_of(layers=1, hidden=512, heads=1, kv_heads=1, head_dim=512, mlp=32)
+    with pytest.raises(DeviceError, match="head_dim of at most 256"):
+        CudaDecoder(wide, weights_of(wide), library=host_library)
+    with pytest.raises(UsageError, match="kv_dtype 'fp8'"):
+        CudaDecoder(SPEC, WEIGHTS, library=host_library, kv_dtype="fp8")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="weight_dtype 'fp8'"):
+        CudaDecoder(SPEC, WEIGHTS, library=host_library, weight_dtype="fp8")  # type: ignore[arg-type]
+    with pytest.raises(BundleError, match="rmsnorm"):
+        CudaDecoder(SPEC | {"norm": "rmsnorm"}, WEIGHTS, library=host_library)
+
+
+@pytest.mark.parametrize(
+    ("precision", "kept"), [("fp32", "fp32"), ("fp32", "fp16"), ("fp32", "bf16"), ("int4", "fp32")]
+)
+def test_agreement(host_library: Path, precision: str, kept: str) -> None:
+    weights = weights_of(SPEC, precision)
+    decoder = CudaDecoder(SPEC, weights, library=host_library, weight_dtype=kept)  # type: ignore[arg-type]
+    check_agreement(decoder, Decoder(SPEC, weights, threads=1))
+    assert decoder.isa == "cuda"
+    wrong = dict(weights)
+    wrong["layers.0.attn_out.bias"] = weights["layers.0.attn_out.bias"] + np.linspace(-2, 2, 64, dtype=np.float32)
+    with pytest.raises(DeviceError, match="does not compute what the CPU computes"):
+        check_agreement(decoder, Decoder(SPEC, wrong, threads=1))
+
+
+def test_this_build() -> None:
+    """The library of this build, as it is here."""
+    if not library_path().exists():
+        pytest.skip("this build has no CUDA decoding library (nvcc was missing or EDGE_CUDA is off)")
+    if Path("/dev/nvidia0").exists():
+        assert cuda_device().capability >= (8, 0)
+        return
+    with pytest.raises(DeviceError, match=r"the NVIDIA driver is missing or too old|no CUDA device can be used here"):
+        cuda_device()
+
+
+def test_only_one_name_is_exported() -> None:
+    if not library_path().exists() or shutil.which("nm") is None:
+        pytest.skip("no CUDA decoding library in this build, or no nm here")
+    table = subprocess.run(
+        ["nm", "-D", "--defined-only", str(library_path())], capture_output=True, text=True, check=True
+    ).stdout
+    assert [line.split()[-1] for line in table.splitlines()] == ["edge_cuda_api"]
+
+
+def test_every_architecture_is_in_it() -> None:
+    tool = shutil.which("cuobjdump") or shutil.which("cuobjdump", path="/usr/local/cuda/bin")
+    if not library_path().exists() or tool is None:
+        pytest.skip("no CUDA decoding library in this build, or no cuobjdump here")
+    listing = subprocess.run([tool, "--list-elf", str(library_path())], capture_output=True, text=True, check=True)
+    for architecture in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_120"):
+        assert architecture in listing.stdout
