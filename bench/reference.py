@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Part of the file names: raise it when what is made changes."""
+BUNDLE_VERSION = 2
+"""The same for whole bundles; 2: int8 graphs that multiply integers, a prefill in blocks."""
 SHAPE = "reference"
 """Name of the shape in the exporter."""
 SEED = 0
@@ -130,7 +132,7 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
     ProcessingError
         The exporter failed.
     """
-    path = cache_folder() / f"bundle-reference-{PRECISIONS[quantize]}-v{VERSION}"
+    path = cache_folder() / f"bundle-reference-{PRECISIONS[quantize]}-v{BUNDLE_VERSION}"
     if path.is_dir() and not refresh:
         try:
             Bundle.open(path)
