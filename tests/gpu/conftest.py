@@ -15,9 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stand_in import ROOT, StandIn
-
-HOST, DEVICE = ROOT / "tests" / "cuda_host", ROOT / "csrc" / "cuda" / "device"
+from stand_in import DEVICE, HOST, ROOT, StandIn
 
 sys.path.insert(0, str(ROOT / "tests" / "kernel"))  # the twin and the small models
 

@@ -7,6 +7,7 @@ import ctypes
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+HOST, DEVICE = ROOT / "tests" / "cuda_host", ROOT / "csrc" / "cuda" / "device"
 
 
 class StandIn:
