@@ -8,6 +8,7 @@ is raised and the caller begins anew with pydicom. Where this module reads a hea
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ _LONG = frozenset("OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())  # noqa: SIM
 _EMPTY = frozenset("AE AS CS DA DT LO LT PN SH SQ ST TM UC UI UR UT".split())  # noqa: SIM905
 """Value representations of which an empty value is empty, and not missing."""
 _DEEPEST = 8
+_CHARACTER_SET = 0x00080005
+_CHARACTER_SETS = re.compile(rb"(ISO[_ ](2022 )?IR[_ ]\d{1,3}|\\| )*", re.ASCII)
+"""What (0008,0005) usually holds (PS3.3 section C.12.1.1.2). pydicom looks each name up, and some it refuses."""
 
 
 class Irregular(Exception):
@@ -165,6 +169,11 @@ class _Reader:
             if vr != "SQ" and not (vr is None and tag in self._wanted.sequences):
                 raise Irregular
             return Element("SQ", self.items(UNDEFINED, depth + 1))
+        if tag == _CHARACTER_SET:
+            value = self._exactly(min(length, 256))
+            if len(value) < length or not _CHARACTER_SETS.fullmatch(value):
+                raise Irregular
+            return Element(vr, value or b"")
         if not keep or (length > self._wanted.longest and not depth):
             self._stream.seek(self._stream.tell() + length)
             return Element(vr, None)

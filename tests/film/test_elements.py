@@ -149,6 +149,16 @@ def test_reads_what_pydicom_reads(by_pydicom, alone, make, syntax: str) -> None:
         assert got == expected
 
 
+@pytest.mark.parametrize("length", [0x28, 0x44, 0xFFFF])
+def test_a_character_set_that_swallowed_its_neighbours(by_pydicom, alone, length: int) -> None:
+    """pydicom looks its name up and stumbles; passing over the element would not."""
+    blob = bytearray(nested(syntax=SYNTAXES["explicit"]))
+    at = blob.index(b"CS\x0a\0ISO_IR 192")
+    struct.pack_into("<H", blob, at + 2, length)
+    assert by_pydicom(bytes(blob))[0] == "error"
+    assert alone(bytes(blob)) is None
+
+
 @pytest.mark.parametrize("syntax", SYNTAXES)
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
