@@ -77,6 +77,11 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("none", "int8", "int4"),
         help="weights of --shape reference (default: none, which is fp32)",
     )
+    add(
+        "--kv",
+        choices=("fp32", "fp16", "int8"),
+        help="type of the KV cache (default: fp32 with fp32 weights, else fp16)",
+    )
     add("--film", metavar="PATH", help="film to report (default: examples/*.dcm, else a drawn picture)")
     add(
         "--draft",
@@ -232,6 +237,7 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
                 threads=threads,
                 say=notes.append,
                 draft=_drafts(options),
+                kv_dtype=options.kv,
             )
 
     if options.shape != "reference":
@@ -261,6 +267,7 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
             tokens=options.tokens or 100,
             repeat=options.repeat,
             threads=threads,
+            kv_dtype=options.kv,
             name="reference shape, random weights",
             draft=options.draft is True,
         )

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge.decoder import Decoder, Generation
+    from edge.decoder import Decoder, Generation, KvDtype
 
 PENALTY = 1.2
 WARM_UP = 1
@@ -34,6 +34,7 @@ def run_decoder(
     tokens: int,
     repeat: int,
     threads: int,
+    kv_dtype: KvDtype | None = None,
     name: str,
     seed: int = 0,
     draft: bool = False,
@@ -50,6 +51,8 @@ def run_decoder(
         Rows of the image prefix; new tokens per run.
     repeat : int
         Timed runs, after one that is not.
+    kv_dtype : {"fp32", "fp16", "int8"}, optional
+        Of the KV cache; default: as the decoder chooses.
     seed : int
         Of the prefix's keys and values and of the first logits.
     draft : bool
@@ -71,7 +74,7 @@ def run_decoder(
     begin = perf_counter()
     weights = load()
     layers = int(spec["layers"])
-    decoder = Decoder(spec, weights, threads=threads, evidence_layers=range(layers // 2, layers))
+    decoder = Decoder(spec, weights, kv_dtype=kv_dtype, threads=threads, evidence_layers=range(layers // 2, layers))
     load_ms = (perf_counter() - begin) * 1e3
 
     rng = np.random.default_rng(seed)
@@ -97,12 +100,11 @@ def run_decoder(
             if index >= WARM_UP:
                 drafted.append(result)
     rss, peak = machine.resident_mb()
-    kv_dtype = decoder.kv_dtype
     return Part(
         name="decoder",
         tokens=tokens,
         runs=runs,
-        traffic=traffic(weights, spec, kv_dtype=kv_dtype, prefix=prefix, prompt=0, tokens=tokens),
+        traffic=traffic(weights, spec, kv_dtype=decoder.kv_dtype, prefix=prefix, prompt=0, tokens=tokens),
         load_ms=load_ms,
         rss_mb=rss,
         rss_peak_mb=peak,
@@ -110,7 +112,7 @@ def run_decoder(
         model={
             "name": name,
             "precision": _precision(weights),
-            "kv_dtype": kv_dtype,
+            "kv_dtype": decoder.kv_dtype,
             "prefix": prefix,
             "prompt": 0,
             "bias_rows": "all",

@@ -54,7 +54,15 @@ def without_stop(bundle: Bundle, tokens: int) -> Bundle:
 
 
 def run_reports(
-    folder: Path | None, film: Path, *, tokens: int | None, repeat: int, threads: int, say: Say, draft: bool = True
+    folder: Path | None,
+    film: Path,
+    *,
+    tokens: int | None,
+    repeat: int,
+    threads: int,
+    say: Say,
+    kv_dtype: str | None = None,
+    draft: bool = True,
 ) -> Part:
     """Time reports of `film` with the bundle in `folder`.
 
@@ -68,6 +76,8 @@ def run_reports(
         Timed reports, after one that is not.
     draft
         Write several tokens per pass where they can be guessed, as ``edge-report`` does.
+    kv_dtype
+        Of the KV cache; default: as the engine chooses.
 
     Raises
     ------
@@ -80,7 +90,7 @@ def run_reports(
 
     bundle = Bundle.open(folder)
     count = tokens if tokens is not None else max(2, min(100, token_room(bundle)))
-    engine = Engine(without_stop(bundle, count), threads=threads, device="cpu", draft=draft)
+    engine = Engine(without_stop(bundle, count), threads=threads, device="cpu", kv_dtype=kv_dtype, draft=draft)
     load_ms = (perf_counter() - begin) * 1e3
 
     runs: list[dict[str, float]] = []

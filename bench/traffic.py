@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-KV_ITEM_BYTES = {"fp32": 4, "fp16": 2}
+KV_ITEM_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
+KV_SCALE_BYTES = {"fp32": 0, "fp16": 0, "int8": 4}
+"""Per head and position, once for the key and once for the value."""
 
 
 @dataclass(frozen=True)
@@ -74,5 +76,6 @@ def traffic(
 ) -> Traffic:
     """Bytes per decode step of a run of `tokens` new tokens after `prefix` and `prompt` rows."""
     keys = mean_keys(prefix, prompt, tokens)
-    per_key = spec["layers"] * spec["kv_heads"] * spec["head_dim"] * 2 * KV_ITEM_BYTES[kv_dtype]
+    per_head = spec["head_dim"] * KV_ITEM_BYTES[kv_dtype] + KV_SCALE_BYTES[kv_dtype]
+    per_key = spec["layers"] * spec["kv_heads"] * per_head * 2
     return Traffic(weight_bytes(weights, spec), round(per_key * keys), keys, kv_dtype)

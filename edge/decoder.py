@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
 from edge.threads import check_threads
 
 BiasRows = Literal["all", "prefill", "none"]
+KvDtype = Literal["fp32", "fp16", "int8"]
 OnToken = Callable[[int, float], bool | None]
 
 
@@ -159,6 +160,19 @@ def _kernel() -> Any:
     return module
 
 
+def check_kv(kv_dtype: str | None) -> KvDtype | None:
+    """A type of the KV cache, or None.
+
+    Raises
+    ------
+    UsageError
+        It is neither.
+    """
+    if kv_dtype is not None and kv_dtype not in get_args(KvDtype):
+        raise UsageError(f"kv_dtype {str(kv_dtype)[:40]!r} is not one of {', '.join(get_args(KvDtype))}")
+    return cast(KvDtype | None, kv_dtype)
+
+
 class Decoder:
     """A decoder on the CPU: weights, KV cache and a team of threads.
 
@@ -172,8 +186,8 @@ class Decoder:
     weights : mapping of str to ndarray
         Arrays by name: float32, int8 or packed int4 with scales, matrix by matrix. Kept alive and read in place
         when C-contiguous.
-    kv_dtype : {"fp32", "fp16"}, optional
-        Of the KV cache; by default fp32 where every matrix is float32, else fp16.
+    kv_dtype : {"fp32", "fp16", "int8"}, optional
+        Of the KV cache (int8: a scale per head and position); by default fp32 where every matrix is float32, else fp16.
     threads : int, optional
         Including the caller's; by default the physical cores this process may run on.
     isa : str, optional
@@ -198,7 +212,7 @@ class Decoder:
         spec: Mapping[str, Any],
         weights: Mapping[str, npt.NDArray[Any]],
         *,
-        kv_dtype: Literal["fp32", "fp16"] | None = None,
+        kv_dtype: KvDtype | None = None,
         threads: int | None = None,
         isa: str | None = None,
         evidence_layers: Iterable[int] = (),
@@ -208,8 +222,7 @@ class Decoder:
         if kv_dtype is None:
             quantized = any(array.dtype in (np.int8, np.uint8) for array in weights.values())
             kv_dtype = "fp16" if quantized else "fp32"
-        if kv_dtype not in ("fp32", "fp16"):
-            raise UsageError(f"kv_dtype {kv_dtype!r} is not one of fp32, fp16")
+        check_kv(kv_dtype)
         if isa:
             supported = kernel.isa_supported()
             if isa not in supported:

@@ -49,6 +49,7 @@ def load(
     bias_rows: str | None = None,
     vision: str | None = None,
     draft: bool = True,
+    kv_dtype: str | None = None,
 ) -> Engine:
     """Load a model.
 
@@ -69,13 +70,18 @@ def load(
         ``$EDGE_VISION_RUNTIME``, and without it ``auto``.
     draft
         Write greedy texts several tokens per pass where they can be guessed: the same tokens in less time.
+    kv_dtype
+        Of the KV cache: ``fp32``, ``fp16`` or ``int8``. Default: what the bundle says, else fp32 with fp32 weights and
+        fp16 with others.
 
     Raises
     ------
     BundleError, MissingRuntime, DeviceError, UsageError
         Each an :class:`edge.EdgeError`.
     """
-    return Engine(bundle, device=device, threads=threads, bias_rows=bias_rows, vision=vision, draft=draft)
+    return Engine(
+        bundle, device=device, threads=threads, bias_rows=bias_rows, vision=vision, draft=draft, kv_dtype=kv_dtype
+    )
 
 
 class Engine:
@@ -100,6 +106,7 @@ class Engine:
         bias_rows: str | None = None,
         vision: str | None = None,
         draft: bool = True,
+        kv_dtype: str | None = None,
     ) -> None:
         check_device(device)
         vision = check_runtime(vision)
@@ -113,7 +120,7 @@ class Engine:
         with ThreadPoolExecutor(1) as pool:  # most of a load is the graph's, and leaves the interpreter to others
             session = pool.submit(VisionSession, self.bundle, device=device, threads=self.threads, runtime=vision)
             self._text = _text_decoder(self.bundle)
-            self._decoder = _decoder(self.bundle, self.threads, self._draft)
+            self._decoder = _decoder(self.bundle, self.threads, self._draft, kv_dtype)
             self._vision = session.result()
         if device != "cpu":
             self._decoder = _on_gpu(self._decoder, self.bundle, required=device == "cuda")
@@ -237,6 +244,7 @@ class Engine:
                 "bundle_sha256": self.bundle.sha256,
                 "family": self.manifest.family,
                 "precision": self.manifest.precision,
+                "kv_dtype": self._decoder.kv_dtype,
                 "bias_rows": rows,
             },
             input=provenance(film),
@@ -395,9 +403,9 @@ def _text_decoder(bundle: Bundle) -> TextDecoder:
         raise MissingRuntime('the package tokenizers is missing: pip install "edge-report[cpu]"') from None
 
 
-def _decoder(bundle: Bundle, threads: int, draft: bool) -> Decoder:
+def _decoder(bundle: Bundle, threads: int, draft: bool, kv_dtype: str | None) -> Decoder:
     """The decoding kernel with the bundle's weights."""
-    from edge.decoder import Decoder
+    from edge.decoder import Decoder, check_kv
 
     manifest = bundle.manifest
     weights = bundle.weights()
@@ -405,7 +413,7 @@ def _decoder(bundle: Bundle, threads: int, draft: bool) -> Decoder:
     return Decoder(
         manifest.decoder,
         weights,
-        kv_dtype="fp32" if manifest.precision == "fp32" else "fp16",
+        kv_dtype=check_kv(kv_dtype) or manifest.kv_dtype or ("fp32" if manifest.precision == "fp32" else "fp16"),
         threads=decode_threads(threads, sum(array.nbytes for array in weights.values()), draft=table is not None),
         evidence_layers=manifest.generation.evidence_layers,
         draft_table=table,

@@ -97,6 +97,7 @@ class Manifest:
     weights_file: str
     tokenizer_file: str
     draft_file: str | None
+    kv_dtype: Literal["fp32", "fp16", "int8"] | None
     labels: tuple[str, ...]
     files: dict[str, FileEntry]
 
@@ -153,6 +154,7 @@ def parse_manifest(data: bytes) -> Manifest:
         weights_file=_reference(top, "weights", files),
         tokenizer_file=_reference(top, "tokenizer", files),
         draft_file=_reference(top, "draft", files) if "draft" in top.value else None,
+        kv_dtype=cast(Any, top.choice("kv_dtype", ("fp32", "fp16", "int8"))) if "kv_dtype" in top.value else None,
         labels=top.strings("labels", 4096, 128),
         files=files,
     )

@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="int8: weights of graph and decoder; int4: the decoder's in groups of 32, embedding and head in int8",
     )
+    add("--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the runtime's choice)")
     add(
         "--keep-int8",
         type=lambda text: [name for name in text.split(",") if name],
@@ -229,6 +230,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         quantize=arguments.quantize,
         keep_int8=arguments.keep_int8,
         calibrate=arguments.calibrate,
+        kv_dtype=arguments.kv,
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],
         draft_source=f"Learnt from `{arguments.draft_corpus.name}`." if arguments.draft_corpus else "",

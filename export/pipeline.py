@@ -77,6 +77,8 @@ def export_model(
     manifest = build_manifest(model, options)
     if draft_texts is not None:
         manifest["draft"] = writer.DRAFT
+    if options.kv_dtype is not None:
+        manifest["kv_dtype"] = options.kv_dtype
     writer.check_manifest(manifest)
     writer.check_target(out, force=options.force)
     films = film_paths(options.calibrate) if options.calibrate is not None else []

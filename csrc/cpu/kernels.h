@@ -42,9 +42,10 @@ struct MatmulArgs {
 // score[j] = scale * q.k[j] + bias[j]; m = max score; p[j] = exp(score[j] - m); l = sum p; acc = sum p[j]
 // v[j].
 struct AttendArgs {
-  const float* q;            // row r at q + r * q_stride, [head_dim]
-  const void* k;             // [groups][head_dim][kKeyGroup], float or half
-  const void* v;             // [keys][head_dim], float or half
+  const float* q;  // row r at q + r * q_stride, [head_dim]
+  // Float, half or int8; int8 blocks are whole, and the scales of their keys follow: [kKeyBlock] floats.
+  const void* k;             // [groups][head_dim][kKeyGroup]
+  const void* v;             // [keys][head_dim]
   const float* const* bias;  // per row: [kKeyBlock] readable floats, or null for none
   const int64_t* counts;     // per row: visible keys of the block, 0 to kKeyBlock
   float* m;                  // row r at m + r * stat_stride
@@ -70,12 +71,15 @@ struct Kernels {
   float (*sum_exp)(const float* x, int64_t n, float shift);
   void (*attend_f32)(const AttendArgs&);
   void (*attend_f16)(const AttendArgs&);
+  void (*attend_i8)(const AttendArgs&);
   // Joins the partial results of `blocks` blocks of one row and head, in block order: out = sum_b f[b] acc[b]
   // with f[b] = exp(m[b] - max m) / sum_b' exp(m[b'] - max m) l[b'].
   void (*attend_join)(const float* m, const float* l, const float* acc, int64_t blocks, int64_t head_dim,
                       float* factors, float* out);
   // Rounds to nearest even; values beyond the range of a half become its largest finite number.
   void (*to_half)(const float* x, uint16_t* y, int64_t n);
+  // y = round(x * 127 / max |x|), to even; returns the scale that undoes it.
+  float (*to_int8)(const float* x, int8_t* y, int64_t n);
   // out[i] += scale * w[i] (embedding rows)
   void (*add_f32)(const void* w, float scale, float* out, int64_t n);
   void (*add_i8)(const void* w, float scale, float* out, int64_t n);

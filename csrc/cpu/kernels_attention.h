@@ -65,13 +65,22 @@ inline void score_rows(const AttendArgs& a, int64_t row, int64_t groups, float* 
     score_tile<T, ROWS, 1>(q, a.q_stride, k + g * group_size, a.head_dim, scores + g * kKeyGroup);
 }
 
-// Turns the scores of one row into p = exp(score - max), in place, zero beyond `count`.
-inline void softmax_part(float* scores, const float* bias, float scale, int64_t count, float* m_out,
-                         float* l_out) {
+// The scales behind a whole int8 block; other blocks have none.
+template <class T>
+inline const float* block_scales(const void* block, int64_t head_dim) {
+  if constexpr (sizeof(T) == 1)
+    return reinterpret_cast<const float*>(static_cast<const T*>(block) + kKeyBlock * head_dim);
+  return nullptr;
+}
+
+// Turns the scores of one row into p = exp(score - max), in place, zero beyond `count`. `key_scale`: one
+// factor per key, or null.
+inline void softmax_part(float* scores, const float* key_scale, const float* bias, float scale, int64_t count,
+                         float* m_out, float* l_out) {
   const Vec s = set1(scale), lowest = set1(-FLT_MAX);
   const int64_t padded = (count + kKeyGroup - 1) / kKeyGroup * kKeyGroup;
   for (int64_t j = 0; j < padded; j += kLanes) {
-    Vec v = mul(load(scores + j), s);
+    Vec v = mul(load(scores + j), key_scale ? mul(s, load(key_scale + j)) : s);
     if (bias) v = add(v, load(bias + j));
     // A hidden key's bias is the lowest finite number: keep the sum finite, or max - score would be NaN.
     store(scores + j, max(v, lowest));
@@ -146,7 +155,8 @@ inline void attend_rows(const AttendArgs& a, int64_t row) {
     const int64_t stat = (row + r) * a.stat_stride, own = a.counts[row + r];
     float* scores = p + r * kKeyBlock;
     if (own > 0) {
-      softmax_part(scores, a.bias[row + r], a.scale, own, a.m + stat, a.l + stat);
+      softmax_part(scores, block_scales<T>(a.k, a.head_dim), a.bias[row + r], a.scale, own, a.m + stat,
+                   a.l + stat);
     } else {
       a.m[stat] = -FLT_MAX;
       a.l[stat] = 0.0f;
@@ -155,6 +165,9 @@ inline void attend_rows(const AttendArgs& a, int64_t row) {
     for (int64_t j = padded; j < kKeyBlock; ++j) scores[j] = 0.0f;
     if (a.p)
       for (int64_t j = 0; j < kKeyBlock; ++j) a.p[(row + r) * a.p_stride + j] = scores[j];
+    if (const float* value_scale = block_scales<T>(a.v, a.head_dim))
+      for (int64_t j = 0; j < padded; j += kLanes)
+        store(scores + j, mul(load(scores + j), load(value_scale + j)));
   }
   value_rows<T, ROWS>(a, row, count, p);
 }

@@ -135,6 +135,25 @@ void to_half_row(const float* x, uint16_t* y, int64_t n) {
   for (int64_t j = 0; i < n; ++i, ++j) y[i] = rest[j];
 }
 
+float to_int8_row(const float* x, int8_t* y, int64_t n) {
+  const Vec zero = set1(0.0f);
+  Vec top = zero;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) top = max(top, max(load(x + i), sub(zero, load(x + i))));
+  if (i < n) top = max(top, max(load_part(x + i, n - i), sub(zero, load_part(x + i, n - i))));
+  const float largest = hmax(top);
+  // Below this the quotient would overflow; all is zero then.
+  const bool tiny = largest < 1e-30f;
+  const Vec steps = set1(tiny ? 0.0f : 127.0f / largest);
+  for (i = 0; i + kLanes <= n; i += kLanes) store_int8(y + i, mul(load(x + i), steps));
+  if (i < n) {
+    int8_t rest[kLanes];
+    store_int8(rest, mul(load_part(x + i, n - i), steps));
+    for (int64_t j = 0; i < n; ++i, ++j) y[i] = rest[j];
+  }
+  return tiny ? 0.0f : largest / 127.0f;
+}
+
 template <class T>
 void add_row(const void* w, float scale, float* out, int64_t n) {
   const T* row = static_cast<const T*>(w);

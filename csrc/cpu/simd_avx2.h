@@ -52,6 +52,12 @@ inline float hmax(Vec v) {
   const __m128 b = _mm_max_ps(a, _mm_movehl_ps(a, a));
   return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
+// Rounded to even; in range, or NaN.
+inline void store_int8(int8_t* p, Vec v) {
+  const __m256i whole = _mm256_cvtps_epi32(v);
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
+}
 inline void store_half(uint16_t* p, Vec v) {
   const Vec limit = set1(65504.0f);
   const Vec inside = max(min(v, limit), sub(_mm256_setzero_ps(), limit));

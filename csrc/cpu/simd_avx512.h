@@ -59,6 +59,10 @@ inline float hmax(Vec v) {
   const __m128 b = _mm_max_ps(a, _mm_movehl_ps(a, a));
   return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
 }
+// Rounded to even; in range, or NaN.
+inline void store_int8(int8_t* p, Vec v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(v)));
+}
 inline void store_half(uint16_t* p, Vec v) {
   const Vec limit = set1(65504.0f);
   const Vec inside = max(min(v, limit), sub(_mm512_setzero_ps(), limit));

@@ -24,8 +24,10 @@ KvCache::KvCache(const DecoderSpec& spec, KvType type)
       heads_(spec.heads),
       head_dim_(spec.head_dim),
       capacity_((spec.max_positions + kKeyBlock - 1) / kKeyBlock * kKeyBlock),
-      element_(type == KvType::f32 ? 4 : 2) {
-  const int64_t half = layers_ * heads_ * capacity_ * head_dim_ * element_;
+      element_(type == KvType::f32   ? 4
+               : type == KvType::f16 ? 2
+                                     : 1) {
+  const int64_t half = layers_ * heads_ * capacity_ * key_bytes();
   // calloc: fresh zero pages, so rows never written cost no memory.
   storage_.reset(std::calloc(static_cast<size_t>(2 * half + kAlign), 1));
   if (!storage_) throw std::bad_alloc();
@@ -34,29 +36,44 @@ KvCache::KvCache(const DecoderSpec& spec, KvType type)
   values_ = keys_ + half;
 }
 
-std::byte* KvCache::at(std::byte* base, int64_t layer, int64_t head, int64_t key) const {
-  return base + ((layer * heads_ + head) * capacity_ + key) * head_dim_ * element_;
+std::byte* KvCache::block(std::byte* base, int64_t layer, int64_t head, int64_t index) const {
+  return base + ((layer * heads_ + head) * (capacity_ / kKeyBlock) + index) * block_bytes();
 }
 
-const void* KvCache::key_block(int64_t layer, int64_t head, int64_t block) const {
-  return at(keys_, layer, head, block * kKeyBlock);
+float& KvCache::scale(std::byte* base, int64_t layer, int64_t head, int64_t key) const {
+  std::byte* scales = block(base, layer, head, key / kKeyBlock) + kKeyBlock * head_dim_ * element_;
+  return reinterpret_cast<float*>(scales)[key % kKeyBlock];
 }
 
-const void* KvCache::value_block(int64_t layer, int64_t head, int64_t block) const {
-  return at(values_, layer, head, block * kKeyBlock);
+const void* KvCache::key_block(int64_t layer, int64_t head, int64_t index) const {
+  return block(keys_, layer, head, index);
+}
+
+const void* KvCache::value_block(int64_t layer, int64_t head, int64_t index) const {
+  return block(values_, layer, head, index);
 }
 
 void KvCache::store_keys(const Kernels& kernels, int64_t layer, int64_t head, int64_t first,
                          const float* rows, int64_t n, int64_t stride) {
   uint16_t half[4096];  // head_dim's upper bound in the spec
+  int8_t small[4096];
   for (int64_t i = 0; i < n; ++i) {
-    const int64_t key = first + i;
-    std::byte* group = at(keys_, layer, head, key / kKeyGroup * kKeyGroup);
-    if (type_ == KvType::f32) {
-      scatter(rows + i * stride, reinterpret_cast<float*>(group), key % kKeyGroup, head_dim_);
-    } else {
-      kernels.to_half(rows + i * stride, half, head_dim_);
-      scatter(half, reinterpret_cast<uint16_t*>(group), key % kKeyGroup, head_dim_);
+    const int64_t key = first + i, column = key % kKeyGroup;
+    const float* row = rows + i * stride;
+    std::byte* group = block(keys_, layer, head, key / kKeyBlock) +
+                       key % kKeyBlock / kKeyGroup * kKeyGroup * head_dim_ * element_;
+    switch (type_) {
+      case KvType::f32:
+        scatter(row, reinterpret_cast<float*>(group), column, head_dim_);
+        break;
+      case KvType::f16:
+        kernels.to_half(row, half, head_dim_);
+        scatter(half, reinterpret_cast<uint16_t*>(group), column, head_dim_);
+        break;
+      case KvType::i8:
+        scale(keys_, layer, head, key) = kernels.to_int8(row, small, head_dim_);
+        scatter(small, reinterpret_cast<int8_t*>(group), column, head_dim_);
+        break;
     }
   }
 }
@@ -64,11 +81,20 @@ void KvCache::store_keys(const Kernels& kernels, int64_t layer, int64_t head, in
 void KvCache::store_values(const Kernels& kernels, int64_t layer, int64_t head, int64_t first,
                            const float* rows, int64_t n, int64_t stride) {
   for (int64_t i = 0; i < n; ++i) {
-    std::byte* to = at(values_, layer, head, first + i);
-    if (type_ == KvType::f32)
-      std::memcpy(to, rows + i * stride, static_cast<size_t>(head_dim_) * sizeof(float));
-    else
-      kernels.to_half(rows + i * stride, reinterpret_cast<uint16_t*>(to), head_dim_);
+    const int64_t key = first + i;
+    const float* row = rows + i * stride;
+    std::byte* to = block(values_, layer, head, key / kKeyBlock) + key % kKeyBlock * head_dim_ * element_;
+    switch (type_) {
+      case KvType::f32:
+        std::memcpy(to, row, static_cast<size_t>(head_dim_) * sizeof(float));
+        break;
+      case KvType::f16:
+        kernels.to_half(row, reinterpret_cast<uint16_t*>(to), head_dim_);
+        break;
+      case KvType::i8:
+        scale(values_, layer, head, key) = kernels.to_int8(row, reinterpret_cast<int8_t*>(to), head_dim_);
+        break;
+    }
   }
 }
 

@@ -12,9 +12,10 @@
 
 namespace edge {
 
-enum class KvType { f32, f16 };
+enum class KvType { f32, f16, i8 };
 
-// Per layer and head: keys as [capacity / kKeyGroup][head_dim][kKeyGroup], values as [capacity][head_dim].
+// Per layer and head: blocks of kKeyBlock keys as [groups][head_dim][kKeyGroup] and of values as
+// [kKeyBlock][head_dim]; an int8 block is followed by its keys' (or values') scales, one per position.
 // Memory is reserved for max_positions but only touched as rows arrive.
 class KvCache {
  public:
@@ -24,10 +25,10 @@ class KvCache {
   // max_positions rounded up to whole key blocks.
   int64_t capacity() const { return capacity_; }
   // Bytes that a decode step with `keys` cached keys reads.
-  int64_t bytes(int64_t keys) const { return layers_ * heads_ * keys * head_dim_ * 2 * element_; }
+  int64_t bytes(int64_t keys) const { return layers_ * heads_ * keys * 2 * key_bytes(); }
 
   // Bytes of one block of keys, or of values.
-  int64_t block_bytes() const { return kKeyBlock * head_dim_ * element_; }
+  int64_t block_bytes() const { return kKeyBlock * key_bytes(); }
   const void* key_block(int64_t layer, int64_t head, int64_t block) const;
   const void* value_block(int64_t layer, int64_t head, int64_t block) const;
 
@@ -38,14 +39,21 @@ class KvCache {
                     int64_t n, int64_t stride);
 
   void attend(const Kernels& kernels, const AttendArgs& args) const {
-    (type_ == KvType::f32 ? kernels.attend_f32 : kernels.attend_f16)(args);
+    (type_ == KvType::f32   ? kernels.attend_f32
+     : type_ == KvType::f16 ? kernels.attend_f16
+                            : kernels.attend_i8)(args);
   }
 
  private:
   struct Free {
     void operator()(void* p) const { std::free(p); }
   };
-  std::byte* at(std::byte* base, int64_t layer, int64_t head, int64_t key) const;
+  // Of one key or value, with its scale.
+  int64_t key_bytes() const {
+    return head_dim_ * element_ + (type_ == KvType::i8 ? static_cast<int64_t>(sizeof(float)) : 0);
+  }
+  std::byte* block(std::byte* base, int64_t layer, int64_t head, int64_t index) const;
+  float& scale(std::byte* base, int64_t layer, int64_t head, int64_t key) const;
 
   KvType type_;
   int64_t layers_, heads_, head_dim_, capacity_, element_;

@@ -98,9 +98,11 @@ class PyDraftTable {
 };
 
 KvType kv_type(const std::string& name) {
-  if (name != "fp32" && name != "fp16")
-    throw std::invalid_argument("kv_dtype '" + name + "' is not one of fp32, fp16");
-  return name == "fp32" ? KvType::f32 : KvType::f16;
+  const std::map<std::string, KvType> kinds{
+      {"fp32", KvType::f32}, {"fp16", KvType::f16}, {"int8", KvType::i8}};
+  if (!kinds.contains(name))
+    throw std::invalid_argument("kv_dtype '" + name + "' is not one of fp32, fp16, int8");
+  return kinds.at(name);
 }
 
 CudaOptions cuda_options(const std::string& kv, const std::string& weights) {

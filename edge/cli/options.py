@@ -74,6 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="default: auto")
     add("--threads", metavar="N", type=_positive, help="default: the physical cores this process may use")
+    add(
+        "--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the bundle's, else by precision)"
+    )
     add("--max-new-tokens", metavar="N", type=_positive, help="token cap (default: the bundle's)")
     add(
         "--bias-rows",

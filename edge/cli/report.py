@@ -133,7 +133,7 @@ class _Run:
             from edge.engine import load
 
             draft = not options.no_draft
-            engine = load(bundle, options.device, options.threads, options.bias_rows, draft=draft)
+            engine = load(bundle, options.device, options.threads, options.bias_rows, draft=draft, kv_dtype=options.kv)
             if engine.notice:
                 say(f"{PROG}: {engine.notice}")
             for index, film in films:

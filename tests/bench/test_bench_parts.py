@@ -74,16 +74,17 @@ def test_random_weights_repeat(quantize: str) -> None:
         assert np.abs(near - exact).max() <= 0.51 * first["embed.weight.scale"].max()
 
 
-@pytest.mark.parametrize(("quantize", "kv_dtype"), [("none", "fp32"), ("int8", "fp16"), ("int4", "fp16")])
+@pytest.mark.parametrize(("quantize", "kv_dtype"), [("none", "fp32"), ("int8", "fp16"), ("int4", "int8")])
 def test_decoder_part(quantize: str, kv_dtype: str) -> None:
     def load() -> Any:
         return reference.random_weights(SMALL, quantize)
 
-    part = run_decoder(SMALL, load, prefix=24, tokens=12, repeat=2, threads=1, name="small")
+    given = "int8" if kv_dtype == "int8" else None
+    part = run_decoder(SMALL, load, prefix=24, tokens=12, repeat=2, threads=1, kv_dtype=given, name="small")
     assert [sorted(run) for run in part.runs] == [["decode", "first_token", "total"]] * 2
     assert part.model["kv_dtype"] == kv_dtype
-    item = 4 if kv_dtype == "fp32" else 2
-    assert part.traffic.cache == 2 * SMALL["layers"] * SMALL["hidden"] * (24 + 6) * item
+    per_head = {"fp32": 4, "fp16": 2, "int8": 1}[kv_dtype] * SMALL["head_dim"] + 4 * (kv_dtype == "int8")
+    assert part.traffic.cache == 2 * SMALL["layers"] * SMALL["heads"] * (24 + 6) * per_head
     text = part.to_dict(10.0)
     assert text["share_of_bandwidth"] == pytest.approx(text["read_gbps"] / 10.0)
     assert set(text["token_ms"]) == {"p50", "p95", "p99"}

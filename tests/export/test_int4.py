@@ -68,7 +68,7 @@ def test_which_matrices() -> None:
 
 
 def test_bundle(exported: Exported) -> None:
-    _, folder = exported(kind="gaussian", quantize="int4")
+    _, folder = exported(kind="gaussian", quantize="int4", kv_dtype="int8")
     arrays = load_file(folder / "decoder.safetensors")
     assert arrays["layers.0.qkv.weight"].dtype == np.uint8
     assert arrays["layers.0.qkv.weight"].shape == (192, 32)
@@ -79,4 +79,5 @@ def test_bundle(exported: Exported) -> None:
         assert words in card
     bundle = Bundle.open(folder)
     assert bundle.manifest.precision == "int4"
+    assert bundle.manifest.kv_dtype == "int8"
     assert bundle.weights()["layers.2.mlp_out.weight"].dtype == np.uint8

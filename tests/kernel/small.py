@@ -15,7 +15,7 @@ import edge._kernel as kernel
 ALL_ISAS = ("generic", "avx2", "avx512", "avx512vnni")
 isas = pytest.mark.parametrize("isa", ALL_ISAS)
 precisions = pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "mixed"])
-caches = pytest.mark.parametrize("kv", ["fp32", "fp16"])
+caches = pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
 
 MATRICES = ("embed", "head", "qkv", "attn_out", "mlp_in", "mlp_out")
 

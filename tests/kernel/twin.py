@@ -133,17 +133,30 @@ def splitmix(seed: int, n: int) -> list[float]:
     return out
 
 
+def cached(x: NDArray[Any], kv_dtype: str) -> NDArray[Any]:
+    """Keys or values [n, head_dim] as a cache of the type holds them; in int8 each row has its own scale. The float32
+    arithmetic is the kernel's, or values halfway between two steps would fall either way."""
+    if kv_dtype == "fp16":
+        return x.astype(np.float16)
+    x = x.astype(np.float32)
+    if kv_dtype == "fp32":
+        return x
+    largest = np.abs(x).max(-1, keepdims=True)
+    steps = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(x * steps).astype(np.float64) * (largest / np.float32(127))
+
+
 class Twin:
     """The whole decoder, one row at a time."""
 
     def __init__(self, spec: Mapping[str, Any], weights: Weights, kv_dtype: str = "fp32") -> None:
         self.spec, self.weights = spec, weights
-        self.kv = np.float16 if kv_dtype == "fp16" else np.float32
+        self.kv = kv_dtype
         self.activation = gelu_tanh if spec["activation"] == "gelu_tanh" else gelu_erf
 
     def set_prefix(self, keys: NDArray[Any], values: NDArray[Any], bias: NDArray[Any] | None) -> None:
-        self.k = [[keys[i, h].astype(self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
-        self.v = [[values[i, h].astype(self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
+        self.k = [[cached(keys[i, h], self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
+        self.v = [[cached(values[i, h], self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
         self.prefix, self.rows = keys.shape[2], 0
         self.bias = bias
 
@@ -165,8 +178,8 @@ class Twin:
         q, k, v = self.linear(at + "qkv", self.norm(at + "attn_norm", x)).reshape(3, s["heads"], s["head_dim"])
         heads, attention_rows = [], []
         for h in range(s["heads"]):
-            self.k[i][h] = np.vstack([self.k[i][h], k[h].astype(self.kv)])
-            self.v[i][h] = np.vstack([self.v[i][h], v[h].astype(self.kv)])
+            self.k[i][h] = np.vstack([self.k[i][h], cached(k[h], self.kv)])
+            self.v[i][h] = np.vstack([self.v[i][h], cached(v[h], self.kv)])
             total = len(self.k[i][h])
             row = self.bias_row(i, total)[None] if bias and self.bias is not None else None
             out, p = attention(q[h][None], self.k[i][h], self.v[i][h], row, [total])

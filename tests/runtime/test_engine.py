@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,17 @@ def test_report(engine: edge.Engine, film: np.ndarray) -> None:
     assert report.film.shape == film.shape
     assert report.software["threads"] == 1
     assert report.model["bundle_sha256"] == engine.bundle.sha256
+
+
+def test_type_of_the_cache(bundle: Path, film: np.ndarray) -> None:
+    """The caller's, else the bundle's, else the one that goes with the precision."""
+    assert edge.load(bundle, threads=1).report(film).model["kv_dtype"] == "fp32"
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"kv_dtype": "int8"}))
+    assert edge.load(bundle, threads=1).report(film).model["kv_dtype"] == "int8"
+    assert edge.load(bundle, threads=1, kv_dtype="fp16").report(film).model["kv_dtype"] == "fp16"
+    with pytest.raises(edge.UsageError, match="'int4' is not one of fp32, fp16, int8"):
+        edge.load(bundle, threads=1, kv_dtype="int4")
 
 
 def test_files_and_arrays_are_the_same(engine: edge.Engine, film: np.ndarray, picture: Path) -> None:

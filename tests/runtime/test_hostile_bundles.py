@@ -364,6 +364,8 @@ LAYERWISE = {"kind": "layerwise", "strength": 2.0, "rows": "all", "span": "seque
         {"generation/evidence_layers": [2]},
         {"generation/suppressed_ids": list(range(320))},
         {"precision": "fp8"},
+        {"kv_dtype": "int4"},
+        {"kv_dtype": None},
         {"name": ""},
         {"name": "x" * 1000},
         {"notice": "two\nlines"},
