@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import os
 import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from edge.cli.objects import Objects
 from edge.cli.options import PROG, parse
@@ -29,7 +30,18 @@ INTERNAL = 80
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit code.
+
+    Without `argv` it is the program itself and ends the process: taking interpreter and model apart piece by piece
+    takes longer than writing a report.
+    """
+    code = _command(argv)
+    if argv is None:
+        _leave(code)
+    return code
+
+
+def _command(argv: list[str] | None) -> int:
     # NumPy's linear algebra is not used, but its threads would be started, and spin for a while, on import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
@@ -43,6 +55,16 @@ def main(argv: list[str] | None = None) -> int:
         return INTERRUPTED
     except ClosedPipe:
         return CLOSED_PIPE
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process; what was registered for its end (the decoding worker's) is done, and nothing else."""
+    with contextlib.suppress(Exception):
+        atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # what is written was flushed, and failures were told, before
+            stream.flush()
+    os._exit(code)
 
 
 class _Run:
