@@ -134,12 +134,15 @@ def run_reports(
             "draft": draft,
             "draft_table": manifest.draft_file is not None,
         },
-        extra={"film": describe_film(film), "cold_start": cold_start(bundle, film, count, threads, say)},
+        extra={
+            "film": describe_film(film),
+            "cold_start": cold_start(bundle, film, count, threads, min(COLD_STARTS, repeat), say),
+        },
         tokens_per_pass=report.decoding["tokens_per_pass"],
     )
 
 
-def cold_start(bundle: Bundle, film: Path, tokens: int, threads: int, say: Say) -> dict[str, Any] | None:
+def cold_start(bundle: Bundle, film: Path, tokens: int, threads: int, starts: int, say: Say) -> dict[str, Any] | None:
     """Milliseconds of ``edge-report`` from the start of a fresh process to its end, files in the page cache.
 
     The report may stop early here: what counts is ``overhead_ms``, the time beyond the report's own.
@@ -149,7 +152,7 @@ def cold_start(bundle: Bundle, film: Path, tokens: int, threads: int, say: Say) 
     # As a user starts it: with compiled modules, which the first start leaves behind.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     walls, overheads = [], []
-    for start in range(WARM_UP + COLD_STARTS):
+    for turn in range(WARM_UP + starts):
         begin = perf_counter()
         done = subprocess.run(call, capture_output=True, text=True, env=environment)
         wall = (perf_counter() - begin) * 1e3
@@ -157,7 +160,7 @@ def cold_start(bundle: Bundle, film: Path, tokens: int, threads: int, say: Say) 
             reason = (done.stderr.strip().splitlines() or [""])[-1]
             say(f"no cold start: edge-report ended with exit code {done.returncode}: {reason}")
             return None
-        if start < WARM_UP:
+        if turn < WARM_UP:
             continue
         walls.append(wall)
         overheads.append(wall - json.loads(done.stdout)["timings_ms"]["total"])

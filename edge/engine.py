@@ -117,7 +117,8 @@ class Engine:
         self._draft = bool(draft)
         import numpy  # noqa: F401  # here, not first in two threads at once: it does not survive that
 
-        with ThreadPoolExecutor(1) as pool:  # most of a load is the graph's, and leaves the interpreter to others
+        # Most of a load is the graph's, and leaves the interpreter to others.
+        with ThreadPoolExecutor(1, thread_name_prefix="edge-load") as pool:
             session = pool.submit(VisionSession, self.bundle, device=device, threads=self.threads, runtime=vision)
             self._text = _text_decoder(self.bundle)
             self._decoder = _decoder(self.bundle, self.threads, self._draft, kv_dtype)

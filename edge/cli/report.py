@@ -148,12 +148,11 @@ class _Run:
 
         bundle = Bundle.open(options.bundle)
         self.objects.check_model(bundle.manifest)
+        _import_compiled()  # before there is a second thread: NumPy breaks when two import it at once
+        from edge.engine import load
         from edge.prepare import Ahead
 
         with Ahead([film for _, film in films], bundle.manifest.image, force=options.force) as ahead:
-            _import_compiled()
-            from edge.engine import load
-
             draft = not options.no_draft
             engine = load(bundle, options.device, options.threads, options.bias_rows, draft=draft, kv_dtype=options.kv)
             if engine.notice:

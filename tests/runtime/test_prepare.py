@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -107,3 +109,32 @@ def test_earlier_stages_count() -> None:
     assert list(laps) == ["dicom", "vision", "total"]
     assert laps["dicom"] == 2000
     assert 2000 <= laps["total"] < 2100
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "import edge; edge.load(BUNDLE, threads=1)",
+        "from edge.cli.report import main; assert main([FILM, '-q', '--threads', '1', '--bundle', BUNDLE]) == 0",
+    ],
+)
+def test_numpy_is_whole_before_a_second_thread(pristine: Path, picture: Path, call: str) -> None:
+    """Two threads that import NumPy at once now and then get half of it; a fresh process shows who might."""
+    code = f"""
+import sys, threading
+BUNDLE, FILM = {str(pristine)!r}, {str(picture)!r}
+started, start = set(), threading.Thread.start
+def watched(thread):
+    if thread.name.startswith("edge-"):
+        started.add((thread.name.split("_")[0], hasattr(sys.modules.get("numpy"), "linalg")))
+    start(thread)
+threading.Thread.start = watched
+{call}
+print("threads", sorted(started))
+"""
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert "('edge-load', True)" in line
+    assert ("edge-ahead" in line) == ("main" in call)
+    assert "False" not in line
