@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
     from edge.film import Film, read_film
     from edge.report import Evidence, Report, Sentence
+    from edge.session import Completion, FilmSession
 
     CancelToken: Any
 
@@ -52,6 +53,8 @@ _HOME = {
     "Report": "edge.report",
     "Sentence": "edge.report",
     "Evidence": "edge.report",
+    "FilmSession": "edge.session",
+    "Completion": "edge.session",
     "Film": "edge.film",
     "read_film": "edge.film",
     "CancelToken": "edge._kernel",
@@ -87,12 +90,14 @@ __all__ = [
     "Cancelled",
     "CannotRead",
     "CannotReference",
+    "Completion",
     "CorruptInput",
     "DeviceError",
     "EdgeError",
     "Engine",
     "Evidence",
     "Film",
+    "FilmSession",
     "InputError",
     "MissingRuntime",
     "NoPixelData",

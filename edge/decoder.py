@@ -207,6 +207,9 @@ class Decoder:
         ``threads`` or ``kv_dtype`` out of range.
     """
 
+    prefix_serial = 0
+    """How many films have been put into the cache: whoever remembers it knows whether theirs is still there."""
+
     def __init__(
         self,
         spec: Mapping[str, Any],
@@ -303,6 +306,7 @@ class Decoder:
         ProcessingError
             A wrong shape, or a prefix longer than the decoder's positions.
         """
+        self.prefix_serial += 1
         self._call(self._kernel.set_prefix, keys, values, key_bias, bool(drop_hidden))
 
     def forward(self, ids: npt.ArrayLike, bias: bool = True) -> npt.NDArray[np.float32]:

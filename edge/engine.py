@@ -14,15 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edge.bundle import Bundle
-from edge.errors import Cancelled, MissingRuntime, UsageError
+from edge.errors import MissingRuntime, UsageError
 from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
 from edge.prepare import Prepared, prepare
-from edge.report import Report, make_sentences, provenance
-from edge.text import TextDecoder, TextStream, cut_at_sentence, text_warnings
+from edge.session import SYNTHETIC, Asked, FilmSession
+from edge.text import TextDecoder
 from edge.threads import check_threads, decode_threads
 from edge.timing import Clock
-from edge.version import __version__
 from edge.vision import VisionOutput, VisionSession, check_device, check_runtime
 
 if TYPE_CHECKING:
@@ -32,14 +31,15 @@ if TYPE_CHECKING:
     import pydicom
     from numpy.typing import NDArray
 
-    from edge.decoder import Decoder, Generation, GenerationOptions
+    from edge.decoder import Decoder, GenerationOptions
+    from edge.report import Report
 
     CancelToken: TypeAlias = Any
     Source: TypeAlias = str | Path | pydicom.Dataset | NDArray[np.generic]
 
 log = logging.getLogger("edge")
 
-SYNTHETIC = "the model was trained on synthetic data only"
+__all__ = ["SYNTHETIC", "Engine", "load"]
 
 
 def load(
@@ -127,7 +127,7 @@ class Engine:
             self._decoder = _on_gpu(self._decoder, self.bundle, required=device == "cuda")
         self.device = self._vision.device
         self.isa = self._decoder.isa
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         log.info("bundle %s, %d threads, kernel %s", self.manifest.name, self.threads, self.isa)
 
     @property
@@ -188,89 +188,40 @@ class Engine:
             One subclass for each way a film can be wrong.
         UsageError, ProcessingError, Cancelled
         """
-        rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
-        forced = self._text.encode(prompt) if prompt else []
-        options = self._options(
-            forced,
-            max_new_tokens=self._check_cap(max_new_tokens, len(forced)),
-            repetition_penalty=self._check_penalty(repetition_penalty),
-            draft=self._draft if draft is None else bool(draft),
-            **_check_sampling(temperature, top_k, top_p, seed),
+        asked = self._asked(
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            sampling=(temperature, top_k, top_p, seed),
+            cut=cut,
+            draft=draft,
+            on_text=on_text,
+            cancel=cancel,
         )
-        cut = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
-        stream = TextStream(self._text, forced, whole_sentences=cut) if on_text else None
+        with self._lock:
+            return self.open(source, force=force, bias_rows=bias_rows)._report(asked)
 
+    def open(self, source: Source | Prepared, *, force: bool = False, bias_rows: str | None = None) -> FilmSession:
+        """Look at a film, and keep what the model sees of it: reports and completions of it need no second look.
+
+        Parameters
+        ----------
+        source, force, bias_rows
+            As for :meth:`report`.
+
+        Raises
+        ------
+        InputError
+            One subclass for each way a film can be wrong.
+        UsageError, ProcessingError
+        """
+        rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
         with self._lock:
             ready = source if isinstance(source, Prepared) else prepare(source, self.manifest.image, force=force)
-            film, clock = ready.film, Clock(ready.laps)
+            clock = Clock(ready.laps)
             seen, rows, warnings = self._look(ready.pixels, rows)
             clock.lap("vision")
-            result = self._write(seen, rows, options, clock, stream, on_text, cancel)
-            cache = self._cache()
-
-        text, ends = self._text.ends([*forced, *result.token_ids])
-        dropped = len(text) - len(text.lstrip())
-        findings = text.strip()
-        whole = findings
-        if result.stop_reason == "length" and cut:
-            findings = cut_at_sentence(findings)
-        if stream is not None and on_text is not None and (piece := stream.finish(findings)):
-            on_text(piece)
-        warnings = [
-            *film.warnings,
-            *warnings,
-            *self._general_warnings(rows, result.stop_reason, whole != findings),
-            *text_warnings(findings),
-        ]
-        sentences = make_sentences(
-            findings,
-            ends,
-            dropped=dropped,
-            forced=len(forced),
-            logprobs=[float(p) for p in result.logprobs],
-            evidence=self._patch_evidence(result),
-            grid=self.manifest.prefix.grid,
-        )
-        timings = clock.finish()
-        after_first, decode_ms = len(result.token_ids) - 1, timings["decode"]
-        return Report(
-            findings=findings,
-            sentences=sentences,
-            token_ids=tuple(int(i) for i in result.token_ids),
-            logprobs=tuple(float(p) for p in result.logprobs),
-            stop_reason=result.stop_reason,
-            warnings=tuple(dict.fromkeys(warnings)),
-            model={
-                "name": self.manifest.name,
-                "bundle_sha256": self.bundle.sha256,
-                "family": self.manifest.family,
-                "precision": self.manifest.precision,
-                "kv_dtype": self._decoder.kv_dtype,
-                "bias_rows": rows,
-            },
-            input=provenance(film),
-            timings_ms=timings,
-            tokens_per_s=round(after_first / decode_ms * 1e3, 2) if after_first > 0 and decode_ms else 0.0,
-            software={
-                "version": __version__,
-                "device": self.device,
-                "vision": self._vision.runtime,
-                "isa": self.isa,
-                "threads": self.threads,
-            },
-            intended_use=self.manifest.intended_use,
-            notice=self.notice,
-            prompt=prompt,
-            decoding={
-                "passes": result.passes,
-                "tokens_per_pass": round(result.tokens_per_pass, 4),
-                "drafted": result.drafted,
-                "accepted": result.accepted,
-            },
-            cache=cache,
-            mask=None if seen.mask is None else (seen.mask > 0.5).astype("uint8"),
-            film=ready.gray,
-        )
+        return FilmSession(self, ready, seen, rows, warnings, clock.laps)
 
     def _look(self, pixels: NDArray[np.float32], rows: BiasRows) -> tuple[VisionOutput, BiasRows, list[str]]:
         """Run the vision graph; the rows that get the bias in the end, and what to warn about."""
@@ -289,60 +240,29 @@ class Engine:
             warnings.append("the mask gives no anatomical guidance: every part of the image counts the same")
         return seen, rows, warnings
 
-    def _write(
+    def _asked(
         self,
-        seen: VisionOutput,
-        rows: BiasRows,
-        options: GenerationOptions,
-        clock: Clock,
-        stream: TextStream | None,
-        on_text: Callable[[str], None] | None,
-        cancel: CancelToken | None,
-    ) -> Generation:
-        """Run the decoding kernel; an exception in a callback (Ctrl-C is one) stops it and is raised here."""
-
-        def on_token(token: int, _logprob: float) -> None:
-            clock.lap("first_token", once=True)
-            if stream is not None and on_text is not None and (piece := stream.push(token)):
-                on_text(piece)
-
-        # A strict mask hides keys from every row that follows, where these all get the bias.
-        strict = rows == "all" and self.manifest.bias.kind == "hidden"
-        bias = seen.key_bias if rows != "none" else None
-        self._decoder.set_prefix(seen.keys, seen.values, bias, drop_hidden=strict)
-        result = self._decoder.generate(
-            seen.first_logits, options.but(bias_rows=rows), on_token=on_token, cancel=cancel
+        *,
+        prompt: str = "",
+        max_new_tokens: int | None = None,
+        repetition_penalty: float | None = None,
+        sampling: tuple[float, int, float, int] = (0.0, 0, 1.0, 0),
+        cut: bool | None = None,
+        draft: bool | None = None,
+        on_text: Callable[[str], None] | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Asked:
+        """Check what is asked for, before any work."""
+        forced = self._text.encode(prompt) if prompt else []
+        options = self._options(
+            forced,
+            max_new_tokens=self._check_cap(max_new_tokens, len(forced)),
+            repetition_penalty=self._check_penalty(repetition_penalty),
+            draft=self._draft if draft is None else bool(draft),
+            **_check_sampling(*sampling),
         )
-        if result.stop_reason == "cancelled":
-            raise Cancelled("stopped before the report was complete")
-        clock.lap("first_token", once=True)
-        clock.lap("decode")
-        return result
-
-    def _cache(self) -> dict[str, int]:
-        """What the decoder reads per token of the report just written."""
-        manifest = self.manifest
-        keys, kept = manifest.decoder["layers"] * manifest.prefix.length, self._decoder.kept_keys
-        return {"image_keys": keys, "image_keys_kept": kept, "bytes_per_token": self._decoder.bytes_per_token}
-
-    def _patch_evidence(self, result: Generation) -> NDArray[np.floating[Any]] | None:
-        """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""
-        if not self.manifest.generation.evidence_layers:
-            return None
-        return result.evidence[:, -self.manifest.prefix.patches :]
-
-    def _general_warnings(self, rows: BiasRows, stop_reason: str, was_cut: bool) -> list[str]:
-        warnings = []
-        own = self.manifest.bias.rows
-        if rows != own:
-            warnings.append(f"bias rows {rows} were used; the model was exported for {own}")
-        if was_cut:
-            warnings.append("the token cap was reached: the last sentence was broken off and is left out")
-        elif stop_reason == "length":
-            warnings.append("the token cap was reached: the text may break off in mid-sentence")
-        if self.manifest.synthetic:
-            warnings.append(SYNTHETIC)
-        return warnings
+        whole = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
+        return Asked(options, prompt, whole, on_text, cancel)
 
     def _options(self, forced: list[int], **values: Any) -> GenerationOptions:
         from edge.decoder import GenerationOptions

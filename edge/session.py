@@ -1,0 +1,389 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One film, looked at once: reports and completions that cost only their own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from edge.errors import Cancelled, UsageError
+from edge.report import Report, Sentence, make_sentences, provenance
+from edge.text import TextStream, cut_at_sentence, sentence_spans, text_warnings
+from edge.timing import Clock
+from edge.version import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge.decoder import Generation, GenerationOptions
+    from edge.engine import Engine
+    from edge.manifest import BiasRows
+    from edge.prepare import Prepared
+    from edge.vision import VisionOutput
+
+    CancelToken: TypeAlias = Any
+    OnText: TypeAlias = Callable[[str], None]
+
+SYNTHETIC = "the model was trained on synthetic data only"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A report as it was asked for, checked."""
+
+    options: GenerationOptions
+    prompt: str = ""
+    cut: bool = False
+    on_text: OnText | None = None
+    cancel: CancelToken | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote after a text.
+
+    Attributes
+    ----------
+    text : str
+        To be appended to the given text as it is.
+    sentences : tuple of Sentence
+        Those that hold something the model wrote, whole; confidence and evidence are of that part alone.
+    token_ids : tuple of int
+        Of `text`: the first ones of what a report with the same prompt would go on with.
+    logprobs : tuple of float
+    stop_reason : str
+        ``sentence`` (as many sentences as asked for), ``stop`` (the model ended the report) or ``length``.
+    timings_ms : dict of str to float
+        ``first_token`` and ``decode``; and ``total``.
+    """
+
+    text: str
+    sentences: tuple[Sentence, ...]
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: Literal["sentence", "stop", "length"]
+    timings_ms: dict[str, float]
+
+
+class FilmSession:
+    """A film that the model has looked at; made by :meth:`edge.Engine.open`.
+
+    The vision graph has run; its keys and values stay with the session (``nbytes``), and in the decoder's cache as long
+    as no other film is reported in between. Any number of sessions of one engine may be open; their calls are made
+    one after the other, from any thread.
+
+    Attributes
+    ----------
+    mask : ndarray uint8 [mask_h, mask_w] of 0 and 1, or None
+        Lungs and heart as the segmenters see them.
+    warnings : tuple of str
+        About the film and its mask, known before any text is.
+    nbytes : int
+        Bytes of arrays that the session holds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        ready: Prepared,
+        seen: VisionOutput,
+        rows: BiasRows,
+        warnings: list[str],
+        laps: Mapping[str, float],
+    ) -> None:
+        self._engine, self._seen, self._rows, self._laps = engine, seen, rows, dict(laps)
+        self._gray, self._input = ready.gray, provenance(ready.film)
+        self._prefix_serial = -1
+        self.mask: NDArray[np.uint8] | None = None if seen.mask is None else (seen.mask > 0.5).astype("uint8")
+        self.warnings = tuple(dict.fromkeys([*ready.film.warnings, *warnings]))
+        arrays = (ready.gray, seen.keys, seen.values, seen.first_logits, seen.key_bias, seen.mask)
+        self.nbytes = sum(array.nbytes for array in arrays if array is not None)
+
+    def report(
+        self,
+        *,
+        max_new_tokens: int | None = None,
+        prompt: str = "",
+        repetition_penalty: float | None = None,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        cut: bool | None = None,
+        draft: bool | None = None,
+        on_text: OnText | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Report:
+        """Draft the findings; everything as with :meth:`edge.Engine.report`, whose ids these are.
+
+        Raises
+        ------
+        UsageError, ProcessingError, Cancelled
+        """
+        asked = self._engine._asked(
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            sampling=(temperature, top_k, top_p, seed),
+            cut=cut,
+            draft=draft,
+            on_text=on_text,
+            cancel=cancel,
+        )
+        return self._report(asked)
+
+    def complete(
+        self,
+        text: str,
+        *,
+        sentences: int | None = 1,
+        max_new_tokens: int | None = None,
+        on_text: OnText | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Completion:
+        """Go on writing after `text`, greedily.
+
+        Parameters
+        ----------
+        text
+            The findings so far. White space at its end is the model's to write, and is not written twice.
+        sentences
+            End after so many sentences, the one that `text` begins counts. ``None``: go on to the end of the report.
+        max_new_tokens
+            Token cap. Default: the bundle's.
+        on_text
+            Called with pieces of the completion as they come; put together they are `Completion.text`.
+        cancel
+            As for :meth:`edge.Engine.report`.
+
+        Raises
+        ------
+        UsageError
+            Among others: there is no room for more text.
+        ProcessingError, Cancelled
+        """
+        if not isinstance(text, str):
+            raise UsageError("the text to complete must be a text")
+        if sentences is not None and (type(sentences) is not int or sentences < 1):
+            raise UsageError("sentences must be a whole number from 1, or None")
+        asked = self._engine._asked(prompt=text.rstrip(), max_new_tokens=max_new_tokens, cancel=cancel)
+        forced = list(asked.options.forced_ids)
+        tail = _Tail(self._engine._text.decode, forced, text, sentences)
+
+        def on_token(token: int) -> bool:
+            piece = tail.push(token)
+            if piece and on_text is not None:
+                on_text(piece)
+            return not tail.done
+
+        clock = Clock()
+        with self._engine._lock:
+            result = self._write(asked, clock, on_token)
+        if result.stop_reason == "cancelled" and not tail.done:
+            raise Cancelled("stopped before the sentence was complete")
+        if (rest := tail.finish()) and on_text is not None:
+            on_text(rest)
+        ids = result.token_ids[: tail.tokens]
+        logprobs = tuple(float(p) for p in result.logprobs[: tail.tokens])
+        reason: Any = "sentence" if tail.done else result.stop_reason
+        return Completion(
+            text=tail.text,
+            sentences=self._completed(forced, ids, logprobs, result, tail.whole),
+            token_ids=tuple(int(i) for i in ids),
+            logprobs=logprobs,
+            stop_reason=reason,
+            timings_ms=clock.finish(),
+        )
+
+    def _completed(
+        self, forced: list[int], ids: list[int], logprobs: tuple[float, ...], result: Generation, whole: str
+    ) -> tuple[Sentence, ...]:
+        """The sentences of `whole` that hold a generated token."""
+        _, ends = self._engine._text.ends([*forced, *ids])
+        evidence = self._patch_evidence(result)
+        made = make_sentences(
+            whole.strip(),
+            ends,
+            dropped=len(whole) - len(whole.lstrip()),
+            forced=len(forced),
+            logprobs=logprobs,
+            evidence=None if evidence is None else evidence[: len(ids)],
+            grid=self._engine.manifest.prefix.grid,
+        )
+        return tuple(sentence for sentence in made if sentence.confidence is not None)
+
+    def _write(self, asked: Asked, clock: Clock, on_token: Callable[[int], bool | None]) -> Generation:
+        """Run the decoding kernel; an exception in a callback (Ctrl-C is one) stops it and is raised here."""
+
+        def first(token: int, _logprob: float) -> bool | None:
+            clock.lap("first_token", once=True)
+            return on_token(token)
+
+        decoder, seen, rows = self._engine._decoder, self._seen, self._rows
+        if self._prefix_serial != decoder.prefix_serial:  # another film has been in the cache since
+            # A strict mask hides keys from every row that follows, where these all get the bias.
+            strict = rows == "all" and self._engine.manifest.bias.kind == "hidden"
+            bias = seen.key_bias if rows != "none" else None
+            decoder.set_prefix(seen.keys, seen.values, bias, drop_hidden=strict)
+            self._prefix_serial = decoder.prefix_serial
+        options = asked.options.but(bias_rows=rows)
+        result = decoder.generate(seen.first_logits, options, on_token=first, cancel=asked.cancel)
+        clock.lap("first_token", once=True)
+        clock.lap("decode")
+        return result
+
+    def _report(self, asked: Asked) -> Report:
+        engine, manifest = self._engine, self._engine.manifest
+        forced, on_text = asked.options.forced_ids, asked.on_text
+        stream = TextStream(engine._text, forced, whole_sentences=asked.cut) if on_text else None
+
+        def on_token(token: int) -> None:
+            if stream is not None and on_text is not None and (piece := stream.push(token)):
+                on_text(piece)
+
+        clock = Clock(self._laps)
+        with engine._lock:
+            result = self._write(asked, clock, on_token)
+            if result.stop_reason == "cancelled":
+                raise Cancelled("stopped before the report was complete")
+            cache = self._cache()
+
+        text, ends = engine._text.ends([*forced, *result.token_ids])
+        dropped = len(text) - len(text.lstrip())
+        whole = findings = text.strip()
+        if result.stop_reason == "length" and asked.cut:
+            findings = cut_at_sentence(findings)
+        if stream is not None and on_text is not None and (piece := stream.finish(findings)):
+            on_text(piece)
+        warnings = [
+            *self.warnings,
+            *self._general_warnings(result.stop_reason, whole != findings),
+            *text_warnings(findings),
+        ]
+        sentences = make_sentences(
+            findings,
+            ends,
+            dropped=dropped,
+            forced=len(forced),
+            logprobs=[float(p) for p in result.logprobs],
+            evidence=self._patch_evidence(result),
+            grid=manifest.prefix.grid,
+        )
+        timings = clock.finish()
+        after_first, decode_ms = len(result.token_ids) - 1, timings["decode"]
+        return Report(
+            findings=findings,
+            sentences=sentences,
+            token_ids=tuple(int(i) for i in result.token_ids),
+            logprobs=tuple(float(p) for p in result.logprobs),
+            stop_reason=result.stop_reason,
+            warnings=tuple(dict.fromkeys(warnings)),
+            model={
+                "name": manifest.name,
+                "bundle_sha256": engine.bundle.sha256,
+                "family": manifest.family,
+                "precision": manifest.precision,
+                "kv_dtype": engine._decoder.kv_dtype,
+                "bias_rows": self._rows,
+            },
+            input=dict(self._input),
+            timings_ms=timings,
+            tokens_per_s=round(after_first / decode_ms * 1e3, 2) if after_first > 0 and decode_ms else 0.0,
+            software={
+                "version": __version__,
+                "device": engine.device,
+                "vision": engine._vision.runtime,
+                "isa": engine.isa,
+                "threads": engine.threads,
+            },
+            intended_use=manifest.intended_use,
+            notice=engine.notice,
+            prompt=asked.prompt,
+            decoding={
+                "passes": result.passes,
+                "tokens_per_pass": round(result.tokens_per_pass, 4),
+                "drafted": result.drafted,
+                "accepted": result.accepted,
+            },
+            cache=cache,
+            mask=self.mask,
+            film=self._gray,
+        )
+
+    def _cache(self) -> dict[str, int]:
+        """What the decoder reads per token of the report just written."""
+        manifest, decoder = self._engine.manifest, self._engine._decoder
+        keys, kept = manifest.decoder["layers"] * manifest.prefix.length, decoder.kept_keys
+        return {"image_keys": keys, "image_keys_kept": kept, "bytes_per_token": decoder.bytes_per_token}
+
+    def _patch_evidence(self, result: Generation) -> NDArray[np.floating[Any]] | None:
+        """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""
+        manifest = self._engine.manifest
+        if not manifest.generation.evidence_layers:
+            return None
+        return result.evidence[:, -manifest.prefix.patches :]
+
+    def _general_warnings(self, stop_reason: str, was_cut: bool) -> list[str]:
+        warnings = []
+        own, manifest = self._engine.manifest.bias.rows, self._engine.manifest
+        if self._rows != own:
+            warnings.append(f"bias rows {self._rows} were used; the model was exported for {own}")
+        if was_cut:
+            warnings.append("the token cap was reached: the last sentence was broken off and is left out")
+        elif stop_reason == "length":
+            warnings.append("the token cap was reached: the text may break off in mid-sentence")
+        if manifest.synthetic:
+            warnings.append(SYNTHETIC)
+        return warnings
+
+
+class _Tail:
+    """The text that grows behind a given one, up to the end of a sentence.
+
+    A sentence has ended when something follows it: a stop may belong to an abbreviation or a number. So the token that
+    shows the end is drawn, but is not part of the text.
+    """
+
+    def __init__(
+        self, decode: Callable[[list[int]], str], forced: list[int], given: str, sentences: int | None
+    ) -> None:
+        self._decode, self._ids, self._sentences = decode, list(forced), sentences
+        self._begin = len(decode(forced)) if forced else 0
+        self._spaced = not given.strip() or given[-1:].isspace()
+        self._sent = 0
+        self.whole = ""
+        self.tokens = 0
+        self.done = False
+
+    @property
+    def text(self) -> str:
+        """What is certain of the tail."""
+        tail = self.whole[self._begin :]
+        return tail.lstrip() if self._spaced else tail
+
+    def push(self, token: int) -> str:
+        """The text that became certain with `token`; often empty."""
+        self._ids.append(token)
+        whole = self._decode(self._ids).rstrip("\ufffd")
+        spans = sentence_spans(whole)
+        ended = [right for _, right in spans[:-1] if right > self._begin]
+        if self._sentences is not None and len(ended) >= self._sentences:
+            self.done = True
+            whole = whole[: ended[self._sentences - 1]]
+            if len(whole) > len(self.whole):
+                self.tokens += 1
+        else:
+            self.tokens += 1
+        self.whole = whole
+        return self._advance(self.text.rstrip())
+
+    def finish(self) -> str:
+        """The rest, once there are no more tokens; white space at the end is no part of the text."""
+        self.whole = self.whole.rstrip() if len(self.whole) > self._begin else self.whole
+        return self._advance(self.text)
+
+    def _advance(self, text: str) -> str:
+        piece, self._sent = text[self._sent :], max(self._sent, len(text))
+        return piece
