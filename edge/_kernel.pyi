@@ -123,6 +123,7 @@ class CudaDecoder:
         library: str,
         kv_dtype: str,
         weight_dtype: str,
+        way: str = "steps",
         evidence_layers: Sequence[int] = ...,
     ) -> None: ...
     def set_prefix(
@@ -131,6 +132,9 @@ class CudaDecoder:
         values: NDArray[np.float32],
         key_bias: NDArray[np.float32] | None = None,
         drop_hidden: bool = False,
+    ) -> None: ...
+    def set_prefix_on_device(
+        self, keys: int, values: int, length: int, key_bias: int = 0, bias_length: int = 0
     ) -> None: ...
     def forward(self, ids: NDArray[np.int32], bias: bool) -> NDArray[np.float32]: ...
     def rewind(self, n_text: int) -> None: ...

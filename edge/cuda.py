@@ -8,10 +8,11 @@ is opened when it is asked for, not before.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -71,8 +72,8 @@ def cuda_device(library: Path | None = None) -> CudaDevice:
 class CudaDecoder(Decoder):
     """A decoder on a CUDA device; everything but the construction is as with :class:`edge.decoder.Decoder`.
 
-    Greedy texts are written by the device alone and handed over token by token; sampled ones are chosen on the host.
-    Drafts are not used here, and keys under a strict mask stay in the cache.
+    Greedy texts are written by the device alone and handed over token by token; drafts are made on the host and checked
+    on the device, several in one pass. Sampled texts are chosen on the host. Keys under a strict mask stay in the cache.
 
     Parameters
     ----------
@@ -82,6 +83,11 @@ class CudaDecoder(Decoder):
         Of the KV cache; by default fp32 where every matrix is float32, else fp16.
     weight_dtype : {"fp32", "fp16", "bf16"}
         How float32 matrices are kept on the device; quantized ones stay as they are.
+    way : {"steps", "persistent"}, optional
+        How texts are written: recorded steps of a few kernels per layer, or one cooperative kernel; the same bits. By
+        default ``$EDGE_CUDA_WAY``, and without it steps.
+    draft_table : table of :func:`edge.draft.load_draft_table`, optional
+        What texts are drafted from, beside themselves.
     library : Path, optional
 
     Raises
@@ -100,17 +106,21 @@ class CudaDecoder(Decoder):
         kv_dtype: Literal["fp32", "fp16", "int8"] | None = None,
         weight_dtype: Literal["fp32", "fp16", "bf16"] = "fp32",
         evidence_layers: Iterable[int] = (),
+        way: Literal["steps", "persistent"] | None = None,
+        draft_table: Any = None,
         library: Path | None = None,
     ) -> None:
         kernel = compiled_kernel()
+        way = way or cast(Any, os.environ.get("EDGE_CUDA_WAY")) or "steps"
         if kv_dtype is None:
             kv_dtype = "fp16" if any(array.dtype in (np.int8, np.uint8) for array in weights.values()) else "fp32"
         for value, known, name in (
             (kv_dtype, ("fp32", "fp16", "int8"), "kv_dtype"),
             (weight_dtype, ("fp32", "fp16", "bf16"), "weight_dtype"),
+            (way, ("steps", "persistent"), "EDGE_CUDA_WAY"),
         ):
             if value not in known:
-                raise UsageError(f"{name} {value!r} is not one of {', '.join(known)}")
+                raise UsageError(f"{name} {str(value)[:40]!r} is not one of {', '.join(known)}")
         try:
             self._kernel = kernel.CudaDecoder(
                 dict(spec),
@@ -118,6 +128,7 @@ class CudaDecoder(Decoder):
                 library=str(library or library_path()),
                 kv_dtype=kv_dtype,
                 weight_dtype=weight_dtype,
+                way=way,
                 evidence_layers=list(evidence_layers),
             )
         except kernel.DeviceUnusable as error:
@@ -129,7 +140,8 @@ class CudaDecoder(Decoder):
         self.spec = dict(spec)
         self.kv_dtype: Any = kv_dtype
         self.weight_dtype = weight_dtype
-        self._draft_table = None
+        self.way = way
+        self._draft_table = draft_table
 
     @property
     def isa(self) -> str:
@@ -166,7 +178,13 @@ def decoder_on_gpu(
     """
     try:
         device = cuda_device()
-        decoder = CudaDecoder(cpu.spec, weights, kv_dtype=cpu.kv_dtype, evidence_layers=evidence_layers)
+        decoder = CudaDecoder(
+            cpu.spec,
+            weights,
+            kv_dtype=cpu.kv_dtype,
+            evidence_layers=evidence_layers,
+            draft_table=cpu.draft_table,
+        )
         check_agreement(decoder, cpu)
     except DeviceError as error:
         if required and library_path().exists():

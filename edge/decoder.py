@@ -249,6 +249,11 @@ class Decoder:
         self.kv_dtype = kv_dtype
         self._draft_table = draft_table
 
+    @property
+    def draft_table(self) -> Any:
+        """What texts are drafted from beside themselves, or None."""
+        return self._draft_table
+
     @classmethod
     def from_files(cls, spec: Mapping[str, Any], path: str | Path, **options: Any) -> Decoder:
         """A decoder on a memory-mapped safetensors file; ``options`` as for the class."""

@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-#define EDGE_CUDA_ABI 1u
+#define EDGE_CUDA_ABI 2u
 #define EDGE_CUDA_ENTRY "edge_cuda_api"
 
 enum EdgeCudaStatus {
@@ -64,12 +64,16 @@ typedef struct {
   const EdgeCudaLayer* layer;
   int32_t float_type;  // how f32 matrices are kept on the device: f32, f16 or bf16
   int32_t cache_type;  // f32, f16 or i8
+  int32_t persistent;  // 1: texts are written by one cooperative kernel instead of recorded steps
 } EdgeCudaModel;
 
 // Returns 0 to end the text.
 typedef int (*EdgeCudaOnToken)(void* user, int32_t id, float logprob);
 // Returns 1 where the text is to end.
 typedef int (*EdgeCudaCancelled)(void* user);
+// Writes up to `limit` ids that may follow what on_token saw, and returns how many: they are checked in the
+// next pass.
+typedef int64_t (*EdgeCudaDraft)(void* user, int32_t* ids, int64_t limit);
 
 enum EdgeCudaEnd {
   EDGE_CUDA_RUNNING = 0,
@@ -91,6 +95,7 @@ typedef struct {
   int64_t suppresseds;
   EdgeCudaOnToken on_token;
   EdgeCudaCancelled cancelled;
+  EdgeCudaDraft draft;  // or null: one row per pass
   void* user;
 } EdgeCudaGreedy;
 
@@ -101,9 +106,10 @@ typedef struct {
   int (*create)(const EdgeCudaModel*, void** decoder, EdgeCudaReason*);
   void (*destroy)(void* decoder);
   // keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or null, over the first
-  // bias_length keys.
+  // bias_length keys. All in host memory; or, with on_device, all in the memory of the decoder's device, and
+  // complete: whatever wrote them has been waited for.
   int (*set_prefix)(void* decoder, const float* keys, const float* values, int64_t length,
-                    const float* key_bias, int64_t bias_length, EdgeCudaReason*);
+                    const float* key_bias, int64_t bias_length, int32_t on_device, EdgeCudaReason*);
   // Appends 1 to 16 rows after `text_rows` rows of text. logits [n - from, vocab] or null; evidence
   // [n - from, prefix] or null.
   int (*append)(void* decoder, const int32_t* ids, int64_t n, int64_t text_rows, int32_t bias, int64_t from,

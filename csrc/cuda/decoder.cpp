@@ -12,6 +12,11 @@
 namespace edge {
 namespace {
 
+// Not measured: rows in one pass share its barriers, and on a device of much bandwidth barriers are the most
+// of it. Five rows and more take the code for sixteen. edge-bench --device cuda prints what passes cost.
+constexpr PassCosts kOnDevice{0.0f, 1.0f, 1.1f, 1.1f, 1.1f, 1.4f, 1.4f, 1.4f, 1.4f,
+                              1.5f, 1.5f, 1.5f, 1.5f, 1.6f, 1.6f, 1.6f, 1.6f};
+
 EdgeCudaMatrix matrix(const Matrix& m) {
   if (m.dtype == DType::i4) return {m.data, m.group_scale, m.bias, m.rows, m.cols, EDGE_CUDA_I4};
   return {m.data, m.scale, m.bias, m.rows, m.cols, m.dtype == DType::i8 ? EDGE_CUDA_I8 : EDGE_CUDA_F32};
@@ -42,14 +47,44 @@ class CudaDecoder::Claim {
   CudaDecoder& decoder_;
 };
 
-// A text on its way, and what stops it.
+// A text on its way, what stops it, and the drafts of the running pass.
 struct CudaDecoder::Text {
   GenerationResult result;
   const Decoder::OnToken& on_token;
   const CancelToken* cancel;
+  std::unique_ptr<Drafter> drafter;
   std::exception_ptr raised;
+  std::vector<int32_t> pass;  // its ids: the last token before it, then drafts
+  size_t row = 0, spare = 0;  // the row that the next token comes from; rows after it
+  bool unsettled = false;     // whether the last token has been compared with its draft
+
+  // The last token was not the end of the text: it confirms its draft, or the rest of the pass is void.
+  void settle() {
+    if (unsettled && spare > 0 && pass[row + 1] == result.token_ids.back()) {
+      ++row;
+      --spare;
+      ++result.accepted;
+    }
+    unsettled = false;
+  }
+  std::span<const int32_t> next_draft(int64_t limit) {
+    settle();
+    if (!pass.empty()) drafter->verified(static_cast<int64_t>(row), spare > 0);
+    std::vector<int32_t> text(result.forced_ids);
+    text.insert(text.end(), result.token_ids.begin(), result.token_ids.end());
+    const std::span<const int32_t> draft = drafter->draft(text, limit);
+    pass.assign(1, result.token_ids.back());
+    pass.insert(pass.end(), draft.begin(), draft.end());
+    row = 0;
+    spare = draft.size();
+    ++result.passes;
+    result.drafted += static_cast<int64_t>(spare);
+    return std::span<const int32_t>(pass).subspan(1);
+  }
 
   bool take(int32_t id, float logprob) {
+    settle();
+    unsettled = true;
     result.token_ids.push_back(id);
     result.logprobs.push_back(logprob);
     return !on_token || on_token(id, logprob);
@@ -99,6 +134,7 @@ CudaDecoder::CudaDecoder(const CudaLibrary& library, const DecoderSpec& spec, co
   model.layer = layers.data();
   model.float_type = options.float_type;
   model.cache_type = options.cache_type;
+  model.persistent = options.persistent;
   EdgeCudaReason reason{};
   void* decoder = nullptr;
   const int status = api_.create(&model, &decoder, &reason);
@@ -124,7 +160,7 @@ void CudaDecoder::check_ids(std::span<const int32_t> ids, const char* what) cons
                                   ", outside the vocabulary of " + std::to_string(spec_.vocab));
 }
 
-void CudaDecoder::set_prefix(const Prefix& prefix) {
+void CudaDecoder::set_prefix(const Prefix& prefix, bool on_device) {
   if (prefix.length < 1 || prefix.length > spec_.rows())
     throw std::invalid_argument("the prefix has " + std::to_string(prefix.length) +
                                 " rows, the decoder takes 1 to " + std::to_string(spec_.rows()));
@@ -136,7 +172,7 @@ void CudaDecoder::set_prefix(const Prefix& prefix) {
   EdgeCudaReason reason{};
   prefix_ = text_ = 0;  // until it has worked
   check(api_.set_prefix(decoder_.get(), prefix.keys, prefix.values, prefix.length, prefix.key_bias,
-                        prefix.bias_length, &reason),
+                        prefix.bias_length, on_device, &reason),
         reason);
   prefix_ = prefix.length;
 }
@@ -176,6 +212,7 @@ GenerationResult CudaDecoder::generate(const float* first_logits, const Generate
   check_ids(options.begin_ids, "begin_ids");
   check_ids(options.forced_ids, "forced_ids");
   check_ids(options.stop_ids, "stop_ids");
+  check_drafting(options, spec_.vocab);
   if (options.max_new_tokens < 0) throw std::invalid_argument("max_new_tokens must not be negative");
   // Checks the options of both ways.
   const TokenChooser checked(kernels_for("generic"), spec_.vocab, options.sampling);
@@ -189,7 +226,12 @@ GenerationResult CudaDecoder::generate(const float* first_logits, const Generate
                                 " ids does not fit: " + std::to_string(rows_left()) + " positions are left");
 
   const auto start = std::chrono::steady_clock::now();
-  Text text{.result = {}, .on_token = on_token, .cancel = cancel, .raised = nullptr};
+  Text text{.result = {},
+            .on_token = on_token,
+            .cancel = cancel,
+            .drafter = make_drafter(options, kOnDevice),
+            .raised = nullptr,
+            .pass = {}};
   text.result.forced_ids = options.forced_ids;
   const std::span<const int32_t> ids(prompt);
   bool go = options.max_new_tokens > 0;
@@ -230,13 +272,25 @@ void CudaDecoder::write_greedy(const float* first_logits, const GenerateOptions&
   greedy.on_token = [](void* user, int32_t id, float logprob) -> int {
     Text& own = *static_cast<Text*>(user);
     try {
-      return own.take(id, logprob);
+      return own.take(id, logprob) && !own.raised;
     } catch (...) {
       own.raised = std::current_exception();
       return 0;
     }
   };
   greedy.cancelled = [](void* user) -> int { return static_cast<Text*>(user)->cancelled(); };
+  if (text.drafter)
+    greedy.draft = [](void* user, int32_t* ids, int64_t limit) -> int64_t {
+      Text& own = *static_cast<Text*>(user);
+      try {
+        const auto draft = own.next_draft(limit);
+        std::copy(draft.begin(), draft.end(), ids);
+        return std::ssize(draft);
+      } catch (...) {  // out of memory: the text goes on without drafts, and ends at the next token
+        own.raised = std::current_exception();
+        return 0;
+      }
+    };
   std::vector<float> evidence(has_evidence_ ? static_cast<size_t>(greedy.max_new * prefix_) : 0);
   int32_t end = EDGE_CUDA_RUNNING;
   EdgeCudaReason reason{};
@@ -249,7 +303,10 @@ void CudaDecoder::write_greedy(const float* first_logits, const GenerateOptions&
     evidence.resize(static_cast<size_t>(n * prefix_));
     text.result.evidence = std::move(evidence);
   }
-  text_ += end == EDGE_CUDA_STOP ? n : std::max<int64_t>(n - 1, 0);
+  const int64_t rows = end == EDGE_CUDA_STOP ? n : std::max<int64_t>(n - 1, 0);
+  if (end == EDGE_CUDA_STOP) text.settle();
+  if (!text.drafter) text.result.passes = rows;
+  text_ += rows;
   text.result.stop_reason = end == EDGE_CUDA_STOP     ? StopReason::stop
                             : end == EDGE_CUDA_LENGTH ? StopReason::length
                                                       : StopReason::cancelled;
@@ -285,6 +342,7 @@ void CudaDecoder::write_sampled(const float* first_logits, const GenerateOptions
     }
     if (text.cancelled()) return;
     append({&choice.id, 1}, options.bias_rows == BiasRows::all, 0, logits.data(), gathered);
+    ++result.passes;
   }
 }
 

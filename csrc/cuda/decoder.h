@@ -17,6 +17,7 @@
 namespace edge {
 
 struct CudaOptions {
+  bool persistent = false;                  // one cooperative kernel writes a text, instead of recorded steps
   EdgeCudaType float_type = EDGE_CUDA_F32;  // how float matrices are kept on the device
   EdgeCudaType cache_type = EDGE_CUDA_F16;
 };
@@ -28,7 +29,8 @@ class CudaDecoder {
   CudaDecoder(const CudaLibrary& library, const DecoderSpec& spec, const Weights& weights,
               const CudaOptions& options, std::vector<int64_t> evidence_layers);
 
-  void set_prefix(const Prefix& prefix);
+  // With `on_device` the pointers are those of the decoder's device.
+  void set_prefix(const Prefix& prefix, bool on_device = false);
   void forward(std::span<const int32_t> ids, bool bias, float* logits);
   void rewind(int64_t text_rows);
   GenerationResult generate(const float* first_logits, const GenerateOptions& options,

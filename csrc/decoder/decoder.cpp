@@ -135,16 +135,33 @@ void Decoder::rewind(int64_t text_rows) {
   network_.rewind(text_rows);
 }
 
-std::unique_ptr<Drafter> Decoder::drafter(const GenerateOptions& options) const {
+std::unique_ptr<Drafter> make_drafter(const GenerateOptions& options, const PassCosts& assumed) {
   if (!options.draft_script.empty())
     return std::make_unique<ScriptedDrafter>(options.draft_script, std::ssize(options.forced_ids));
   // A sampled id depends on the state of the random numbers, so there is nothing to check a draft against.
   if (!options.draft || options.sampling.temperature > 0.0f) return nullptr;
   std::vector<int32_t> ends(options.stop_ids);
   ends.insert(ends.end(), options.sampling.suppressed.begin(), options.sampling.suppressed.end());
-  PassCosts costs = network_.weight_bytes() + network_.cache_bytes() > kCacheBytes ? kFromMemory : kFromCache;
+  PassCosts costs = assumed;
   if (!options.draft_costs.empty()) std::copy_n(options.draft_costs.begin(), kMaxRows, costs.begin() + 1);
   return std::make_unique<TextDrafter>(options.draft_table, std::move(ends), costs);
+}
+
+void check_drafting(const GenerateOptions& options, int64_t vocab) {
+  for (const auto& draft : options.draft_script)
+    for (const int32_t id : draft)
+      if (id < 0 || id >= vocab)
+        throw std::invalid_argument("draft_script holds " + std::to_string(id) +
+                                    ", outside the vocabulary of " + std::to_string(vocab));
+  if (options.draft_table && options.draft_table->vocab() != vocab)
+    throw std::invalid_argument("the draft table is for another vocabulary");
+  if (!options.draft_costs.empty() && std::ssize(options.draft_costs) != kMaxRows)
+    throw std::invalid_argument("draft_costs must hold one cost per number of rows, 1 to " +
+                                std::to_string(kMaxRows));
+  for (const float cost : options.draft_costs)
+    if (!std::isfinite(cost) || cost <= 0.0f) throw std::invalid_argument("draft_costs must be positive");
+  if (!options.draft_script.empty() && options.sampling.temperature > 0.0f)
+    throw std::invalid_argument("a sampled text cannot be drafted");
 }
 
 GenerationResult Decoder::generate(const float* first_logits, const GenerateOptions& options,
@@ -155,16 +172,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   check_ids(options.begin_ids, "begin_ids");
   check_ids(options.forced_ids, "forced_ids");
   check_ids(options.stop_ids, "stop_ids");
-  for (const auto& draft : options.draft_script) check_ids(draft, "draft_script");
-  if (options.draft_table && options.draft_table->vocab() != spec.vocab)
-    throw std::invalid_argument("the draft table is for another vocabulary");
-  if (!options.draft_costs.empty() && std::ssize(options.draft_costs) != kMaxRows)
-    throw std::invalid_argument("draft_costs must hold one cost per number of rows, 1 to " +
-                                std::to_string(kMaxRows));
-  for (const float cost : options.draft_costs)
-    if (!std::isfinite(cost) || cost <= 0.0f) throw std::invalid_argument("draft_costs must be positive");
-  if (!options.draft_script.empty() && options.sampling.temperature > 0.0f)
-    throw std::invalid_argument("a sampled text cannot be drafted");
+  check_drafting(options, spec.vocab);
   require_bias(options.bias_rows == BiasRows::all);
   if (options.max_new_tokens < 0) throw std::invalid_argument("max_new_tokens must not be negative");
   TokenChooser chooser(network_.kernels(), spec.vocab, options.sampling);
@@ -179,7 +187,8 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
 
   const auto start = std::chrono::steady_clock::now();
   const ThreadPool::Busy busy(network_.pool());
-  const std::unique_ptr<Drafter> drafter = this->drafter(options);
+  const bool large = network_.weight_bytes() + network_.cache_bytes() > kCacheBytes;
+  const std::unique_ptr<Drafter> drafter = make_drafter(options, large ? kFromMemory : kFromCache);
   const size_t widest = drafter ? kMaxRows : 1, vocab = static_cast<size_t>(spec.vocab);
   const size_t blocks = static_cast<size_t>(chooser.blocks());
   const size_t keys = network_.has_evidence() ? static_cast<size_t>(network_.prefix_rows()) : 0;

@@ -47,6 +47,11 @@ struct GenerateOptions {
   std::vector<float> draft_costs;
 };
 
+// Where drafts come from, or null where none are wanted. `costs` are assumed where the options tell none.
+std::unique_ptr<Drafter> make_drafter(const GenerateOptions& options, const PassCosts& costs);
+// Throws std::invalid_argument for what is no draft script, table or cost.
+void check_drafting(const GenerateOptions& options, int64_t vocab);
+
 struct GenerationResult {
   std::vector<int32_t> token_ids;
   std::vector<float> logprobs;
@@ -91,7 +96,6 @@ class Decoder {
   class Claim;
   void check_ids(std::span<const int32_t> ids, const char* what) const;
   void require_bias(bool bias) const;
-  std::unique_ptr<Drafter> drafter(const GenerateOptions& options) const;
 
   int threads_;
   Transformer network_;

@@ -105,7 +105,7 @@ KvType kv_type(const std::string& name) {
   return kinds.at(name);
 }
 
-CudaOptions cuda_options(const std::string& kv, const std::string& weights) {
+CudaOptions cuda_options(const std::string& kv, const std::string& weights, const std::string& way) {
   const std::map<std::string, EdgeCudaType> cache{
       {"fp32", EDGE_CUDA_F32}, {"fp16", EDGE_CUDA_F16}, {"int8", EDGE_CUDA_I8}};
   const std::map<std::string, EdgeCudaType> floats{
@@ -114,7 +114,9 @@ CudaOptions cuda_options(const std::string& kv, const std::string& weights) {
     throw std::invalid_argument("kv_dtype '" + kv + "' is not one of fp32, fp16, int8");
   if (!floats.contains(weights))
     throw std::invalid_argument("weight_dtype '" + weights + "' is not one of fp32, fp16, bf16");
-  return {floats.at(weights), cache.at(kv)};
+  if (way != "steps" && way != "persistent")
+    throw std::invalid_argument("way '" + way + "' is not one of steps, persistent");
+  return {.persistent = way == "persistent", .float_type = floats.at(weights), .cache_type = cache.at(kv)};
 }
 
 // Views of the weights, which `owners` keep alive.
@@ -145,12 +147,12 @@ class PyDecoder {
 
   // The weights are copied to the device: nothing is kept alive.
   PyDecoder(const py::dict& spec_dict, const py::dict& weights, const std::string& library,
-            const std::string& kv_dtype, const std::string& weight_dtype,
+            const std::string& kv_dtype, const std::string& weight_dtype, const std::string& way,
             std::vector<int64_t> evidence_layers)
     requires std::same_as<D, CudaDecoder>
   {
     const DecoderSpec spec = parse_spec(spec_values(spec_dict));
-    const CudaOptions options = cuda_options(kv_dtype, weight_dtype);
+    const CudaOptions options = cuda_options(kv_dtype, weight_dtype, way);
     std::vector<py::array> arrays;
     const Weights bound = bind_weights(spec, weight_views(weights, arrays));
     const py::gil_scoped_release released;
@@ -175,6 +177,21 @@ class PyDecoder {
     }
     const py::gil_scoped_release released;
     decoder_->set_prefix(prefix);
+  }
+
+  // Pointers of the device, whose arrays the caller keeps alive until the call returns.
+  void set_prefix_on_device(uintptr_t keys, uintptr_t values, int64_t length, uintptr_t key_bias,
+                            int64_t bias_length)
+    requires std::same_as<D, CudaDecoder>
+  {
+    const Prefix prefix{.keys = reinterpret_cast<const float*>(keys),
+                        .values = reinterpret_cast<const float*>(values),
+                        .length = length,
+                        .key_bias = reinterpret_cast<const float*>(key_bias),
+                        .bias_length = bias_length};
+    if (!prefix.keys || !prefix.values) throw std::invalid_argument("keys and values must not be null");
+    const py::gil_scoped_release released;
+    decoder_->set_prefix(prefix, true);
   }
 
   py::array_t<float> forward(const IdArray& ids, bool bias) {
@@ -359,9 +376,13 @@ PYBIND11_MODULE(_kernel, m) {
 
   py::class_<PyDecoder<CudaDecoder>> cuda(m, "CudaDecoder");
   cuda.def(py::init<const py::dict&, const py::dict&, const std::string&, const std::string&,
-                    const std::string&, std::vector<int64_t>>(),
+                    const std::string&, const std::string&, std::vector<int64_t>>(),
            py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("library"), py::arg("kv_dtype"),
-           py::arg("weight_dtype"), py::arg("evidence_layers") = std::vector<int64_t>{})
+           py::arg("weight_dtype"), py::arg("way") = "steps",
+           py::arg("evidence_layers") = std::vector<int64_t>{})
+      .def("set_prefix_on_device", &PyDecoder<CudaDecoder>::set_prefix_on_device, py::arg("keys"),
+           py::arg("values"), py::arg("length"), py::arg("key_bias") = 0, py::arg("bias_length") = 0,
+           "Addresses of float32 arrays in the memory of the device; key_bias 0 for none.")
       .def_property_readonly("device", [](const PyDecoder<CudaDecoder>& d) { return d.decoder().device(); })
       .def_property_readonly("prefix_rows",
                              [](const PyDecoder<CudaDecoder>& d) { return d.decoder().prefix_rows(); })

@@ -199,8 +199,9 @@ namespace {
 
 std::recursive_mutex one_at_a_time;
 std::map<void*, size_t> allocations;
+std::map<void*, size_t> on_device;  // those of cudaMalloc
 int64_t used = 0, memory = int64_t{4} << 30, devices = 1, capability = 90, fail_launch = -1;
-int64_t launches = 0, replays = 0;
+int64_t launches = 0, replays = 0, records = 0;
 
 size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
@@ -251,6 +252,7 @@ extern "C" __attribute__((visibility("default"))) int64_t cuda_host_get(const ch
   if (what == "allocations") return static_cast<int64_t>(allocations.size());
   if (what == "launches") return launches;
   if (what == "replays") return replays;
+  if (what == "records") return records;
   return -1;
 }
 
@@ -289,13 +291,23 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
   if (used + static_cast<int64_t>(bytes) > memory) return cudaErrorMemoryAllocation;
   used += static_cast<int64_t>(bytes);
   *p = guarded(bytes);
+  on_device[*p] = bytes;
   return cudaSuccess;
 }
 cudaError_t cudaFree(void* p) {
   if (!p) return cudaSuccess;
   const std::lock_guard lock(one_at_a_time);
   used -= static_cast<int64_t>(allocations[p]);
+  on_device.erase(p);
   release(p);
+  return cudaSuccess;
+}
+cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
+  const std::lock_guard lock(one_at_a_time);
+  auto* at = static_cast<char*>(const_cast<void*>(p));
+  auto found = on_device.upper_bound(at);
+  const bool inside = found != on_device.begin() && at < static_cast<char*>((--found)->first) + found->second;
+  *attributes = {inside ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, inside ? 0 : -2};
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
@@ -346,6 +358,7 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
+  ++records;
   *exec = new HostGraphExec{graph->nodes};
   return cudaSuccess;
 }

@@ -52,8 +52,8 @@ def test_not_a_library(tmp_path: Path) -> None:
     [
         "int other(void) { return 0; }",
         "const void* edge_cuda_api(unsigned abi) { return abi == 999 ? &edge_cuda_api : 0; }",
-        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {2, 64}; (void)abi; return table; }",
-        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {1, 8}; (void)abi; return table; }",
+        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {3, 64}; (void)abi; return table; }",
+        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {2, 8}; (void)abi; return table; }",
     ],
 )
 def test_another_version(tmp_path: Path, source: str) -> None:

@@ -88,9 +88,10 @@ int on_device(void* decoder, EdgeCudaReason* reason, F work) {
 }
 
 int set_prefix(void* decoder, const float* keys, const float* values, int64_t length, const float* bias,
-               int64_t bias_length, EdgeCudaReason* reason) {
-  return on_device(decoder, reason,
-                   [&](Network& network) { network.set_prefix(keys, values, length, bias, bias_length); });
+               int64_t bias_length, int32_t there, EdgeCudaReason* reason) {
+  return on_device(decoder, reason, [&](Network& network) {
+    network.set_prefix(keys, values, length, bias, bias_length, there != 0);
+  });
 }
 
 int append(void* decoder, const int32_t* ids, int64_t n, int64_t text_rows, int32_t bias, int64_t from,

@@ -29,10 +29,16 @@ struct Token {
   float logprob;
 };
 
-// In pinned host memory. The device writes tokens[n] before count, and the host reads them the other way.
-struct Mailbox {
-  volatile int32_t count;
-  volatile int32_t end;
+// In pinned host memory. The device writes tokens[n] before the mail that counts them, and the host reads
+// them the other way. Count and end are one word: the host never sees the last tokens of a text without its
+// end.
+struct __align__(8) Mailbox {
+  volatile unsigned long long mail;  // count, and an EdgeCudaEnd in the upper half
+};
+
+// In pinned host memory: the drafted ids of a pass, for the rows after its first.
+struct Proposal {
+  int32_t ids[kMaxRows - 1];
 };
 
 // One block of logits: its log-sum-exp parts, and its best id after penalty and suppression.
@@ -81,7 +87,10 @@ struct MatmulArgs {
   int32_t span, tile;  // set by the launcher: outputs of a block, columns in shared memory at once
 };
 
+// Flags of an id. Above the two bits, while a chunk is checked: the first row that has the id as a draft
+// before it, and so takes it for generated; 0 for none.
 inline constexpr uint8_t kGenerated = 1, kSuppressed = 2;
+inline constexpr int kDraftShift = 2;
 
 // One layer of the cache: rows [heads][capacity][stride], with one scale per row in i8.
 struct CacheLayer {
@@ -128,16 +137,25 @@ struct MeasureArgs {
   int32_t vocab;
 };
 
+// Takes the drafts of a pass: row r + 1 is computed as if ids[r] had been chosen in row r.
+struct ProposeArgs {
+  const Proposal* proposal;  // pinned
+  uint8_t* flags;
+  State* state;
+  int32_t rows;
+};
+
+// The choice in every row of a pass, as far as each draft is what the row before it chose.
 struct ChooseArgs {
-  const BlockStats* stats;
-  const float* logits;  // [vocab]
+  const BlockStats* stats;  // [rows, blocks]
+  const float* logits;      // [rows, vocab]
   uint8_t* flags;
   const int32_t* stop;
   Token* tokens;     // pinned
   Mailbox* mailbox;  // pinned
   State* state;
-  int32_t blocks;
-  int32_t advance;  // 1: the step before has appended a row
+  int32_t rows, blocks, vocab;
+  int32_t advance;  // 1: the pass before has appended the rows
 };
 
 // Rows [heads, length, head_dim] into the cache from key 0 on.
@@ -166,6 +184,7 @@ cudaError_t launch_matmul(MatmulArgs args, cudaStream_t stream);
 cudaError_t launch_attend(int cache_type, const AttendArgs& args, int blocks, cudaStream_t stream);
 cudaError_t launch_evidence(const EvidenceArgs& args, cudaStream_t stream);
 cudaError_t launch_measure(const MeasureArgs& args, cudaStream_t stream);
+cudaError_t launch_propose(const ProposeArgs& args, cudaStream_t stream);
 cudaError_t launch_choose(const ChooseArgs& args, cudaStream_t stream);
 cudaError_t launch_prefix(int cache_type, const PrefixArgs& args, cudaStream_t stream);
 cudaError_t launch_convert(int type, const ConvertArgs& args, cudaStream_t stream);

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kThreads) matmul(const MatmulArgs a) {
   __syncthreads();
   for (int r = warp; r < a.rows; r += kWarps) {
     const BlockStats stats =
-        block_stats(scratch + r * kVocabBlock, end - begin, begin, a.flags, a.state->penalty);
+        block_stats(scratch + r * kVocabBlock, end - begin, begin, a.flags, a.state->penalty, r);
     if (lane == 0) a.stats[r * gridDim.x + blockIdx.x] = stats;
   }
 }

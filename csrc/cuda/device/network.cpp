@@ -22,6 +22,7 @@ const EdgeCudaModel& checked(const EdgeCudaModel& m) {
                   "the CUDA kernels take a head_dim of at most 256, not " + std::to_string(m.head_dim)};
   if (m.cache_type != EDGE_CUDA_F32 && m.cache_type != EDGE_CUDA_F16 && m.cache_type != EDGE_CUDA_I8)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels have no such cache type"};
+  if (m.persistent) throw Failure{EDGE_CUDA_UNSUPPORTED, "this build has no persistent kernel"};
   if (m.float_type != EDGE_CUDA_F32 && m.float_type != EDGE_CUDA_F16 && m.float_type != EDGE_CUDA_BF16)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels have no such weight type"};
   const int64_t capacity = round_up(m.max_positions, kKeyBlock), blocks = capacity / kKeyBlock;
@@ -43,6 +44,15 @@ const EdgeCudaModel& checked(const EdgeCudaModel& m) {
   return m;
 }
 
+// A pointer from elsewhere, before a kernel would fault on it.
+void check_is_here(const void* p) {
+  cudaPointerAttributes attributes{};
+  const cudaError_t status = cudaPointerGetAttributes(&attributes, p);
+  cudaGetLastError();
+  if (status != cudaSuccess || attributes.type != cudaMemoryTypeDevice || attributes.device != 0)
+    throw Failure{EDGE_CUDA_FAILED, "the prefix does not lie in the memory of the GPU that decodes"};
+}
+
 template <class T>
 Buffer<T> zeros(int64_t n, cudaStream_t stream) {
   Buffer<T> buffer(n);
@@ -62,7 +72,8 @@ Network::Network(const EdgeCudaModel& model)
       weights_(model, stream_),
       sent_(1),
       tokens_(capacity_ + 1),
-      mailbox_(1) {
+      mailbox_(1),
+      proposal_(1) {
   const EdgeCudaModel& m = model_;
   for (int64_t i = 0; i < m.layers; ++i) {
     evidence_layer_.push_back(m.layer[i].evidence);
@@ -105,16 +116,26 @@ CacheLayer Network::cache(int64_t layer) const {
 }
 
 void Network::set_prefix(const float* keys, const float* values, int64_t length, const float* bias,
-                         int64_t bias_length) {
+                         int64_t bias_length, bool on_device) {
   const EdgeCudaModel& m = model_;
   const int64_t n = m.heads * length * m.head_dim;
-  if (staging_.size() < 2 * n) staging_ = Buffer<float>(2 * n);
+  if (on_device) {
+    check_is_here(keys);
+    check_is_here(values);
+    if (bias) check_is_here(bias);
+  } else if (staging_.size() < 2 * n) {
+    staging_ = Buffer<float>(2 * n);
+  }
   for (int64_t i = 0; i < m.layers; ++i) {
-    float *k = staging_.get(), *v = k + n;
-    check(cudaMemcpyAsync(k, keys + i * n, bytes(n) * 4, cudaMemcpyHostToDevice, stream_),
-          "to take the prefix");
-    check(cudaMemcpyAsync(v, values + i * n, bytes(n) * 4, cudaMemcpyHostToDevice, stream_),
-          "to take the prefix");
+    const float *k = keys + i * n, *v = values + i * n;
+    if (!on_device) {
+      float* const staged = staging_.get();
+      check(cudaMemcpyAsync(staged, k, bytes(n) * 4, cudaMemcpyHostToDevice, stream_), "to take the prefix");
+      check(cudaMemcpyAsync(staged + n, v, bytes(n) * 4, cudaMemcpyHostToDevice, stream_),
+            "to take the prefix");
+      k = staged;
+      v = staged + n;
+    }
     check(
         launch_prefix(m.cache_type,
                       {k, v, cache(i), static_cast<int>(m.heads), static_cast<int>(length),
@@ -125,14 +146,17 @@ void Network::set_prefix(const float* keys, const float* values, int64_t length,
   check(cudaMemsetAsync(bias_.get(), 0, bytes(m.layers * capacity_) * 4, stream_), "to take the key bias");
   if (bias)
     check(cudaMemcpy2DAsync(bias_.get(), bytes(capacity_) * 4, bias, bytes(bias_length) * 4,
-                            bytes(bias_length) * 4, bytes(m.layers), cudaMemcpyHostToDevice, stream_),
+                            bytes(bias_length) * 4, bytes(m.layers),
+                            on_device ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice, stream_),
           "to take the key bias");
   const int64_t slots = m.max_positions - m.position_offset - length + 1;
-  if (length != prefix_) step_.reset();
+  bool changed = length != prefix_;  // what recorded passes hold
   if (evidence_layers_ && evidence_.size() < slots * length) {
     evidence_ = Buffer<float>(slots * length);
-    step_.reset();
+    changed = true;
   }
+  for (Graph& graph : recorded_)
+    if (changed) graph.reset();
   prefix_ = length;
   check(cudaStreamSynchronize(stream_), "to take the prefix");
 }
@@ -226,7 +250,11 @@ void Network::head(int rows, int from) {
            Output::logits);
 }
 
-void Network::choose(bool advance) {
+void Network::propose(int rows) {
+  check(launch_propose({proposal_.device(), flags_.get(), state_.get(), rows}, stream_), "to take drafts");
+}
+
+void Network::choose(int rows, bool advance) {
   ChooseArgs a{};
   a.stats = stats_.get();
   a.logits = logits_.get();
@@ -235,9 +263,27 @@ void Network::choose(bool advance) {
   a.tokens = tokens_.device();
   a.mailbox = mailbox_.device();
   a.state = state_.get();
+  a.rows = rows;
   a.blocks = static_cast<int>(vocab_blocks_);
+  a.vocab = static_cast<int>(model_.vocab);
   a.advance = advance;
   check(launch_choose(a, stream_), "to choose");
+}
+
+void Network::pass(int rows, int key_blocks) {
+  if (rows > 1) propose(rows);
+  layers(rows, 0, key_blocks);
+  head(rows, 0);
+  choose(rows, true);
+}
+
+void Network::start_pass(int rows, int key_blocks) {
+  Graph& graph = recorded_[rows];
+  if (!graph.ready() || recorded_blocks_[rows] < key_blocks) {
+    graph.record(stream_, [&] { pass(rows, key_blocks); });
+    recorded_blocks_[rows] = key_blocks;
+  }
+  graph.launch(stream_);
 }
 
 void Network::append(const int32_t* ids, int64_t n, int64_t text_rows, bool bias, int64_t from, float* logits,
@@ -262,12 +308,11 @@ void Network::append(const int32_t* ids, int64_t n, int64_t text_rows, bool bias
   check(cudaStreamSynchronize(stream_), "in a step");
 }
 
-int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* evidence) {
-  const int64_t limit = model_.max_positions - model_.position_offset;
-  const int64_t most = std::min<int64_t>(greedy.max_new, limit - prefix_ - text_rows + 1);
+// State, flags and first choice.
+void Network::begin_text(const EdgeCudaGreedy& greedy, int64_t text_rows, int64_t most) {
   State state{};
   state.keys = static_cast<int32_t>(prefix_ + text_rows);
-  state.limit = static_cast<int32_t>(limit);
+  state.limit = static_cast<int32_t>(model_.max_positions - model_.position_offset);
   state.bias = greedy.bias;
   state.max_new = static_cast<int32_t>(most);
   state.penalty = greedy.penalty;
@@ -290,34 +335,29 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
     if (evidence_layers_)
       check(cudaMemsetAsync(evidence_.get(), 0, bytes(prefix_) * 4, stream_), "to begin a text");
   }
-  mailbox_.host()->count = 0;
-  mailbox_.host()->end = EDGE_CUDA_RUNNING;
+  mailbox_.host()->mail = 0;
   check(
       launch_measure(
           {logits_.get(), flags_.get(), stats_.get(), state_.get(), static_cast<int>(model_.vocab)}, stream_),
       "to choose");
-  choose(false);
+  choose(1, false);
+}
 
+int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* evidence) {
+  const int64_t limit = model_.max_positions - model_.position_offset;
+  const int64_t most = std::min<int64_t>(greedy.max_new, limit - prefix_ - text_rows + 1);
   const int key_blocks = blocks_for(std::min(prefix_ + text_rows + most, limit));
-  if (!step_.ready() || step_blocks_ < key_blocks) {
-    step_.record(stream_, [&] {
-      layers(1, 0, key_blocks);
-      head(1, 0);
-      choose(true);
-    });
-    step_blocks_ = key_blocks;
-  }
+  begin_text(greedy, text_rows, most);
 
   int end = EDGE_CUDA_RUNNING;
-  int64_t seen = 0, queued = 0;
+  int64_t seen = 0, queued = 0;  // tokens; tokens that passes were queued for
   bool idle = false;
   while (end == EDGE_CUDA_RUNNING) {
-    // The end is read before the count: a count read after it is the last one.
-    const int32_t told = mailbox_.host()->end;
+    const unsigned long long mail = mailbox_.host()->mail;
     std::atomic_thread_fence(std::memory_order_acquire);
-    const int32_t count = mailbox_.host()->count;
-    std::atomic_thread_fence(std::memory_order_acquire);
-    const bool news = seen < count || told != EDGE_CUDA_RUNNING;
+    const auto count = static_cast<int64_t>(mail & 0xffffffffu);
+    const int told = static_cast<int>(mail >> 32);
+    bool active = seen < count || told != EDGE_CUDA_RUNNING;
     while (seen < count && end == EDGE_CUDA_RUNNING) {
       const Token token = tokens_.host()[seen++];
       if (!greedy.on_token(greedy.user, token.id, token.logprob))
@@ -327,12 +367,23 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
     }
     if (end != EDGE_CUDA_RUNNING) break;
     end = told;
-    bool queuing = false;
-    for (; end == EDGE_CUDA_RUNNING && queued < most - 1 && queued < seen + kAhead - 1; ++queued) {
-      step_.launch(stream_);
-      queuing = true;
+    if (greedy.draft) {
+      // What a draft follows must have been seen: one pass at a time.
+      if (end == EDGE_CUDA_RUNNING && seen > queued) {
+        const int64_t room = std::min<int64_t>(most - seen, kMaxRows) - 1;
+        const int64_t drafted = greedy.draft(greedy.user, proposal_.host()->ids, room);
+        std::atomic_thread_fence(std::memory_order_release);
+        start_pass(static_cast<int>(drafted) + 1, key_blocks);
+        queued = seen;
+        active = true;
+      }
+    } else {
+      for (; end == EDGE_CUDA_RUNNING && queued < most - 1 && queued < seen + kAhead - 1; ++queued) {
+        start_pass(1, key_blocks);
+        active = true;
+      }
     }
-    if (news || queuing) {
+    if (active) {
       idle = false;
       continue;
     }

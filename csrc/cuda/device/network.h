@@ -13,8 +13,9 @@ class Network {
   // Throws Failure, before anything is allocated where the model does not fit.
   explicit Network(const EdgeCudaModel& model);
 
+  // Everything in host memory, or everything in this device's.
   void set_prefix(const float* keys, const float* values, int64_t length, const float* bias,
-                  int64_t bias_length);
+                  int64_t bias_length, bool on_device);
   void append(const int32_t* ids, int64_t n, int64_t text_rows, bool bias, int64_t from, float* logits,
               float* evidence);
   // Returns an EdgeCudaEnd.
@@ -25,7 +26,12 @@ class Network {
   void head(int rows, int from);
   void matmul(const DeviceMatrix& w, const float* x, const DeviceNorm* norm, float* y, int rows,
               Output output);
-  void choose(bool advance);
+  void propose(int rows);
+  void choose(int rows, bool advance);
+  // One pass over the decoder: its drafts, layers, head and choice.
+  void pass(int rows, int key_blocks);
+  void start_pass(int rows, int key_blocks);
+  void begin_text(const EdgeCudaGreedy& greedy, int64_t text_rows, int64_t most);
   void send(const State& state);
   CacheLayer cache(int64_t layer) const;
   int blocks_for(int64_t keys) const { return static_cast<int>((keys + kKeyBlock - 1) / kKeyBlock); }
@@ -50,8 +56,10 @@ class Network {
   Pinned<State> sent_;
   Pinned<Token> tokens_;
   Pinned<Mailbox> mailbox_;
-  Graph step_;
-  int step_blocks_ = 0;
+  Pinned<Proposal> proposal_;
+  // Recorded passes by their number of rows, and the blocks of keys they reach.
+  Graph recorded_[kMaxRows + 1];
+  int recorded_blocks_[kMaxRows + 1] = {};
 };
 
 }  // namespace edge::cuda

@@ -24,8 +24,9 @@ __device__ inline void warp_best(float& best, int32_t& id) {
   }
 }
 
+// `row` of the pass counts the drafts before it as generated.
 __device__ inline BlockStats block_stats(const float* logits, int n, int first, const uint8_t* flags,
-                                         float penalty) {
+                                         float penalty, int row) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float never = -__uint_as_float(0x7f800000u);
   float top = never, best = never;
@@ -34,7 +35,8 @@ __device__ inline BlockStats block_stats(const float* logits, int n, int first, 
     const float x = logits[j];
     const uint8_t flag = flags[first + j];
     float score = x;
-    if (flag & kGenerated) score = x < 0.0f ? x * penalty : x / penalty;
+    const int drafted = flag >> kDraftShift;
+    if (flag & kGenerated || (drafted > 0 && drafted <= row)) score = x < 0.0f ? x * penalty : x / penalty;
     if (flag & kSuppressed) score = never;
     top = fmaxf(top, x);
     keep_better(best, id, score, first + j);

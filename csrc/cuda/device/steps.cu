@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The small kernels around the layers: embedding, the choice of the next token, conversions at load.
+#include "cuda/device/choose.cuh"
 #include "cuda/device/common.h"
 #include "cuda/device/kernels.h"
 #include "cuda/device/stats.h"
@@ -29,53 +30,18 @@ __global__ void embed(const EmbedArgs a) {
 __global__ void measure(const MeasureArgs a) {
   const int first = static_cast<int>(blockIdx.x) * kVocabBlock;
   const BlockStats stats =
-      block_stats(a.logits + first, min(kVocabBlock, a.vocab - first), first, a.flags, a.state->penalty);
+      block_stats(a.logits + first, min(kVocabBlock, a.vocab - first), first, a.flags, a.state->penalty, 0);
   if (threadIdx.x == 0) a.stats[blockIdx.x] = stats;
 }
 
-// One warp joins the blocks; its first lane writes the token down and decides whether the text goes on.
+__global__ void propose(const ProposeArgs a) {
+  if (a.state->end) return;
+  propose_drafts(a);
+}
+
 __global__ void choose(const ChooseArgs a) {
   if (a.state->end) return;
-  const int lane = static_cast<int>(threadIdx.x);
-  const float infinity = __uint_as_float(0x7f800000u);
-  float top = -infinity, best = -infinity;
-  int32_t id = a.stats[0].id;
-  for (int b = lane; b < a.blocks; b += kWarp) {
-    const BlockStats stats = a.stats[b];
-    top = fmaxf(top, stats.max);
-    keep_better(best, id, stats.best, stats.id);
-  }
-  top = warp_max(top);
-  warp_best(best, id);
-  float sum = 0.0f;
-  for (int b = lane; b < a.blocks; b += kWarp) sum += a.stats[b].sum_exp * expf(a.stats[b].max - top);
-  sum = warp_sum(sum);
-  bool stopped = false;
-  for (int s = lane; s < a.state->stops; s += kWarp) stopped |= a.stop[s] == id;
-  stopped = warp_max(stopped ? 1.0f : 0.0f) > 0.0f;
-  if (lane != 0) return;
-
-  State& state = *a.state;
-  state.keys += a.advance;
-  int32_t end = EDGE_CUDA_RUNNING;
-  if (!(fabsf(top) < infinity) || !(sum < infinity)) {
-    end = EDGE_CUDA_NOT_FINITE;
-  } else if (stopped) {
-    end = EDGE_CUDA_STOP;
-  } else {
-    const int32_t count = state.count;
-    a.tokens[count] = {id, a.logits[id] - top - logf(sum)};
-    a.flags[id] |= kGenerated;
-    state.ids[0] = id;
-    state.count = count + 1;
-    if (count + 1 >= state.max_new || state.keys >= state.limit) end = EDGE_CUDA_LENGTH;
-    __threadfence_system();
-    a.mailbox->count = count + 1;
-  }
-  if (end == EDGE_CUDA_RUNNING) return;
-  state.end = end;
-  __threadfence_system();
-  a.mailbox->end = end;
+  choose_rows(a);
 }
 
 template <class W>
@@ -130,7 +96,7 @@ cudaError_t prepare_matmul() {
 
 cudaError_t prepare_steps() {
   for (const cudaError_t status : {load(embed<F32>), load(embed<F16>), load(embed<BF16>), load(embed<I8>),
-                                   load(embed<I4>), load(measure), load(choose)})
+                                   load(embed<I4>), load(measure), load(propose), load(choose)})
     if (status != cudaSuccess) return status;
   return cudaSuccess;
 }
@@ -140,8 +106,12 @@ cudaError_t launch_measure(const MeasureArgs& a, cudaStream_t stream) {
   return launch(measure, grid, kWarp, 0, stream, a);
 }
 
+cudaError_t launch_propose(const ProposeArgs& a, cudaStream_t stream) {
+  return launch(propose, dim3(1, 1, 1), kWarp, 0, stream, a);
+}
+
 cudaError_t launch_choose(const ChooseArgs& a, cudaStream_t stream) {
-  return launch(choose, dim3(1, 1, 1), kWarp, 0, stream, a);
+  return launch(choose, dim3(1, 1, 1), kWarp * a.rows, kMaxRows * sizeof(Verdict), stream, a);
 }
 
 cudaError_t launch_convert(int type, const ConvertArgs& a, cudaStream_t stream) {

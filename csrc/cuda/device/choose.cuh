@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// The drafts of a pass, and which of its rows count: one block of threads, a warp per row.
+#pragma once
+
+#include "cuda/device/common.h"
+#include "cuda/device/kernels.h"
+#include "cuda/device/stats.h"
+
+namespace edge::cuda {
+
+struct Verdict {
+  int32_t id;
+  float logprob;
+  int32_t end;  // an EdgeCudaEnd: stop, not finite, or running
+};
+
+// One thread: of an id that is drafted twice the first row counts.
+__device__ inline void propose_drafts(const ProposeArgs& a) {
+  if (threadIdx.x != 0) return;
+  for (int r = 1; r < a.rows; ++r) {
+    // Pinned memory, which the host changes between passes.
+    const int32_t id = static_cast<const volatile int32_t*>(a.proposal->ids)[r - 1];
+    a.state->ids[r] = id;
+    if (!(a.flags[id] >> kDraftShift)) a.flags[id] |= static_cast<uint8_t>(r << kDraftShift);
+  }
+}
+
+// One warp joins the blocks of a row.
+__device__ inline Verdict judge(const ChooseArgs& a, int row) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const float infinity = __uint_as_float(0x7f800000u);
+  const BlockStats* blocks = a.stats + static_cast<int64_t>(row) * a.blocks;
+  float top = -infinity, best = -infinity;
+  int32_t id = blocks[0].id;
+  for (int b = lane; b < a.blocks; b += kWarp) {
+    const BlockStats stats = blocks[b];
+    top = fmaxf(top, stats.max);
+    keep_better(best, id, stats.best, stats.id);
+  }
+  top = warp_max(top);
+  warp_best(best, id);
+  float sum = 0.0f;
+  for (int b = lane; b < a.blocks; b += kWarp) sum += blocks[b].sum_exp * expf(blocks[b].max - top);
+  sum = warp_sum(sum);
+  bool stopped = false;
+  for (int s = lane; s < a.state->stops; s += kWarp) stopped |= a.stop[s] == id;
+  stopped = warp_max(stopped ? 1.0f : 0.0f) > 0.0f;
+  if (!(fabsf(top) < infinity) || !(sum < infinity)) return {id, 0.0f, EDGE_CUDA_NOT_FINITE};
+  const float logprob = a.logits[static_cast<int64_t>(row) * a.vocab + id] - top - logf(sum);
+  return {id, logprob, stopped ? EDGE_CUDA_STOP : EDGE_CUDA_RUNNING};
+}
+
+// Writes the chosen tokens down and decides whether the text goes on. Uses kMaxRows verdicts of shared
+// memory.
+__device__ inline void choose_rows(const ChooseArgs& a) {
+  Verdict* verdicts = reinterpret_cast<Verdict*>(edge_shared);
+  const int warps = static_cast<int>(blockDim.x) / kWarp, thread = static_cast<int>(threadIdx.x);
+  for (int r = thread / kWarp; r < a.rows; r += warps) {
+    const Verdict verdict = judge(a, r);
+    if (thread % kWarp == 0) verdicts[r] = verdict;
+  }
+  __syncthreads();
+  if (thread != 0) return;
+
+  State& state = *a.state;
+  int32_t end = EDGE_CUDA_RUNNING, count = state.count, id = state.ids[0];
+  for (int r = 0; r < a.rows; ++r) {
+    state.keys += a.advance;
+    end = verdicts[r].end;
+    if (end != EDGE_CUDA_RUNNING) break;
+    id = verdicts[r].id;
+    a.tokens[count] = {id, verdicts[r].logprob};
+    a.flags[id] |= kGenerated;
+    ++count;
+    if (count >= state.max_new || state.keys >= state.limit) {
+      end = EDGE_CUDA_LENGTH;
+      break;
+    }
+    if (r + 1 < a.rows && state.ids[r + 1] != id) break;
+  }
+  for (int r = 1; r < a.rows; ++r) a.flags[state.ids[r]] &= kGenerated | kSuppressed;
+  state.ids[0] = id;
+  state.count = count;
+  state.end = end;
+  __threadfence_system();
+  a.mailbox->mail =
+      static_cast<unsigned long long>(static_cast<unsigned>(end)) << 32 | static_cast<unsigned>(count);
+}
+
+}  // namespace edge::cuda
