@@ -72,8 +72,9 @@ def cuda_device(library: Path | None = None) -> CudaDevice:
 class CudaDecoder(Decoder):
     """A decoder on a CUDA device; everything but the construction is as with :class:`edge.decoder.Decoder`.
 
-    Greedy texts are written by the device alone and handed over token by token; drafts are made on the host and checked
-    on the device, several in one pass. Sampled texts are chosen on the host. Keys under a strict mask stay in the cache.
+    Greedy texts are written by the device alone and handed over token by token; drafts are made on the host and
+    checked on the device, several in one pass. Sampled texts are chosen on the host. Keys under a strict mask stay in
+    the cache.
 
     Parameters
     ----------
