@@ -108,6 +108,13 @@ class CannotReference(OutputError):
     exit_code = 41
 
 
+class NetworkError(EdgeError):
+    """An address cannot be listened on."""
+
+    kind = "network"
+    exit_code = 60
+
+
 class ProcessingError(EdgeError):
     kind = "processing"
     exit_code = 80

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edge-node``: the command."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from edge.cli.output import say
+from edge.version import __version__
+
+if TYPE_CHECKING:
+    from edge.node.config import Config
+
+PROG = "edge-node"
+_EPILOG = """\
+exit codes: 0 stopped on request; 1 wrong usage or configuration; 30 bundle; 40-59 the spool; 60 an address cannot be
+used; 80-99 the model. Drafts are for research. This is not a medical device.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        line = "".join(c if c.isprintable() else "?" for c in message)
+        self.exit(1, f"{PROG}: usage: {line}; see {PROG} --help\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The parser. Wrong usage ends the process with exit code 1 and one line on stderr."""
+    parser = _Parser(
+        prog=PROG,
+        description="A DICOM application entity: films by C-STORE in, drafts of their findings out.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", metavar="CONFIG.toml", help="the configuration; see docs/node.md")
+    parser.add_argument("--check", action="store_true", help="tell everything that is wrong with it, and start nothing")
+    parser.add_argument("-v", "--verbose", action="store_true", help="more lines on stderr")
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    options = make_parser().parse_args(argv)
+    from edge.errors import EdgeError
+
+    try:
+        return _run(options)
+    except EdgeError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        say(f"{PROG}: {error.kind}: {error}{hint}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    from edge.errors import MissingRuntime
+    from edge.node.configfile import ConfigError, read_config
+
+    try:
+        config = read_config(options.config)
+    except ConfigError as error:
+        return _tell(options.config, error.problems)
+    try:
+        import pynetdicom  # noqa: F401
+    except ImportError:
+        raise MissingRuntime("pynetdicom is not installed", hint='pip install "edge-report[cpu,node]"') from None
+    from edge.node import log
+
+    log.set_up(10 if options.verbose else 20)
+    os.umask(0o077)  # everything the node writes is its own
+    if options.check:
+        from edge.node.node import check
+
+        problems = check(config)
+        if problems:
+            return _tell(options.config, problems)
+        print(f"{options.config}: no errors")
+        return 0
+    return serve(config)
+
+
+def _tell(path: str, problems: list[str]) -> int:
+    for problem in problems:
+        say(f"{PROG}: {path}: {problem}")
+    return 1
+
+
+def serve(config: Config) -> int:
+    """Serve until SIGTERM or SIGINT; a second one ends at once."""
+    from edge.node.log import log
+    from edge.node.node import Node
+
+    asked = threading.Event()
+    node: Node | None = None
+
+    def on_signal(number: int, _frame: Any) -> None:
+        if asked.is_set():
+            os._exit(128 + number)  # everything that matters is on disk
+        asked.set()
+        if node is not None:
+            node.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    node = Node(config)
+    try:
+        if node.notice:
+            log.warning("%s", node.notice)
+        node.start()
+        if asked.is_set():
+            node.stop()
+        node.serve()
+    finally:
+        finished = node.close()
+    log.info("stopped%s", "" if finished else "; what was not finished is on disk")
+    if not finished:
+        sys.stderr.flush()
+        os._exit(0)  # a thread still waits for a peer or a picture
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

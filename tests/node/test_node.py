@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A film's whole way: from a modality to every kind of receiver."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from node_parts import Process, Setup, needs_dcmtk, reported_films, storescu, wait_for
+
+pytest.importorskip("pynetdicom", reason="pynetdicom is not installed (extra node)")
+
+
+@needs_dcmtk
+def test_a_film_becomes_a_report_in_the_archive(setup, pacs, films: list[Path]) -> None:
+    archive = pacs()
+    folder = {"name": "files", "kind": "folder", "path": str(setup.out), "objects": ["sr", "fhir", "json", "text"]}
+    node = Process(setup, setup.write(deliver=[setup.to_pacs(archive.port), folder]))
+    try:
+        node.ready()
+        import subprocess
+
+        echo = ["echoscu", "-aet", "MOD1", "-aec", "EDGE", "127.0.0.1", str(setup.port)]
+        assert subprocess.run(echo, timeout=30).returncode == 0
+        assert storescu(setup.port, *films[:3]).returncode == 0
+        wait_for(lambda: len(archive.objects()) == 3 and len(list(setup.out.iterdir())) == 12)
+        wait_for(lambda: setup.metric("edge_node_undelivered_results") == 0)
+        assert sorted(reported_films(archive.objects())) == [f"1.2.826.0.1.3680043.8.498.{i}" for i in (1, 2, 3)]
+        # The same films once more: known, and nothing new comes of them.
+        assert storescu(setup.port, *films[:3]).returncode == 0
+        assert setup.metric('edge_node_events_total{kind="duplicate"}') == 3
+        assert setup.metric('edge_node_stage_seconds_count{stage="received_to_delivered"}') == 6
+        assert len(archive.objects()) == 3
+        assert setup.get("/live") == (200, "ok\n")
+        assert setup.get("/elsewhere")[0] == 404
+        metrics = setup.get("/metrics")[1]
+    finally:
+        code = node.terminate()
+    assert code == 0
+    lines = [json.loads(line) for line in (setup.spool / "trace.jsonl").read_text().splitlines()]
+    assert [line["outcome"] for line in lines] == ["reported"] * 3
+    assert len({line["run"] for line in lines}) == len({line["film"] for line in lines}) == 3
+    assert {"dicom", "vision", "decode", "total", "wait"} <= set(lines[0]["timings_ms"])
+    assert lines[0]["software"]["isa"]
+    assert len(lines[0]["software_sha256"]) == len(lines[0]["bundle_sha256"]) == 64
+    assert stat.S_IMODE(os.stat(setup.spool / "trace.key").st_mode) == 0o600
+    said = node.log.read_text() + (setup.spool / "trace.jsonl").read_text() + metrics
+    assert "SECRET" not in said
+    assert "1.2.826.0.1.3680043.8.498" not in said  # no UID of a film leaves but in its objects
+    assert "Traceback" not in said
+    assert not [path for path in (setup.spool / "queue").iterdir()]
+    assert not [path for path in setup.spool.rglob("*") if path.stat().st_mode & 0o077 and path.is_file()]
+
+
+def test_the_configuration_is_checked_by_the_command(setup: Setup) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-P", "-m", "edge.node.cli"]
+    good = subprocess.run([*command, str(setup.write()), "--check"], capture_output=True, text=True, timeout=120)
+    assert (good.returncode, good.stdout) == (0, f"{setup.folder / 'node.toml'}: no errors\n")
+    assert not setup.spool.exists()
+    bad = setup.write(node={"port": 0, "modalities": []}, report={"bundle": "nowhere"})
+    done = subprocess.run([*command, str(bad)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 3
+    assert "Traceback" not in done.stderr
