@@ -51,7 +51,7 @@ def test_a_film_becomes_a_report_in_the_archive(setup, pacs, films: list[Path]) 
     assert "SECRET" not in said
     assert "1.2.826.0.1.3680043.8.498" not in said  # no UID of a film leaves but in its objects
     assert "Traceback" not in said
-    assert not [path for path in (setup.spool / "queue").iterdir()]
+    assert not list((setup.spool / "queue").iterdir())
     assert not [path for path in setup.spool.rglob("*") if path.stat().st_mode & 0o077 and path.is_file()]
 
 
