@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from edge.report import Report
 
     CancelToken: TypeAlias = Any
-    Source: TypeAlias = str | Path | pydicom.Dataset | NDArray[np.generic]
+    Source: TypeAlias = str | Path | bytes | pydicom.Dataset | NDArray[np.generic]
 
 log = logging.getLogger("edge")
 
@@ -158,8 +158,9 @@ class Engine:
         Parameters
         ----------
         source
-            Path of a DICOM, PNG or JPEG file, a :class:`pydicom.Dataset`, or an array [rows, columns]
-            (brighter means denser); or what :func:`edge.prepare.prepare` made of one of them beforehand.
+            Path of a DICOM, PNG or JPEG file or the bytes of one, a :class:`pydicom.Dataset`, or an array
+            [rows, columns] (brighter means denser); or what :func:`edge.prepare.prepare` made of one of them
+            beforehand.
         force
             Report in spite of a soft refusal (another body part or view in the header).
         max_new_tokens

@@ -6,10 +6,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from edge.text import sentence_spans
+from edge.text import clean, sentence_spans
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -149,6 +149,8 @@ class Report:
         Milliseconds of the stages in order: dicom, preprocess, vision, first_token, decode; and total.
     tokens_per_s : float
         Generated tokens after the first, over the decode stage.
+    edited : str
+        What a person changed (:meth:`with_text`), one line; empty: the text is the model's.
     decoding : dict
         How the text was written: ``passes`` over the decoder, ``tokens_per_pass`` (a stop token counts), how many
         tokens were ``drafted`` and how many of those the model ``accepted``.
@@ -175,6 +177,7 @@ class Report:
     intended_use: str
     notice: str | None
     prompt: str = ""
+    edited: str = ""
     decoding: dict[str, Any] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)
     mask: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
@@ -189,6 +192,7 @@ class Report:
             "logprobs": [round(value, 6) for value in self.logprobs],
             "stop_reason": self.stop_reason,
             "prompt": self.prompt,
+            "edited": self.edited,
             "warnings": list(self.warnings),
             "model": dict(self.model),
             "input": dict(self.input),
@@ -206,6 +210,41 @@ class Report:
         separators = (",", ":") if indent is None else None
         text = json.dumps(self.to_dict(), indent=indent, separators=separators, allow_nan=False)
         return _join_numbers(text) if indent is not None else text
+
+    def with_text(self, sentences: Sequence[str]) -> Report:
+        """The report as a person has edited it; it stays a draft that nobody has verified.
+
+        Sentences that are still the model's keep confidence and evidence; the others have none. Token ids and
+        log-probabilities are those of the model's text, so an edited report has none. `edited` says what was changed,
+        and every standard object says so, too.
+
+        Parameters
+        ----------
+        sentences
+            All sentences in order; those without a letter or digit are left out.
+        """
+        texts = [text for text in (" ".join(clean(sentence).split()) for sentence in sentences) if _has_words(text)]
+        own = [sentence.text for sentence in self.sentences]
+        if texts == own:
+            return self
+        left = list(self.sentences)
+        kept: list[Sentence] = []
+        changed: list[int] = []
+        for number, text in enumerate(texts, 1):
+            match = next((s for s in left if s.text == text), None)
+            if match is None:
+                changed.append(number)
+            else:
+                left.remove(match)
+            kept.append(match or Sentence(text, None, None))
+        return replace(
+            self,
+            findings=" ".join(texts),
+            sentences=tuple(kept),
+            token_ids=(),
+            logprobs=(),
+            edited=_edited(changed, len(texts), len(left)),
+        )
 
     def to_sr(self, film: FilmSource, *, when: datetime | None = None) -> Dataset:
         """The report as DICOM Basic Text SR; see :func:`edge.standard.sr.structured_report`.
@@ -233,6 +272,21 @@ class Report:
         from edge.standard.segmentation import segmentation
 
         return segmentation(self, film, when=when)
+
+
+def _has_words(text: str) -> bool:
+    return any(character.isalnum() for character in text)
+
+
+def _edited(changed: list[int], count: int, gone: int) -> str:
+    """What a person changed, in words."""
+    parts = []
+    if changed:
+        which = ", ".join(map(str, changed))
+        parts.append(f"sentence{'s' * (len(changed) > 1)} {which} of {count} not as the model wrote")
+    if gone:
+        parts.append(f"{gone} of the model's sentences changed or left out")
+    return f"Edited by hand: {'; '.join(parts) or 'the sentences are in another order'}. Not verified"
 
 
 def _join_numbers(text: str) -> str:

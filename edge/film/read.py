@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 def read_film(
-    source: str | Path | Dataset | NDArray[Any],
+    source: str | Path | bytes | Dataset | NDArray[Any],
     *,
     force: bool = False,
 ) -> Film:
@@ -38,8 +39,8 @@ def read_film(
 
     Parameters
     ----------
-    source : str, Path, pydicom.Dataset or ndarray
-        A DICOM, PNG or JPEG file (told apart by content), a dataset, or a grey picture of shape
+    source : str, Path, bytes, pydicom.Dataset or ndarray
+        A DICOM, PNG or JPEG file (told apart by content) or what is in one, a dataset, or a grey picture of shape
         (rows, columns): uint8, uint16, int16 or floating point, higher is brighter.
     force : bool
         Take a film in spite of a soft refusal: another body part, a lateral or oblique view. What was
@@ -70,6 +71,8 @@ def read_film(
 def _read(source: object, force: bool) -> Film:
     if isinstance(source, np.ndarray):
         return _from_array(source)
+    if isinstance(source, bytes):
+        return _from_handle(io.BytesIO(source), force)
     if isinstance(source, (str, os.PathLike)):
         return _from_file(os.fspath(source), force)
     if type(source).__module__.split(".")[0] == "pydicom" or hasattr(source, "file_meta"):
@@ -84,16 +87,20 @@ def _from_file(path: str | bytes, force: bool) -> Film:
     problem = ""
     try:
         with handle:
-            kind, offset = sniff(handle.read(512))
-            if kind == "dicom":
-                from edge.film.dicomfile import read_header
-
-                return _from_header(read_header(handle, offset), force)
-            handle.seek(0)
-            return _from_picture(handle, kind)
+            return _from_handle(handle, force)
     except OSError as error:  # a disk or network fault while reading; its text may hold the file name
         problem = type(error).__name__
     raise CannotRead(f"the file cannot be read to its end ({problem})")
+
+
+def _from_handle(handle: BinaryIO, force: bool) -> Film:
+    kind, offset = sniff(handle.read(512))
+    if kind == "dicom":
+        from edge.film.dicomfile import read_header
+
+        return _from_header(read_header(handle, offset), force)
+    handle.seek(0)
+    return _from_picture(handle, kind)
 
 
 def _from_picture(handle: BinaryIO, kind: str) -> Film:
@@ -114,7 +121,7 @@ def _from_header(header: Header, force: bool) -> Film:
     seen = anatomy.look(values)
     if seen.refusal:
         if not force:
-            raise NotFrontalChest(f"{seen.refusal}; --force reports it all the same", hint="--force overrides")
+            raise NotFrontalChest(seen.refusal, hint="--force reports it all the same")
         warnings.append(f"taken by force: {seen.refusal}")
     warnings += seen.warnings
     if values.term("PresentationIntentType") == "FOR PROCESSING" or values.uid("SOPClassUID") == RAW_DX:

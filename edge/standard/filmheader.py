@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from edge.errors import CannotRead, CannotReference, CorruptInput, EdgeError, UsageError
 from edge.standard.attributes import Attributes
@@ -48,13 +49,15 @@ class FilmHeader:
     series_uid: str
 
 
-def film_header(source: str | os.PathLike[str] | Dataset | FilmHeader, report: Report | None = None) -> FilmHeader:
+def film_header(
+    source: str | os.PathLike[str] | bytes | Dataset | FilmHeader, report: Report | None = None
+) -> FilmHeader:
     """Read the header of a film.
 
     Parameters
     ----------
-    source : str, Path or pydicom.Dataset
-        The DICOM film; only its header is read. A :class:`FilmHeader` is given back as it is.
+    source : str, Path, bytes or pydicom.Dataset
+        The DICOM film or what is in its file; only its header is read. A :class:`FilmHeader` is given back as it is.
     report : Report, optional
         The film must be the one of this report.
 
@@ -85,8 +88,13 @@ def _guarded(source: Any) -> FilmHeader:
 
 
 def _read(source: Any) -> FilmHeader:
+    from edge.film.source import open_film
+
     if isinstance(source, (str, os.PathLike)):
-        dataset, media_class, media_instance = _from_file(Path(source))
+        with open_film(Path(source)) as handle:
+            dataset, media_class, media_instance = _from_handle(handle)
+    elif isinstance(source, bytes):
+        dataset, media_class, media_instance = _from_handle(io.BytesIO(source))
     elif hasattr(source, "file_meta") or type(source).__module__.split(".")[0] == "pydicom":
         from edge.film.dataset import header_of_dataset
 
@@ -109,18 +117,17 @@ def _read(source: Any) -> FilmHeader:
     return FilmHeader(values, *found.values())
 
 
-def _from_file(path: Path) -> tuple[Dataset, str, str]:
+def _from_handle(handle: BinaryIO) -> tuple[Dataset, str, str]:
     from pydicom.datadict import tag_for_keyword
 
     from edge.film.dicomfile import read_header
-    from edge.film.source import open_film, sniff
+    from edge.film.source import sniff
 
-    with open_film(path) as handle:
-        kind, offset = sniff(handle.read(512))
-        if kind != "dicom":
-            raise UsageError(
-                f"a {kind.upper()} picture has no DICOM header: such an object needs patient, study and film;"
-                " give the DICOM film, or choose --format text or json"
-            )
-        header = read_header(handle, offset, tags=[tag for word in KEYWORDS if (tag := tag_for_keyword(word))])
+    kind, offset = sniff(handle.read(512))
+    if kind != "dicom":
+        raise UsageError(
+            f"a {kind.upper()} picture has no DICOM header: such an object needs patient, study and film;"
+            " give the DICOM film, or choose --format text or json"
+        )
+    header = read_header(handle, offset, tags=[tag for word in KEYWORDS if (tag := tag_for_keyword(word))])
     return cast("Dataset", header.dataset), header.media_class, header.media_instance

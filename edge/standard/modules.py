@@ -87,7 +87,8 @@ def algorithm_version(report: Report) -> str:
 
 def notices(report: Report) -> list[str]:
     """What a reader must see before the findings."""
-    return [NOTICE, f"Model: {report.notice}."] if report.notice else [NOTICE]
+    edited = [f"{report.edited}."] if report.edited else []
+    return [NOTICE, *edited, f"Model: {report.notice}."] if report.notice else [NOTICE, *edited]
 
 
 def base(report: Report, film: FilmHeader, kind: Kind, content: Any, when: datetime.datetime | None = None) -> Dataset:

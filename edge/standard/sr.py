@@ -104,7 +104,7 @@ def _document(ds: Dataset, report: Report, film: FilmHeader) -> None:
 
     ds.PreliminaryFlag = "PRELIMINARY"
     ds.CompletionFlag = "PARTIAL"
-    ds.CompletionFlagDescription = "Draft written by a model; not reviewed"
+    ds.CompletionFlagDescription = f"Draft written by a model{', edited by hand' * bool(report.edited)}; not reviewed"
     ds.VerificationFlag = "UNVERIFIED"
     author = Dataset()  # Identified Person or Device (C.17.2.4)
     author.ObserverType = "DEV"

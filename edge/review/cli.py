@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``edge-review``: serve the page. See :mod:`edge.review.options` for the options."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from edge.cli.output import say
+from edge.errors import EdgeError, MissingRuntime
+from edge.review.options import PROG, parse
+
+if TYPE_CHECKING:
+    from edge.engine import Engine
+
+INTERNAL = 80
+
+
+class CannotListen(EdgeError):
+    kind = "cannot listen"
+    exit_code = 60
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command until Ctrl-C; returns the exit code."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    try:
+        options = parse(argv)
+    except SystemExit as end:  # argparse has said what there was to say
+        return int(end.code or 0)
+    try:
+        _serve(options)
+    except EdgeError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        say(f"{PROG}: {error.kind}: {error}{hint}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    uvicorn = _import_uvicorn()
+    listener = _listen(options.host, options.port)
+    with listener:
+        _log_to_stderr(options.verbose)
+        from edge.engine import load
+
+        engine = load(options.bundle, options.device, options.threads)
+        config = _config(application(engine, options), options)
+        try:
+            config.load()
+        except (OSError, ValueError) as error:
+            raise CannotListen(f"the TLS certificate or key cannot be used ({type(error).__name__})") from None
+        address = _address(options, listener)
+        if engine.notice:
+            say(f"{PROG}: {engine.notice}")
+        if not options.loopback and not options.tls_cert:
+            say(f"{PROG}: warning: without --tls-cert films cross the network in the clear")
+        say(f"{PROG}: {address}  (Ctrl-C ends it)")
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(address)
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def application(engine: Engine, options: argparse.Namespace) -> Any:
+    """The whole ASGI application: routes behind the guard."""
+    from edge.review.app import Server
+    from edge.review.guard import Guard
+    from edge.review.limits import MIB, Limits
+
+    server = Server(engine, Limits(upload_bytes=options.max_upload * MIB))
+    names = [*options.name, *([] if options.loopback else [socket.gethostname(), options.host])]
+    return Guard(server.app(), names=names, token=options.token, any_address=not options.loopback)
+
+
+def _config(app: Any, options: argparse.Namespace) -> Any:
+    """How uvicorn runs: HTTP only, and no line anywhere about what was asked for."""
+    import uvicorn
+
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        limit_concurrency=64,
+        timeout_graceful_shutdown=2,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+    )
+
+
+def _import_uvicorn() -> Any:
+    try:
+        import starlette  # noqa: F401
+        import uvicorn
+    except ImportError:
+        raise MissingRuntime('the page needs more packages: pip install "edge-report[cpu,web]"') from None
+    return uvicorn
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        return socket.create_server(info[4][:2], family=info[0], backlog=64)
+    except OSError as error:
+        raise CannotListen(f"port {port}: {error.strerror or 'the address is unknown'}", hint="try --port 0") from None
+
+
+def _address(options: argparse.Namespace, listener: socket.socket) -> str:
+    """What to open; the token is behind #, which browsers do not send and servers do not log."""
+    port = listener.getsockname()[1]
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(options.host, options.host)
+    host = f"[{host}]" if ":" in host else host
+    token = f"#token={options.token}" if options.token else ""
+    return f"{'https' if options.tls_cert else 'http'}://{host}:{port}/{token}"
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    """Our own log and the server's, without requests: a line never tells what was asked for."""
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"{PROG}: {record.getMessage()}")
+
+    for name, level in (("edge", logging.INFO), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.setLevel(level if verbose else logging.ERROR)
+        logger.addHandler(Lines())
+        logger.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
