@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from client import Client
 
-
 pytest.importorskip("uvicorn", reason='the page is not tested: pip install "edge-report[web]"')
 
 

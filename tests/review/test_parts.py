@@ -16,7 +16,6 @@ from edge.review.picture import grey_values, picture
 from edge.review.refusals import Refusal, described
 from edge.review.sessions import Sessions
 
-
 pytest.importorskip("uvicorn", reason='the page is not tested: pip install "edge-report[web]"')
 
 

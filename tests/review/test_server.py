@@ -18,7 +18,6 @@ from client import Client
 
 import edge
 
-
 pytest.importorskip("uvicorn", reason='the page is not tested: pip install "edge-report[web]"')
 
 
