@@ -43,7 +43,7 @@ class Health:
         except OSError as error:
             raise NetworkError(f"[health] {host} port {port}: {error.strerror or 'cannot be used'}") from None
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="edge-health", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="edge-health", daemon=True)
 
     def start(self) -> None:
         self._thread.start()

@@ -7,7 +7,8 @@ import os
 import shutil
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from edge.bundle import Bundle
 from edge.errors import EdgeError, NetworkError
@@ -25,6 +26,8 @@ from edge.node.worker import Worker, engine_of
 if TYPE_CHECKING:
     from edge.node.server import Server
 
+POLL = 0.1
+"""Seconds until the listening thread notices that it should stop."""
 HOUSEKEEPING = 30.0
 """Seconds between looks at the folders for what a person has put back, and at old marks."""
 
@@ -145,7 +148,7 @@ class Node:
         for film in self.spool.films():
             self.worker.put(film)
         self._requeue_results()
-        threading.Thread(target=self._server.serve_forever, name="edge-listen", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(POLL,), name="edge-listen", daemon=True).start()
         if self._health:
             self._health.start()
         for delivery in self.deliveries:
@@ -194,6 +197,20 @@ class Node:
         """Ask :meth:`serve` to return; safe in a signal handler."""
         self._stopping.set()
 
+    def _let_associations_end(self, end: float) -> bool:
+        """Wait for requests that are arriving or being answered; whether some were cut off in the end."""
+        quiet: Counter[Any] = Counter()
+        while associations := self._server.active_associations:
+            late = time.monotonic() >= end
+            for association in associations:
+                quiet[association] = 0 if association.dimse.busy() else quiet[association] + 1
+                if late or quiet[association] > 3:  # an answer may still be on its way out
+                    association.abort(block=False)
+            if late:  # what was arriving was not acknowledged, so its sender keeps it
+                return True
+            time.sleep(0.02)
+        return False
+
     def close(self) -> bool:
         """Take no more connections, let what is open finish for a while, and leave the rest on disk.
 
@@ -206,11 +223,7 @@ class Node:
         end = time.monotonic() + self.config.node.stop_s
         self._server.shutdown()
         self.worker.stop()
-        while self._server.active_associations and time.monotonic() < end:
-            time.sleep(0.02)
-        left = self._server.active_associations
-        for association in left:  # its film was not acknowledged, so its sender keeps it
-            association.abort()
+        left = self._let_associations_end(end)
         for delivery in self.deliveries:
             delivery.stop()
         finished = self.worker.join(max(0.1, end - time.monotonic()))

@@ -34,6 +34,11 @@ class BoundedProvider(DIMSEServiceProvider):  # type: ignore[misc]
         super().__init__(assoc)
         self._spool, self._limit = spool, limit
         self._incoming: Incoming | None = None
+        self.answering = False  # set by who answers
+
+    def busy(self) -> bool:
+        """Whether a request is arriving or being answered."""
+        return self.answering or self.message is not None or not self.msg_queue.empty()
 
     def receive_primitive(self, primitive: Any) -> None:
         """Process one P-DATA primitive; called in the thread that reads the connection."""

@@ -65,6 +65,7 @@ class Receiver:
     def on_store(self, event: Any) -> Any:
         """Answer when the film is safe, or why it is not taken."""
         incoming = event.request.DataSet
+        event.assoc.dimse.answering = True
         try:
             status, words = self._store(event, incoming)
         except OSError:
@@ -75,6 +76,7 @@ class Receiver:
         finally:
             if isinstance(incoming, Incoming):
                 incoming.drop()
+            event.assoc.dimse.answering = False
         sender = event.assoc.requestor.ae_title
         if status == SUCCESS:
             self._metrics.observe("receive", time.time() - incoming.begun)
@@ -94,7 +96,7 @@ class Receiver:
             return DOES_NOT_MATCH, "another SOP class than was agreed on"
         draft = incoming.seal()
         found = _identity(draft / FILM)
-        if found is None:
+        if found is None or not all(found):
             return CANNOT_UNDERSTAND, "the data set cannot be read"
         if found != (sop_class, instance):
             return DOES_NOT_MATCH, "the data set is another object than the request says"

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What modalities should not send, and what attackers do: an answer or an end for each, and the node goes on."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_films import make_dicom
+from node_parts import MODALITY, Running, wait_for
+
+pytest.importorskip("pynetdicom", reason="pynetdicom is not installed (extra node)")
+
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+SR = "1.2.840.10008.5.1.4.1.1.88.11"
+
+
+def associate(running: Running, *classes: str, calling: str = MODALITY, called: str = "EDGE") -> Any:
+    from pynetdicom import AE
+
+    ae = AE(calling)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 2
+    for uid in classes or (DX,):
+        ae.add_requested_context(uid, ["1.2.840.10008.1.2.1"])
+    return ae.associate("127.0.0.1", running.setup.port, ae_title=called)
+
+
+def send(running: Running, film: Any, **titles: str) -> int | None:
+    """Status of the answer to one C-STORE; ``None``: the association ended."""
+    from pydicom import dcmread
+
+    association = associate(running, **titles)
+    assert association.is_established
+    try:
+        answer = association.send_c_store(dcmread(film) if isinstance(film, Path) else film)
+        return int(answer.Status) if "Status" in answer else None
+    finally:
+        association.release()
+
+
+def works(running: Running, film: Path) -> None:
+    """The node still takes and reports a film."""
+    from pydicom import dcmread
+    from pydicom.uid import generate_uid
+
+    before = len(list(running.setup.out.iterdir()))
+    dataset = dcmread(film)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+    assert send(running, dataset) == 0
+    wait_for(lambda: len(list(running.setup.out.iterdir())) == before + 1)
+    wait_for(lambda: not list(running.spool.incoming.iterdir()))
+    assert running.node.not_ready() == ""
+
+
+def connect(running: Running) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", running.setup.port), timeout=10)
+
+
+def closed(peer: socket.socket) -> bool:
+    """Whether the node ends the connection, by whatever it says last."""
+    try:
+        while peer.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_unknown_titles_are_rejected(start, films: list[Path]) -> None:
+    running = start()
+    assert associate(running, calling="STRANGER").is_rejected
+    assert associate(running, called="ANYBODY").is_rejected
+    works(running, films[0])
+
+
+def test_other_objects_are_refused_in_the_negotiation(start, films: list[Path]) -> None:
+    running = start()
+    association = associate(running, DX, SR)
+    assert [context.abstract_syntax for context in association.accepted_contexts] == [DX]
+    association.release()
+    works(running, films[0])
+
+
+@pytest.mark.parametrize(
+    ("tags", "outcome"),
+    [
+        ({"ViewPosition": "LL"}, "skipped"),
+        ({"Modality": "MG"}, "skipped"),
+        ({"PhotometricInterpretation": "RGB", "SamplesPerPixel": 3}, "skipped"),
+        ({"PixelData": b"\1\0"}, "dead"),
+        ({"StudyInstanceUID": ""}, "dead"),
+    ],
+)
+def test_films_that_cannot_be_reported_are_ignored_or_put_aside(
+    start, films: list[Path], tmp_path: Path, tags: dict[str, Any], outcome: str
+) -> None:
+    running = start()
+    assert send(running, make_dicom(tmp_path / "odd.dcm", 50, **tags)) == 0
+    running.settle()
+    assert running.spool.counts()["dead"] == (1 if outcome == "dead" else 0)
+    trace = (running.spool.root / "trace.jsonl").read_text()
+    assert ("skipped" in trace) == (outcome == "skipped")
+    assert "SECRET" not in trace + "".join(p.read_text() for p in running.spool.dead.rglob("reason.json"))
+    works(running, films[0])
+
+
+def test_a_request_that_is_about_another_object_is_refused(start, films: list[Path]) -> None:
+    from pydicom import dcmread
+    from pynetdicom.dimse_primitives import C_STORE
+
+    running = start()
+    association = associate(running)
+    context = association.accepted_contexts[0].context_id
+
+    def ask(sop_class: str, instance: str, data: bytes) -> int:
+        from io import BytesIO
+
+        request = C_STORE()
+        request.MessageID, request.Priority = 1, 2
+        request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = sop_class, instance
+        request.DataSet = BytesIO(data)
+        association._reactor_checkpoint.clear()
+        association.dimse.send_msg(request, context)
+        _, answer = association.dimse.get_msg(block=True)
+        association._reactor_checkpoint.set()
+        return int(answer.Status)
+
+    path = films[0]
+    uid, whole = str(dcmread(path).SOPInstanceUID), path.read_bytes()
+    body = whole[whole.index(struct.pack("<HH", 8, 0x16)) :]
+    assert ask(DX, "1.2.3", body) == 0xA900
+    assert ask("1.2.840.10008.5.1.4.1.1.1", uid, body) == 0xA900
+    assert ask(DX, uid, os.urandom(5000)) == 0xC000
+    association.abort()
+    wait_for(lambda: not running.node._server.active_associations)
+    running.settle()
+    assert running.spool.counts()["dead"] == 0
+    works(running, films[0])
+
+
+def test_a_film_that_is_too_large_is_answered_and_a_stream_without_end_is_cut(start, films: list[Path], tmp_path: Path):
+    running = start(node={"max_dataset_mb": 1})
+    size = 1200
+    large = make_dicom(tmp_path / "large.dcm", 60, Rows=size, Columns=size, PixelData=bytes(size * size))
+    assert send(running, large) == 0xC001
+    size = 2400
+    endless = make_dicom(tmp_path / "endless.dcm", 61, Rows=size, Columns=size, PixelData=bytes(size * size))
+    assert send(running, endless) is None
+    works(running, films[0])
+
+
+def test_without_room_the_answer_is_out_of_resources(start, films: list[Path]) -> None:
+    running = start(queue={"max_films": 2, "min_free_mb": 1})
+    running.spool.reserve()
+    running.spool.reserve()
+    assert send(running, films[0]) == 0xA700
+    assert "queue" in running.node.not_ready()
+    running.spool.release()
+    running.spool.release()
+    running.spool._limits = (2, 10, 1 << 60)  # a disk that is nearly full
+    assert send(running, films[0]) == 0xA700
+    running.spool._limits = (2, 10, 0)
+    works(running, films[0])
+
+
+def test_a_disk_that_takes_nothing_is_out_of_resources(start, films: list[Path], monkeypatch) -> None:
+    running = start()
+
+    def full(self: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(running.spool), "draft", full)
+    assert send(running, films[0]) == 0xA700
+    monkeypatch.undo()
+    works(running, films[0])
+
+
+JUNK = (
+    b"GET / HTTP/1.0\r\n\r\n",
+    b"\x01\x00\xff\xff\xff\xff" + b"A" * 1000,
+    b"\x01\x00" + struct.pack(">L", 200) + bytes(range(200)),
+    b"\x04\x00" + struct.pack(">L", 6) + b"\0\0\0\2\1\3",
+    b"\x07\x00\x00\x00\x00\x04\0\0\0\0",
+    b"\x63" * 64,
+)
+
+
+def test_garbage_ends_the_connection(start, films: list[Path]) -> None:
+    running = start(node={"association_s": 1.0, "idle_s": 1.0})
+    peers = [connect(running) for _ in JUNK]
+    for peer, junk in zip(peers, JUNK, strict=True):
+        peer.sendall(junk)
+    assert all(map(closed, peers))
+    works(running, films[0])
+
+
+PDVS = (
+    b"\x03" + bytes(range(64)),  # a command that is none
+    b"\x01" + bytes(8000),  # the beginning of one without end, again and again
+    b"\x00" + bytes(1000),  # a data set without a command
+)
+
+
+def test_garbage_inside_an_association_ends_it(start, films: list[Path]) -> None:
+    running = start()
+    for pdv in PDVS:
+        association = associate(running)
+        raw = association.dul.socket.socket
+        item = struct.pack(">L", len(pdv) + 1) + b"\x01" + pdv
+        data = b"\x04\x00" + struct.pack(">L", len(item)) + item
+        with pytest.raises(OSError):  # noqa: PT012  # the node stops listening at some point
+            for _ in range(2000):
+                raw.sendall(data)
+                time.sleep(0.002)
+                if not association.is_established:
+                    raise OSError
+        association.kill()
+    works(running, films[0])
+
+
+def test_peers_that_say_nothing_are_let_go(start, films: list[Path]) -> None:
+    running = start(node={"association_s": 1.0, "idle_s": 1.0})
+    silent, halting = connect(running), connect(running)
+    halting.sendall(b"\x01\x00\x00")
+    idle = associate(running)
+    began = time.monotonic()
+    assert closed(silent)
+    assert closed(halting)
+    wait_for(lambda: not running.node._server.active_associations)
+    assert time.monotonic() - began < 8
+    idle.kill()
+    works(running, films[0])
+
+
+def test_a_flood_of_connections_is_bounded_and_passes(start, films: list[Path]) -> None:
+    running = start(node={"max_associations": 2, "association_s": 2.0, "idle_s": 5.0})
+    held = [associate(running), associate(running)]
+    assert all(association.is_established for association in held)
+    assert associate(running).is_rejected  # properly: the limit of associations
+    threads = threading.active_count()
+    peers = []
+    for _ in range(100):
+        try:
+            peers.append(connect(running))
+        except OSError:
+            break
+    time.sleep(0.3)
+    assert threading.active_count() - threads < 50
+    for peer in peers:
+        peer.close()
+    for association in held:
+        association.release()
+    wait_for(lambda: not running.node._server.active_associations)
+    works(running, films[0])
+
+
+def test_an_association_that_breaks_in_mid_film_leaves_nothing(start, films: list[Path], tmp_path: Path) -> None:
+    from pydicom import dcmread
+
+    running = start()
+    association = associate(running)
+    raw, raw_send = association.dul.socket.socket, association.dul.socket.send
+    sent: list[int] = []
+
+    def broken(data: bytes) -> None:
+        sent.append(len(data))
+        if len(sent) == 3:  # the command, some of the film, and then no more
+            raw.shutdown(socket.SHUT_RDWR)
+        raw_send(data)
+
+    association.dul.socket.send = broken
+    large = make_dicom(tmp_path / "large.dcm", 62, Rows=1000, Columns=1000, PixelData=bytes(1000000))
+    assert "Status" not in association.send_c_store(dcmread(large))
+    assert len(sent) >= 3
+    wait_for(lambda: not list(running.spool.incoming.iterdir()) and not running.spool._reserved)
+    assert running.spool.counts()["films"] == 0
+    works(running, films[0])
+
+
+def test_the_same_film_over_two_associations_at_once_is_one(start, films: list[Path]) -> None:
+    running = start()
+    answers: list[int | None] = []
+    threads = [threading.Thread(target=lambda: answers.append(send(running, films[1]))) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [0] * 6
+    running.settle()
+    assert len(list(running.setup.out.iterdir())) == 1
+    assert not running.spool._reserved
+
+
+def test_only_the_configured_networks_may_connect(start) -> None:
+    running = start(node={"networks": ["10.1.0.0/16"]})
+    with connect(running) as peer:
+        assert closed(peer)
+    assert not running.node._server.active_associations
