@@ -25,7 +25,7 @@ from edge_export.random_checkpoint import (  # noqa: E402
 from reference_model import ReferenceModel  # noqa: E402
 from runtime_ids import Runtime, assert_same  # noqa: E402
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full_size
 
 IMAGES, TOKENS = 3, 60
 MEMORY = 9 << 30

@@ -38,7 +38,7 @@ def test_greedy_tokens(model: Any, mask: str) -> None:
     gpt2.check_greedy(model, decoder, x, bias[mask], TOKENS)
 
 
-@pytest.mark.slow
+@pytest.mark.full_size
 def test_greedy_tokens_full_size() -> None:
     model = gpt2.gpt2_of(FULL, 0.06)
     x, bias = gpt2.random_images(FULL, 3, 1024)
