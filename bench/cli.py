@@ -23,8 +23,8 @@ for. Bytes per token are the weights as stored, once each, and the cached keys a
 pass over the decoder reads, also where drafts let it yield several tokens.
 The read bandwidth is measured before and after, with as many threads. Times of a busy machine say little:
 edge-bench tells how busy it was before. "edge-bench peers" times other engines beside ours, and
-"edge-bench roofline" draws what it measured, and "edge-bench cost" prints what each format of weights and cache
-costs in fidelity; all have a --help of their own.
+"edge-bench roofline" draws what it measured, "edge-bench cost" prints what each format of weights and cache
+costs in fidelity, and "edge-bench node" loads an edge-node for minutes; all have a --help of their own.
 """
 
 
@@ -119,6 +119,10 @@ def main(argv: list[str] | None = None) -> int:
         from .cost.cli import main as cost
 
         return cost(arguments[1:])
+    if arguments[:1] == ["node"]:
+        from .node.cli import main as node
+
+        return node(arguments[1:])
     if arguments[:1] == ["vision"]:
         from .vision_part import main as vision
 

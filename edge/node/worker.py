@@ -6,6 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import (
@@ -34,6 +35,19 @@ NOT_OURS = (UnsupportedModality, NotFrontalChest, UnsupportedPixels, NoPixelData
 """Refusals of films that are in order but not for this model: laterals, other body parts, colour screenshots. They
 come every day, so they end in the trace and not in ``dead/``."""
 
+_NEEDED = (
+    "edge.prepare",
+    "edge.film.read",
+    "edge.film.decode",
+    "edge.film.anatomy",
+    "edge.preprocess",
+    "edge.standard.filmheader",
+    "edge.standard.sr",
+    "edge.standard.capture",
+    "edge.standard.segmentation",
+    "edge.standard.fhir",
+    "pydicom.filewriter",
+)
 _STAGES = ("dicom", "preprocess", "vision", "first_token", "decode")
 
 
@@ -214,6 +228,8 @@ def engine_of(config: Config, bundle: Any) -> Engine:
     """
     from edge.engine import load
 
+    for name in _NEEDED:  # here, in one thread, and not while the first film waits
+        import_module(name)
     try:
         return load(bundle, config.report.device, config.report.threads)
     except MemoryError:
