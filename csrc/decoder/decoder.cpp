@@ -180,8 +180,13 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   prompt.insert(prompt.end(), options.forced_ids.begin(), options.forced_ids.end());
   if (!first_logits && prompt.empty())
     throw std::invalid_argument("without first_logits a prompt (begin_ids or forced_ids) is needed");
-  network_.rewind(0);
-  if (std::ssize(prompt) > network_.rows_left())
+  // What the prompt shares with the text that is there need not be computed again, but for the row it is
+  // chosen from.
+  const bool prompt_bias = options.bias_rows != BiasRows::none;
+  const int64_t shared =
+      prompt.empty() ? 0 : std::min(network_.matching_rows(prompt, prompt_bias), std::ssize(prompt) - 1);
+  network_.rewind(shared);
+  if (std::ssize(prompt) - shared > network_.rows_left())
     throw std::invalid_argument("a prompt of " + std::to_string(prompt.size()) + " ids does not fit: " +
                                 std::to_string(network_.rows_left()) + " positions are left");
 
@@ -225,8 +230,8 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   if (prompt.empty()) {
     choice = chooser.choose(first_logits);
   } else {
-    step.bias = options.bias_rows != BiasRows::none;
-    const std::span<const int32_t> ids(prompt);
+    step.bias = prompt_bias;
+    const auto ids = std::span<const int32_t>(prompt).subspan(static_cast<size_t>(shared));
     for (size_t at = 0; at < ids.size(); at += kMaxRows) {
       if (cancelled()) return finish(StopReason::cancelled);
       step.ids = ids.subspan(at, std::min<size_t>(kMaxRows, ids.size() - at));

@@ -58,7 +58,7 @@ int64_t Transformer::kept_keys() const { return std::accumulate(kept_.begin(), k
 
 void Transformer::set_prefix(const Prefix& prefix) {
   prefix_rows_ = prefix.length;
-  text_rows_ = 0;
+  rewind(0);
   kept_.assign(size_of(spec_.layers), prefix.length);
   kept_at_.assign(size_of(spec_.layers), {});
   for (int64_t l = 0; l < spec_.layers && prefix.key_bias && prefix.drop_hidden; ++l) {
@@ -108,7 +108,14 @@ void Transformer::append(const Step& step) {
   }
   next_[kHead].store(0, std::memory_order_relaxed);
   pool_.run([&](int thread) { work(thread, step); });
-  text_rows_ += static_cast<int64_t>(step.ids.size());
+  for (const int32_t id : step.ids) text_.push_back({id, step.bias});
+  text_rows_ = std::ssize(text_);
+}
+
+int64_t Transformer::matching_rows(std::span<const int32_t> ids, bool bias) const {
+  size_t n = 0;
+  while (n < ids.size() && n < text_.size() && text_[n].id == ids[n] && text_[n].bias == bias) ++n;
+  return static_cast<int64_t>(n);
 }
 
 void Transformer::embed(const Step& step) {

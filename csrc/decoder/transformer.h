@@ -70,7 +70,13 @@ class Transformer {
   // Copies the prefix into the cache and drops all text. Shapes are the caller's to check.
   void set_prefix(const Prefix& prefix);
   // Drops the text rows after the first n.
-  void rewind(int64_t n) { text_rows_ = n; }
+  void rewind(int64_t n) {
+    text_rows_ = n;
+    text_.resize(static_cast<size_t>(n));
+  }
+  // How many leading text rows are those of `ids` with this bias: a row does not depend on how it was
+  // appended.
+  int64_t matching_rows(std::span<const int32_t> ids, bool bias) const;
   // Appends the rows. Ids and room are the caller's to check.
   void append(const Step& step);
 
@@ -113,7 +119,12 @@ class Transformer {
   int64_t prefix_rows_ = 0;
   std::vector<int64_t> kept_;                  // [layers] prefix keys in the cache
   std::vector<std::vector<int64_t>> kept_at_;  // [layers] their positions, where not all are kept
+  struct TextRow {
+    int32_t id;
+    bool bias;
+  };
   int64_t text_rows_ = 0;
+  std::vector<TextRow> text_;  // [text_rows_]
   int64_t max_blocks_;
 
   std::vector<float> key_bias_;  // [layers, capacity], zero beyond its length; empty: no bias

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small import decoder_of, prefix_of, spec_of, weights_of
+from small import caches, decoder_of, prefix_of, spec_of, weights_of
 
 import edge._kernel as kernel
 
@@ -46,6 +46,26 @@ def test_suppressed_ids(decoder: kernel.Decoder) -> None:
     assert not set(banned) & set(generate(decoder, suppressed_ids=banned).token_ids)
     only = sorted(set(range(211)) - {5})
     assert generate(decoder, suppressed_ids=only).token_ids == [5] * 20
+
+
+@caches
+@pytest.mark.parametrize("rows", ["all", "prefill", "none"])
+def test_rows_that_a_prompt_shares_with_the_text_are_kept(kv: str, rows: str) -> None:
+    """They are the rows that would be computed: everything is the same bit for bit, whatever was there before."""
+    ids = [int(i) for i in np.random.default_rng(1).integers(0, 211, 40)]
+    options = {"bias_rows": rows, "max_new_tokens": 12, "draft": True}
+    used = decoder_of(SPEC, WEIGHTS, PREFIX, "soft", kv_dtype=kv)
+    first = generate(used, **options)
+    prompts = [[], ids, ids[:20], [*ids[:20], 7, 8], ids, ids, first.token_ids[:9], [*first.token_ids, 3], [5]]
+    for number, prompt in enumerate(prompts):
+        fresh = decoder_of(SPEC, WEIGHTS, PREFIX, "soft", kv_dtype=kv)
+        want, got = (generate(one, forced_ids=prompt, **options) for one in (fresh, used))
+        assert got.token_ids == want.token_ids, number
+        np.testing.assert_array_equal(got.logprobs, want.logprobs)
+        np.testing.assert_array_equal(got.evidence, want.evidence)
+        assert used.text_rows == fresh.text_rows
+        if number % 3 == 2:  # rows without, or with, the bias: never taken for the others
+            generate(used, forced_ids=prompt, **(options | {"bias_rows": "none" if rows != "none" else "all"}))
 
 
 def test_forced_ids(decoder: kernel.Decoder) -> None:
