@@ -24,6 +24,12 @@ def default_threads() -> int:
     return max(1, min(cores, _quota()))
 
 
+def usable_processors() -> int:
+    """Hardware threads this process may run on, no more than the control group's CPU quota."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(cpus, _quota()))
+
+
 def check_threads(threads: int | None) -> int:
     """`threads`, or the default for ``None``.
 
