@@ -366,5 +366,5 @@ _RETRY: dict[str, Check] = {
     "first_s": _number(0.01, 3600),
     "longest_s": _number(0.01, 86400),
     "refusals": _whole(1, 1000),
-    "give_up_hours": _number(0.001, 24 * 3650),
+    "give_up_hours": _number(0.0001, 24 * 3650),
 }

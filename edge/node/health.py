@@ -56,6 +56,7 @@ class Health:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 2 * MAX_CONNECTIONS
 
     def __init__(self, *args: Any) -> None:
         self._room = threading.Semaphore(MAX_CONNECTIONS)
