@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import time
 from typing import Any
 
 from pynetdicom.dimse import DIMSEServiceProvider
@@ -18,6 +19,8 @@ MAX_WAITING = 4
 """Requests that a peer may send ahead of our answers; one is what was negotiated."""
 TOLERANCE = 4
 """So many times the largest data set are let through to nowhere for an answer's sake; then the peer is cut off."""
+MAX_SECONDS = 900.0
+"""For one film to arrive, so that a trickle does not keep its place for ever."""
 
 
 class _Command(io.BytesIO):
@@ -63,7 +66,7 @@ class BoundedProvider(DIMSEServiceProvider):  # type: ignore[misc]
             self._incoming = Incoming(self._spool, self._limit, self._describe)
             message.data_set = self._incoming
         complete = message.decode_msg(primitive, self.assoc)
-        if self._incoming is not None and self._incoming.size > TOLERANCE * self._limit:
+        if self._endless():
             raise ValueError("an endless data set")
         if not complete:
             return
@@ -74,6 +77,12 @@ class BoundedProvider(DIMSEServiceProvider):  # type: ignore[misc]
         self.message, self._incoming = None, None
         if type(message) is not C_CANCEL_RQ:
             self.msg_queue.put((message.context_id, request))
+
+    def _endless(self) -> bool:
+        incoming = self._incoming
+        if incoming is None or not incoming.begun:
+            return False
+        return incoming.size > TOLERANCE * self._limit or time.time() - incoming.begun > MAX_SECONDS
 
     def _describe(self) -> tuple[str, str, str, str]:
         message: Any = self.message

@@ -108,6 +108,7 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
     def verify_request(self, request: Any, client_address: Any) -> bool:
         """Whether a connection is worth a thread."""
         address = ipaddress.ip_address(client_address[0].split("%")[0])
+        address = getattr(address, "ipv4_mapped", None) or address
         if self._networks and not any(address in network for network in self._networks):
             self.metrics.refused("network")
             log.warning("connection from %s refused: not in the configured networks", client_address[0])

@@ -153,17 +153,15 @@ class Spool:
 
     def full(self) -> str:
         """Why no film can be taken now; empty where there is room."""
-        max_films, max_undelivered, min_free = self._limits
+        max_films, _, min_free = self._limits
         if self._films + self._reserved >= max_films:
             return "queue"
-        if self._results >= max_undelivered and self._films:
-            return "undelivered results"
         if min_free and shutil.disk_usage(self.root).free < min_free:
             return "disk"
         return ""
 
     def backed_up(self) -> bool:
-        """Whether so many results wait for receivers that no more are made."""
+        """Whether so many results wait for receivers that no more are made; then the queue fills."""
         return self._results >= self._limits[1]
 
     def known(self, key: str) -> str:
@@ -333,7 +331,10 @@ class Spool:
         self._films, self._results = len(self._folders(self.queue)), len(self._folders(self.out))
 
     def adopt(self) -> None:
-        """Count what a person has put back into ``queue/`` or ``out/``."""
+        """Count what a person has put back into ``queue/`` or ``out/``.
+
+        A film that is being renamed this moment may be counted wrongly, until the next time.
+        """
         with self._mutex:
             self._films, self._results = len(self._folders(self.queue)), len(self._folders(self.out))
 

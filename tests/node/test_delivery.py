@@ -250,6 +250,17 @@ def test_the_node_itself_over_tls(start, setup, films: list[Path], certificate: 
     assert len(list(setup.out.iterdir())) == 1
 
 
+@needs_dcmtk
+def test_an_archive_over_tls(start, setup, pacs, films: list[Path], certificate: tuple[Path, Path]) -> None:
+    cert, key = map(str, certificate)
+    archive = pacs("+tls", key, cert, "+cf", cert)  # it wants our certificate, too
+    peer = {**setup.to_pacs(archive.port), "host": "localhost"}
+    running = start(deliver=[{**peer, "tls": {"ca": cert, "cert": cert, "key": key}}])
+    assert send(running, films[0]) == 0
+    running.settle()
+    assert reported_films(archive.objects()) == [f"{ROOT}.1"]
+
+
 def test_a_receiver_that_is_gone_from_the_configuration_holds_nothing_up(start, setup, films: list[Path]) -> None:
     first = start(deliver=[setup.to_pacs(free_port())])
     assert send(first, films[0]) == 0

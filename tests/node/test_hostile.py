@@ -299,6 +299,20 @@ def test_the_same_film_over_two_associations_at_once_is_one(start, films: list[P
     assert not running.spool._reserved
 
 
+def test_a_film_that_ends_the_process_again_and_again_is_put_aside(start, films: list[Path]) -> None:
+    running = start()
+    running.node.worker.stop()
+    assert send(running, films[0]) == 0
+    (film,) = running.spool.films()
+    for _ in range(10):
+        running.spool.begin(film)
+    running.close()
+    again = start()
+    wait_for(lambda: again.spool.counts() == {"films": 0, "undelivered": 0, "dead": 1})
+    assert "10 times" in (again.spool.dead / film.key / "reason.json").read_text()
+    works(again, films[0])
+
+
 def test_only_the_configured_networks_may_connect(start) -> None:
     running = start(node={"networks": ["10.1.0.0/16"]})
     with connect(running) as peer:
