@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
+    from .bandwidth import Measure
     from .result import Part
 
 PROG = "edge-bench"
@@ -21,8 +22,9 @@ _EPILOG = """\
 Figures are medians over the runs, after one that warms up; every run writes exactly as many tokens as asked
 for. Bytes per token are the weights as stored, once each, and the cached keys and values at the mean length: what one
 pass over the decoder reads, also where drafts let it yield several tokens.
-The read bandwidth is measured before and after, with as many threads. Times of a busy machine say little:
-edge-bench tells how busy it was before. "edge-bench peers" times other engines beside ours, and
+The read bandwidth is measured before and after every run, with as many threads and by a process of its own; the
+share is the median over the runs of what a run read to what could be read beside it. Times of a busy machine say
+little: edge-bench tells how busy it was before. "edge-bench peers" times other engines beside ours, and
 "edge-bench roofline" draws what it measured, "edge-bench cost" prints what each format of weights and cache
 costs in fidelity, and "edge-bench node" loads an edge-node for minutes; all have a --help of their own.
 """
@@ -182,10 +184,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     reach = bandwidth.Bandwidth(threads, options.buffer_mb << 20 if options.buffer_mb else bandwidth.buffer_bytes())
     notes: list[str] = []
     make = _prepare(options, threads, notes)
-    reach.measure_before()
-    parts = [build() for build in make]
-    headline = parts[0]
-    reach.measure_after(headline.traffic.total)
+    with reach:
+        reach.measure_before()
+        parts = [build(bandwidth=reach.measure_between) for build in make]
+        headline = parts[0]
+        reach.measure_after(headline.traffic.total)
     described = {**machine.describe(headline.isa), "busy_processors": busy}
     notes += _notes(described, headline, reach)
 
@@ -228,7 +231,7 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
     from . import reference
     from .films import choose_film
 
-    def reports(folder: Path | None) -> Part:
+    def reports(folder: Path | None, bandwidth: Measure) -> Part:
         from .reports_part import run_reports
 
         with tempfile.TemporaryDirectory(prefix="edge-bench-") as work:
@@ -242,6 +245,7 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
                 say=notes.append,
                 draft=_drafts(options),
                 kv_dtype=options.kv,
+                bandwidth=bandwidth,
             )
 
     if options.shape != "reference":
@@ -261,7 +265,7 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
             notes.append(f"no whole reports: {error}")
     reference.decoder_weights(quantize, say, refresh=options.refresh)
 
-    def decoder() -> Part:
+    def decoder(bandwidth: Measure) -> Part:
         from .decoder_part import run_decoder
 
         return run_decoder(
@@ -274,6 +278,7 @@ def _prepare(options: argparse.Namespace, threads: int, notes: list[str]) -> lis
             kv_dtype=options.kv,
             name="reference shape, random weights",
             draft=options.draft is True,
+            bandwidth=bandwidth,
         )
 
     return [*make, decoder]
@@ -292,7 +297,7 @@ def _notes(machine: dict[str, Any], part: Part, reach: Any) -> list[str]:
     busy = machine["busy_processors"]
     if busy is not None and busy > 0.3:
         notes.append(f"{busy:.1f} processors were busy before the start: do not compare these times with others")
-    low, high = min(*reach.before, *reach.after), max(*reach.before, *reach.after)
+    low, high = min(reach.values), max(reach.values)
     if high > 1.25 * low:
         notes.append(f"the read bandwidth varied from {low:.1f} to {high:.1f} GB/s during the run")
     cache = cache_bytes(machine["l3_cache"])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import ProcessingError, UsageError
 
 from . import machine
+from .bandwidth import Measure
 from .oracle import oracle_script
 from .result import Part
 from .stats import median, rounded, summary
@@ -38,6 +39,7 @@ def run_decoder(
     name: str,
     seed: int = 0,
     draft: bool = False,
+    bandwidth: Measure | None = None,
 ) -> Part:
     """Time the decoder as a report uses it: key bias in all rows, evidence from the later half of the layers.
 
@@ -57,6 +59,8 @@ def run_decoder(
         Of the prefix's keys and values and of the first logits.
     draft : bool
         Time each run once more with drafts as good as the demo model's (:mod:`edge_bench.oracle`), by turns.
+    bandwidth : callable, optional
+        Measures the read bandwidth; called before and after each timed run.
 
     Raises
     ------
@@ -86,18 +90,22 @@ def run_decoder(
     )
     first_logits = rng.standard_normal(spec["vocab"], np.float32)
     options = GenerationOptions(max_new_tokens=tokens, repetition_penalty=PENALTY, bias_rows="all", draft=False)
-    runs, steps, drafted = [], [], []
+    runs, steps, drafted, beside = [], [], [], []
     script: list[list[int]] = []
     for index in range(WARM_UP + repeat):
+        timed = index >= WARM_UP
+        before = bandwidth() if bandwidth and timed else 0.0
         stages, gaps = _run(decoder, inputs, first_logits, options)
-        if index >= WARM_UP:
+        if timed:
             runs.append(stages)
             steps += gaps
+        if bandwidth and timed:
+            beside.append((before + bandwidth()) / 2)
         if draft:
             script = script or oracle_script(decoder.generate(first_logits, options).token_ids, spec["vocab"])
             decoder.set_prefix(*inputs)
             result = decoder.generate(first_logits, options, draft_script=script)
-            if index >= WARM_UP:
+            if timed:
                 drafted.append(result)
     rss, peak = machine.resident_mb()
     return Part(
@@ -119,7 +127,8 @@ def run_decoder(
             "bundle_sha256": None,
             "seed": seed,
         },
-        extra={"token_ms": summary(steps), **_drafting(drafted, runs, tokens)},
+        extra={"token_ms": {"min": rounded(min(steps)), **summary(steps)}, **_drafting(drafted, runs, tokens)},
+        beside_gbps=beside,
     )
 
 

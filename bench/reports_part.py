@@ -17,6 +17,7 @@ from edge.bundle import Bundle
 from edge.errors import ProcessingError, UsageError
 
 from . import machine
+from .bandwidth import Measure
 from .films import describe_film
 from .result import Part
 from .stats import median
@@ -64,6 +65,7 @@ def run_reports(
     say: Say,
     kv_dtype: str | None = None,
     draft: bool = True,
+    bandwidth: Measure | None = None,
 ) -> Part:
     """Time reports of `film` with the bundle in `folder`.
 
@@ -79,6 +81,8 @@ def run_reports(
         Write several tokens per pass where they can be guessed, as ``edge-report`` does.
     kv_dtype
         Of the KV cache; default: as the engine chooses.
+    bandwidth
+        Measures the read bandwidth; called before and after each timed report.
 
     Raises
     ------
@@ -95,12 +99,17 @@ def run_reports(
     load_ms = (perf_counter() - begin) * 1e3
 
     runs: list[dict[str, float]] = []
+    beside: list[float] = []
     for index in range(WARM_UP + repeat):
+        timed = index >= WARM_UP
+        before = bandwidth() if bandwidth and timed else 0.0
         report = engine.report(film)
         if len(report.token_ids) != count:
             raise ProcessingError(f"a report has {len(report.token_ids)} tokens instead of {count}")
-        if index >= WARM_UP:
+        if timed:
             runs.append(dict(report.timings_ms))
+        if bandwidth and timed:
+            beside.append((before + bandwidth()) / 2)
     rss, peak = machine.resident_mb()
 
     manifest = bundle.manifest
@@ -139,6 +148,7 @@ def run_reports(
             "cold_start": cold_start(bundle, film, count, threads, min(COLD_STARTS, repeat), say),
         },
         tokens_per_pass=report.decoding["tokens_per_pass"],
+        beside_gbps=beside,
     )
 
 

@@ -35,6 +35,8 @@ class Part:
         Further figures of this part.
     tokens_per_pass : float
         Tokens per pass over the decoder; more than 1 where drafts were right.
+    beside_gbps : list of float
+        Read bandwidth beside each run: the mean of what was measured just before and just after it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Part:
     model: dict[str, Any]
     extra: dict[str, Any] = field(default_factory=dict)
     tokens_per_pass: float = 1.0
+    beside_gbps: Sequence[float] = ()
 
     @property
     def ms_per_token(self) -> float:
@@ -59,8 +62,21 @@ class Part:
         """GB/s (1e9 bytes) that the decode steps read; a pass that yields several tokens reads once."""
         return self.traffic.total / (self.ms_per_token * self.tokens_per_pass) / 1e6
 
+    @property
+    def shares(self) -> list[float]:
+        """What each run's decode steps read per second, as a share of the bandwidth beside that run."""
+        bytes_read = self.traffic.total * (self.tokens - 1) / self.tokens_per_pass
+        return [bytes_read / run["decode"] / 1e6 / gbps for run, gbps in zip(self.runs, self.beside_gbps, strict=True)]
+
     def to_dict(self, bandwidth_gbps: float) -> dict[str, Any]:
-        """For JSON; ratios are those of the unrounded figures."""
+        """For JSON; ratios are those of the unrounded figures.
+
+        Parameters
+        ----------
+        bandwidth_gbps
+            Bounds a part whose runs had none measured beside them.
+        """
+        shares = self.shares if self.beside_gbps else [self.read_gbps / bandwidth_gbps]
         return {
             "ms_per_token": rounded(self.ms_per_token),
             "tokens_per_s": rounded(1e3 / self.ms_per_token),
@@ -68,7 +84,9 @@ class Part:
             "bytes_per_token": self.traffic.total,
             "bytes": self.traffic.to_dict(),
             "read_gbps": rounded(self.read_gbps),
-            "share_of_bandwidth": rounded(self.read_gbps / bandwidth_gbps),
+            "share_of_bandwidth": rounded(median(shares)),
+            "share_of_bandwidth_runs": [rounded(share) for share in shares],
+            "beside_gbps": [rounded(gbps) for gbps in self.beside_gbps],
             "rss_mb": self.rss_mb,
             "rss_peak_mb": self.rss_peak_mb,
             "load_ms": round(self.load_ms, 2),

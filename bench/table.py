@@ -48,8 +48,8 @@ def _machine(result: Mapping[str, Any]) -> Iterator[str]:
     busy = machine["busy_processors"]
     bandwidth = result["bandwidth"]
     yield (
-        f"reads {bandwidth['gbps']:.1f} GB/s (before {bandwidth['before_gbps']:.1f}, after "
-        f"{bandwidth['after_gbps']:.1f}; {bandwidth['bytes'] >> 20} MiB)"
+        f"reads {bandwidth['gbps']:.1f} GB/s (from {bandwidth['min_gbps']:.1f} to {bandwidth['max_gbps']:.1f}; "
+        f"{bandwidth['bytes'] >> 20} MiB)"
         + (f"; {busy:.1f} processors were busy before the start" if busy is not None else "")
     )
 
@@ -82,8 +82,9 @@ def _part(name: str, part: Mapping[str, Any], result: Mapping[str, Any]) -> Iter
         f"({sizes['weights'] / 1e6:.1f} weights + {sizes['cache'] / 1e6:.1f} cache)"
     )
     yield (
-        f"{'':<{WIDTH}}{part['read_gbps']:.1f} GB/s = {part['share_of_bandwidth']:.0%} of the "
-        f"{result['read_bandwidth_gbps']:.1f} GB/s read bandwidth"
+        f"{'':<{WIDTH}}{part['read_gbps']:.1f} GB/s = {part['share_of_bandwidth']:.0%} "
+        f"({min(part['share_of_bandwidth_runs']):.0%} to {max(part['share_of_bandwidth_runs']):.0%}) of the read "
+        f"bandwidth beside each run"
     )
     if part["rss_mb"] is not None:
         yield f"{'memory':<{WIDTH}}{part['rss_mb']:.0f} MB resident, {part['rss_peak_mb']:.0f} MB at the peak"

@@ -1,14 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-// How fast this machine reads memory: the bound of a decode step, measured the way a decode step reads.
+// Measures how fast this machine's memory can be read: the bound for decoding, which reads every weight once
+// per token.
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
+#include <memory>
+#include <vector>
+
+#include "cpu/thread_pool.h"
 
 namespace edge {
 
-// GB/s (1e9 bytes) of `threads` threads, each reading its contiguous share of one buffer of `bytes` from
-// begin to end, pass after pass for about `seconds`; the best pass counts. Pages are the platform's default.
-// Throws std::invalid_argument for arguments out of range and std::bad_alloc.
-double read_bandwidth(int64_t bytes, int64_t threads, double seconds);
+// A buffer that stays, so that it can be read again between other measurements. Each thread reads its own
+// contiguous share from begin to end, pass after pass. Pages are the platform's default.
+class ReadMeter {
+ public:
+  // Throws std::invalid_argument for arguments out of range and std::bad_alloc.
+  ReadMeter(int64_t bytes, int64_t threads);
+
+  // GB/s (1e9 bytes) of every pass within about `seconds`, at least three.
+  std::vector<double> passes(double seconds);
+
+ private:
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  struct alignas(64) Sum {
+    uint64_t value = 0;
+  };
+  int64_t begin(int64_t thread) const { return lines_ * thread / pool_.team(); }
+
+  int64_t lines_;
+  ThreadPool pool_;
+  std::vector<Sum> sums_;
+  std::unique_ptr<uint64_t, Free> data_;
+};
 
 }  // namespace edge

@@ -303,9 +303,11 @@ PYBIND11_MODULE(_kernel, m) {
   m.doc() = "Decoding kernel: transformer decoder with an image prefix and a per-layer key bias.";
   m.def("isa_supported", &isa_supported, "Instruction sets this machine can run, weakest first.");
   m.def("isa_selected", [] { return isa_select(); }, "The best one, or the one EDGE_ISA names.");
-  m.def("read_bandwidth", &read_bandwidth, py::arg("bytes"), py::arg("threads"), py::arg("seconds"),
-        py::call_guard<py::gil_scoped_release>(),
-        "GB/s at which threads read a buffer of so many bytes: best pass.");
+  py::class_<ReadMeter>(m, "ReadMeter")
+      .def(py::init<int64_t, int64_t>(), py::arg("bytes"), py::arg("threads"),
+           py::call_guard<py::gil_scoped_release>())
+      .def("passes", &ReadMeter::passes, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
+           "GB/s at which the threads read the buffer: every pass within so many seconds, at least three.");
 
   py::class_<CancelToken, std::shared_ptr<CancelToken>>(m, "CancelToken")
       .def(py::init<>())

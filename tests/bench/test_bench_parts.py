@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_bench import cli, reference, stats
+from edge_bench import bandwidth, cli, reference, stats
 from edge_bench.decoder_part import run_decoder
 from edge_bench.machine import cache_bytes, resident_mb
 from edge_bench.traffic import mean_keys, traffic, weight_bytes
 
 from edge import decoder as kernel
-from edge.errors import UsageError
+from edge.errors import ProcessingError, UsageError
 from edge.weights import check_weights, expected_shapes
 
 SMALL = {**reference.SPEC, "layers": 2, "hidden": 32, "heads": 2, "kv_heads": 2, "head_dim": 16, "mlp": 64}
@@ -87,7 +87,8 @@ def test_decoder_part(quantize: str, kv_dtype: str) -> None:
     assert part.traffic.cache == 2 * SMALL["layers"] * SMALL["heads"] * (24 + 6) * per_head
     text = part.to_dict(10.0)
     assert text["share_of_bandwidth"] == pytest.approx(text["read_gbps"] / 10.0)
-    assert set(text["token_ms"]) == {"p50", "p95", "p99"}
+    assert set(text["token_ms"]) == {"min", "p50", "p95", "p99"}
+    assert text["token_ms"]["min"] <= text["token_ms"]["p50"]
     with pytest.raises(UsageError, match="at most 104"):
         run_decoder(SMALL, load, prefix=24, tokens=105, repeat=1, threads=1, name="small")
 
@@ -136,12 +137,40 @@ def test_decoder_alone_without_the_exporter(
     assert any("no whole reports" in note for note in result["notes"])
 
 
-def test_read_bandwidth_refuses_nonsense() -> None:
-    measure = kernel._kernel().read_bandwidth
-    assert measure(1 << 20, 2, 0.0) > 0
-    for arguments in ((0, 1, 0.1), (1 << 20, 0, 0.1), (1 << 20, 1, -1.0), (1 << 20, 1, math.nan), (1 << 60, 1, 0.1)):
+def test_bandwidth_beside_each_run() -> None:
+    """A run that met half the bandwidth is compared with that half."""
+    speeds = iter([10.0, 20.0, 4.0, 6.0])
+    part = run_decoder(
+        SMALL,
+        lambda: reference.random_weights(SMALL),
+        prefix=24,
+        tokens=12,
+        repeat=2,
+        threads=1,
+        name="small",
+        bandwidth=lambda: next(speeds),
+    )
+    assert part.beside_gbps == [15.0, 5.0]
+    read = [part.traffic.total * 11 / run["decode"] / 1e6 for run in part.runs]
+    assert part.shares == pytest.approx([read[0] / 15, read[1] / 5])
+    assert part.to_dict(1.0)["share_of_bandwidth"] == pytest.approx(sum(part.shares) / 2)
+
+
+def test_read_meter_refuses_nonsense() -> None:
+    meter = kernel._kernel().ReadMeter
+    assert len(meter(1 << 20, 2).passes(0.0)) == 3
+    assert min(meter(1 << 20, 2).passes(0.01)) > 0
+    for size, threads in ((0, 1), (1 << 20, 0), (1 << 60, 1)):
         with pytest.raises(ValueError):
-            measure(*arguments)
+            meter(size, threads)
+    for seconds in (-1.0, math.nan):
+        with pytest.raises(ValueError):
+            meter(1 << 20, 1).passes(seconds)
+
+
+def test_a_meter_that_cannot_measure_says_so() -> None:
+    with bandwidth.Meter(0, 1) as meter, pytest.raises(ProcessingError, match="one cache line per thread"):
+        meter.passes()
 
 
 def test_sizes_and_memory() -> None:

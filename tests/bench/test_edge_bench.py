@@ -72,10 +72,18 @@ def check(result: dict[str, Any], folder: Path, tokens: int) -> None:
     assert result["call"]["draft"] == result["model"]["draft"]
     bandwidth = result["read_bandwidth_gbps"]
     assert bandwidth > 0
-    assert result["share_of_bandwidth"] == close(result["read_gbps"] / bandwidth, rel=1e-5)
-    measured = sorted(result["bandwidth"]["before"] + result["bandwidth"]["after"])
-    assert measured[0] <= bandwidth <= measured[-1]
-    assert len(measured) == 6
+    measured = sorted(v for when in ("before", "between", "after") for v in result["bandwidth"][when])
+    assert bandwidth == close((measured[(len(measured) - 1) // 2] + measured[len(measured) // 2]) / 2, rel=1e-3)
+    part = result["reports"]
+    assert len(result["bandwidth"]["between"]) >= 2 * len(runs)
+    for i, beside in enumerate(part["beside_gbps"]):  # the reports come first; before and after each run
+        assert beside == close(sum(result["bandwidth"]["between"][2 * i : 2 * i + 2]) / 2, rel=1e-3)
+    shares = [
+        result["bytes_per_token"] * (tokens - 1) / result["tokens_per_pass"] / run["decode"] / 1e6 / beside
+        for run, beside in zip(runs, part["beside_gbps"], strict=True)
+    ]
+    assert part["share_of_bandwidth_runs"] == close(shares, rel=1e-5)
+    assert result["share_of_bandwidth"] == close(sorted(shares)[len(shares) // 2], rel=1e-5)
     assert result["bandwidth"]["threads"] == result["call"]["threads"]
     assert 0 < result["rss_mb"] <= result["rss_peak_mb"]
 
