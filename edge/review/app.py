@@ -17,10 +17,12 @@ The last four name the film in the header ``X-Edge-Session``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -83,6 +85,21 @@ class Server:
             ],
             exception_handlers={EdgeError: _failure, MemoryError: _failure, Exception: _failure},
         )
+
+    def warm(self) -> None:
+        """Have what the first film needs ready, in the background: modules, the decoding worker, the model."""
+        self._pool.submit(self._warm)
+
+    def _warm(self) -> None:
+        import numpy as np
+
+        from edge.film.sandbox import shared
+
+        with contextlib.suppress(Exception):  # the first film will tell
+            shared().begin()
+            for name in ("edge.standard.filmheader", "edge.standard.sr", "edge.film.dicomfile", "edge.film.decode"):
+                import_module(name)
+            self.engine.report(np.zeros((256, 256), np.uint8), max_new_tokens=4)
 
     async def page(self, request: Request) -> Response:
         """A part of the page, by a name that is in the package: there are no paths to leave it by."""

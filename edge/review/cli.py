@@ -76,6 +76,7 @@ def application(engine: Engine, options: argparse.Namespace) -> Any:
     from edge.review.limits import MIB, Limits
 
     server = Server(engine, Limits(upload_bytes=options.max_upload * MIB))
+    server.warm()
     names = [*options.name, *([] if options.loopback else [socket.gethostname(), options.host])]
     return Guard(server.app(), names=names, token=options.token, any_address=not options.loopback)
 

@@ -17,21 +17,11 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-extensions",
-    "--mute-audio",
-    "--hide-scrollbars",
-    "--force-color-profile=srgb",
-    "--remote-debugging-pipe",
-]
+FLAGS = (
+    *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-extensions", "--mute-audio"),
+    *("--hide-scrollbars", "--force-color-profile=srgb", "--remote-debugging-pipe"),
+)
 KEYS = {"Tab": 9, "Enter": 13, "Escape": 27, "Backspace": 8, "ArrowUp": 38, "ArrowDown": 40, "ArrowLeft": 37, "End": 35}
 PATIENCE = 30.0
 
@@ -85,16 +75,20 @@ class Browser:
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """One command, and its answer."""
+        number = self._post(method, **parameters)
+        end = time.monotonic() + PATIENCE
+        while (answer := self._read(end)).get("id") != number:
+            self._heard(answer)
+        assert "error" not in answer, f"{method}: {answer['error']}"
+        return answer["result"]
+
+    def _post(self, method: str, **parameters: Any) -> int:
         self._next += 1
         message = {"id": self._next, "method": method, "params": parameters}
         if self._session and not method.startswith(("Target.", "Browser.")):
             message["sessionId"] = self._session
         os.write(self._out, json.dumps(message).encode() + b"\0")
-        end = time.monotonic() + PATIENCE
-        while (answer := self._read(end)).get("id") != self._next:
-            self._heard(answer)
-        assert "error" not in answer, f"{method}: {answer['error']}"
-        return answer["result"]
+        return self._next
 
     def _read(self, end: float) -> dict[str, Any]:
         while b"\0" not in self._rest:
@@ -114,7 +108,7 @@ class Browser:
         if event.get("method") == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.problems.append(f"{params['entry']['text']} {params['entry'].get('url', '')}")
         if event.get("method") == "Page.javascriptDialogOpening":
-            self.problems.append(f"dialog: {params['message']}")
+            self._post("Page.handleJavaScriptDialog", accept=True)  # whoever left unsaved edits wants to
         if event.get("method") == "Network.requestWillBeSent":
             self.requests.append(params["request"]["url"])
 
@@ -124,7 +118,7 @@ class Browser:
 
     def go(self, url: str) -> None:
         self.send("Page.navigate", url=url)
-        self.wait("document.readyState === 'complete'")
+        self.wait(f"location.href.startsWith({json.dumps(url.split('#')[0])}) && document.readyState === 'complete'")
 
     def drop(self, *paths: Path, at: str = "#light") -> None:
         """Drag files from the desktop onto an element and let go."""
@@ -199,7 +193,8 @@ class Browser:
 
     def wait(self, expression: str, seconds: float = PATIENCE) -> Any:
         """Until an expression is true."""
-        return self.until(lambda: self.eval(expression), expression, seconds)
+        safe = f"(() => {{ try {{ return {expression} }} catch {{ return false }} }})()"
+        return self.until(lambda: self.eval(safe), expression, seconds)
 
     def until(self, true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
         end = time.monotonic() + seconds

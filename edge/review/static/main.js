@@ -81,15 +81,13 @@ function showFilm(found) {
   findings.clear();
   panel(null);
   show({ tools: true, keys: true, nothing: false, live: true, adding: false, saving: false });
-  view.show(new Film(meta, found.values));
   $("grey").setAttribute("aria-label", `Chest film, ${meta.columns} by ${meta.rows} pixels of ${meta.bits} bits`);
   $("windows").replaceChildren(...meta.windows.map((window, index) => {
     const button = element("button", { type: "button", textContent: window.name });
     button.addEventListener("click", () => view.setWindow(meta.windows[index]));
     return button;
   }));
-  showWindow(view.window);
-  view.inverted = false;
+  view.show(new Film(meta, found.values));
   $("invert").setAttribute("aria-pressed", false);
   $("live").textContent = "";
   warn(meta.warnings);
