@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import queue
 import time
 from typing import Any
 
@@ -19,6 +20,8 @@ MAX_WAITING = 4
 """Requests that a peer may send ahead of our answers; one is what was negotiated."""
 TOLERANCE = 4
 """So many times the largest data set are let through to nowhere for an answer's sake; then the peer is cut off."""
+WAIT = 0.02
+"""Seconds between looks for the end of an association that is idle."""
 MAX_SECONDS = 900.0
 """For one film to arrive, so that a trickle does not keep its place for ever."""
 
@@ -42,6 +45,13 @@ class BoundedProvider(DIMSEServiceProvider):  # type: ignore[misc]
     def busy(self) -> bool:
         """Whether a request is arriving or being answered."""
         return self.answering or self.message is not None or not self.msg_queue.empty()
+
+    def get_msg(self, block: bool = False) -> Any:
+        """The next request; pynetdicom asks a thousand times a second, so it is made to wait a little."""
+        try:
+            return self.msg_queue.get(timeout=self.dimse_timeout if block else WAIT)
+        except queue.Empty:
+            return None, None
 
     def receive_primitive(self, primitive: Any) -> None:
         """Process one P-DATA primitive; called in the thread that reads the connection."""

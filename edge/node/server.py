@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import ipaddress
+import select
 import socket
 import socketserver
 import ssl
@@ -32,6 +33,8 @@ MAX_REQUEST = 262144
 SPARE = 8
 """Connections beyond the limit of associations that are still answered with a proper rejection."""
 _SLACK = 64
+WAIT = 0.02
+"""Seconds that a look at an idle connection may take."""
 
 
 class BoundedSocket(AssociationSocket):  # type: ignore[misc]
@@ -40,6 +43,24 @@ class BoundedSocket(AssociationSocket):  # type: ignore[misc]
     def __init__(self, assoc: Any, client: socket.socket, max_pdu: int, deadline: float) -> None:
         super().__init__(assoc, client_socket=client)
         self._longest, self._deadline = max_pdu + _SLACK, deadline
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to read; waits for it a little.
+
+        pynetdicom asks a thousand times a second, for every association. What arrives does not wait for this.
+        """
+        sock = self.socket
+        if sock is None or not self._is_connected:
+            return False
+        if isinstance(sock, ssl.SSLSocket) and sock.pending():
+            return True
+        idle = self.assoc.is_established and self.event_queue.empty() and not self.assoc.dimse.busy()
+        try:
+            return bool(select.select([sock], [], [], WAIT if idle else 0.0)[0])
+        except (OSError, ValueError):
+            self.event_queue.put("Evt17")  # the connection is closed
+            return False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Exactly `nr_bytes`, fewer where the peer closes.

@@ -84,18 +84,8 @@ class Trace:
 def _key(path: Path) -> bytes:
     problem = "the trace key cannot be used"
     try:
-        with contextlib.suppress(FileExistsError):
-            # Under another name first: after a crash there is a whole key or none.
-            draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with open(handle, "wb") as stream:
-                stream.write(secrets.token_bytes(32))
-                stream.flush()
-                os.fsync(stream.fileno())
-            try:
-                os.link(draft, path)
-            finally:
-                os.unlink(draft)
+        if not path.exists():  # a full disk must not keep a node from starting that has its key
+            _make_key(path)
         key = path.read_bytes()
         if path.stat().st_mode & 0o077:
             raise OutputError(f"{path}: {problem}: others can read it; chmod 600")
@@ -104,6 +94,19 @@ def _key(path: Path) -> bytes:
     if len(key) != 32:
         raise OutputError(f"{path}: {problem}: it has not 32 bytes")
     return key
+
+
+def _make_key(path: Path) -> None:
+    """Write it under another name first: after a crash there is a whole key or none."""
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
+            stream.write(secrets.token_bytes(32))
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def software_hash() -> str:
