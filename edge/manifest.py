@@ -22,6 +22,8 @@ MAX_CACHE_BYTES = 8 << 30
 
 BiasKind = Literal["gaussian", "hidden", "layerwise", "gaussian_legacy", "none"]
 BiasRows = Literal["all", "prefill", "none"]
+DECODER_PARTS = ("embed_norm", "head_transform", "head_bias")
+"""Parts that a decoder may have beside those of every one."""
 BIAS_ROWS: tuple[BiasRows, ...] = ("all", "prefill", "none")
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
@@ -30,7 +32,10 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class PrefixSpec:
-    """The image prefix: `length` keys, of which the last ``grid[0] * grid[1]`` are patches, row-major."""
+    """The image's keys: `length` of them, of which the last ``grid[0] * grid[1]`` are patches, row-major.
+
+    They are a prefix of the text, or those of the cross-attention where the decoder has one (``cross_keys``).
+    """
 
     length: int
     grid: tuple[int, int]
@@ -110,7 +115,14 @@ class Manifest:
     def text_room(self) -> int:
         """Rows that fit behind the image: prompt and text."""
         positions = int(self.decoder["max_positions"] - self.decoder["position_offset"])
+        if self.has_cross:
+            return positions
         return min(positions, self.bias.sequence_length or positions) - self.prefix.length
+
+    @property
+    def has_cross(self) -> bool:
+        """Whether the decoder reads the image by cross-attention, not as a prefix of the text."""
+        return int(self.decoder.get("cross_keys", 0)) > 0
 
 
 def parse_manifest(data: bytes) -> Manifest:
@@ -202,14 +214,20 @@ def _image(section: Section) -> dict[str, Any]:
             raise BundleError("image.intensity: low must be below high")
     levels["equalize"] = intensity.boolean("equalize")
     intensity.done()
-    image = {
+    image: dict[str, Any] = {
         "height": section.integer("height", 16, 4096),
         "width": section.integer("width", 16, 4096),
-        "resize": section.choice("resize", ("bicubic",)),
+        "resize": section.choice("resize", ("bicubic", "bilinear", "lanczos")),
         "mean": section.numbers("mean", 3, -10.0, 10.0),
         "std": section.numbers("std", 3, 1e-6, 100.0),
         "intensity": levels,
     }
+    if "crop_from" in section.value:
+        image["crop_from"] = whole = section.integers("crop_from", 2, 16, 4096)
+        if not whole:
+            section.fail("crop_from", "a shorter edge, or rows and columns")
+        if whole[0] < section.value["height"] or whole[-1] < section.value["width"]:
+            raise BundleError("image: crop_from must not be smaller than height and width")
     section.done()
     return image
 
@@ -253,19 +271,26 @@ def _decoder(section: Section) -> dict[str, Any]:
         "vocab": section.integer("vocab", 1, 1 << 21),
         "max_positions": section.integer("max_positions", 1, 1 << 20),
         "norm": section.choice("norm", ("layernorm",)),
-        "norm_position": section.choice("norm_position", ("pre",)),
+        "norm_position": section.choice("norm_position", ("pre", "post")),
         "norm_eps": section.number("norm_eps", 1e-12, 1e-1),
         "activation": section.choice("activation", ("gelu_tanh", "gelu_erf")),
         "positions": section.choice("positions", ("learned",)),
         "position_offset": section.integer("position_offset", 0, 1024),
         "tied_head": section.boolean("tied_head"),
     }
+    # Absent: as in a plain decoder behind an image prefix.
+    if "cross_keys" in section.value:
+        spec["cross_keys"] = section.integer("cross_keys", 1, 1 << 16)
+    if "embed_scale" in section.value:
+        spec["embed_scale"] = section.number("embed_scale", 1e-3, 1e3)
+    spec |= {key: section.boolean(key) for key in DECODER_PARTS if key in section.value}
     section.done()
     if spec["heads"] * spec["head_dim"] != spec["hidden"]:
         raise BundleError("decoder: heads times head_dim must be hidden")
     if spec["kv_heads"] != spec["heads"]:
         raise BundleError("decoder: kv_heads must equal heads")
-    if spec["layers"] * spec["max_positions"] * spec["hidden"] * 8 > MAX_CACHE_BYTES:
+    keys = spec["max_positions"] + spec.get("cross_keys", 0)
+    if spec["layers"] * keys * spec["hidden"] * 8 > MAX_CACHE_BYTES:
         raise BundleError("decoder: layers, max_positions and hidden ask for an implausibly large cache")
     return spec
 
@@ -290,8 +315,16 @@ def _generation(section: Section, decoder: Mapping[str, Any]) -> GenerationSpec:
 def _check_together(manifest: Manifest) -> None:
     decoder, prefix, begin = manifest.decoder, manifest.prefix, len(manifest.generation.begin_ids)
     positions = decoder["max_positions"] - decoder["position_offset"]
-    if prefix.length + begin >= positions:
-        raise BundleError(f"decoder: max_positions leaves no room for text after {prefix.length + begin} rows")
+    rows = begin if manifest.has_cross else prefix.length + begin
+    if rows >= positions:
+        raise BundleError(f"decoder: max_positions leaves no room for text after {rows} rows")
+    if manifest.has_cross:
+        if prefix.length != decoder["cross_keys"]:
+            raise BundleError(f"prefix: length {prefix.length} is not the decoder's cross_keys")
+        if begin == 0:
+            raise BundleError("generation: a decoder with cross-attention needs begin_ids")
+        if manifest.bias.span != "prefix":
+            raise BundleError("bias: a cross-attention has no text keys for the span sequence")
     sequence = manifest.bias.sequence_length
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")

@@ -8,7 +8,7 @@ bundle names how such a picture is made (``intensity``) and everything after tha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,14 +123,16 @@ def equalize(gray: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) ->
 def to_pixels(gray8: NDArray[np.uint8], image: Mapping[str, Any]) -> NDArray[np.float32]:
     """The model's input of an 8-bit picture.
 
-    Pillow's bicubic resize (antialiased; the aspect is not kept), then ``(x / 255 - mean) / std`` per channel;
-    the grey picture stands in for all three.
+    Pillow's resize (antialiased; the aspect is not kept), then ``(x / 255 - mean) / std`` per channel;
+    the grey picture stands in for all three. With ``crop_from`` the picture is resized to that, rows and columns, or
+    one number for the shorter edge of a picture whose aspect is kept, and the middle of it is taken.
 
     Parameters
     ----------
     gray8 : ndarray of uint8, shape (rows, columns)
     image : mapping
-        ``height``, ``width``, ``resize`` ("bicubic"), ``mean`` and ``std`` (three numbers each).
+        ``height``, ``width``, ``resize`` ("bicubic", "bilinear" or "lanczos"), ``mean`` and ``std`` (three numbers
+        each), perhaps ``crop_from`` (one or two numbers).
 
     Returns
     -------
@@ -143,11 +145,32 @@ def to_pixels(gray8: NDArray[np.uint8], image: Mapping[str, Any]) -> NDArray[np.
     """
     from PIL import Image
 
-    if image.get("resize", "bicubic") != "bicubic":
-        raise BundleError(f"unknown resize {image['resize']!r}; known: bicubic")
+    filters = {
+        "bicubic": Image.Resampling.BICUBIC,
+        "bilinear": Image.Resampling.BILINEAR,
+        "lanczos": Image.Resampling.LANCZOS,
+    }
+    if (name := image.get("resize", "bicubic")) not in filters:
+        raise BundleError(f"unknown resize {name!r}; known: {', '.join(filters)}")
     size = (int(image["width"]), int(image["height"]))
-    picture = Image.fromarray(np.ascontiguousarray(gray8)).resize(size, Image.Resampling.BICUBIC)
+    picture = Image.fromarray(np.ascontiguousarray(gray8))
+    if whole := image.get("crop_from"):
+        picture = picture.resize(_size_before_crop(whole, picture.size), filters[name])
+        left, top = (picture.width - size[0]) // 2, (picture.height - size[1]) // 2
+        picture = picture.crop((left, top, left + size[0], top + size[1]))
+    else:
+        picture = picture.resize(size, filters[name])
     unit = np.asarray(picture, np.float32) / np.float32(255.0)
     mean = np.asarray(image["mean"], np.float32).reshape(3, 1, 1)
     std = np.asarray(image["std"], np.float32).reshape(3, 1, 1)
     return np.ascontiguousarray(((unit[None] - mean) / std)[None], np.float32)
+
+
+def _size_before_crop(whole: Sequence[int], size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height to resize a picture of `size` (width, height) to."""
+    if len(whole) == 2:
+        return int(whole[1]), int(whole[0])
+    edge, short = int(whole[0]), min(size)
+    width, height = (edge if side == short else int(edge * side / short) for side in size)
+    # A film is never so narrow; what claims to be is not worth the memory.
+    return min(width, 16 * edge), min(height, 16 * edge)

@@ -110,18 +110,33 @@ def expected_shapes(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
     d, f, v = spec["hidden"], spec["mlp"], spec["vocab"]
     yield "embed.weight", (v, d), True
     yield "positions.weight", (spec["max_positions"], d), False
+    cross = spec.get("cross_keys", 0) > 0
+    norms = ("attn_norm", "cross_norm", "mlp_norm") if cross else ("attn_norm", "mlp_norm")
+    shapes = {"qkv": (3 * d, d), "attn_out": (d, d), "mlp_in": (f, d), "mlp_out": (d, f)}
+    if cross:
+        shapes |= {"cross_q": (d, d), "cross_out": (d, d)}
     for i in range(spec["layers"]):
-        for norm in ("attn_norm", "mlp_norm"):
+        for norm in norms:
             yield f"layers.{i}.{norm}.weight", (d,), False
             yield f"layers.{i}.{norm}.bias", (d,), False
-        shapes = {"qkv": (3 * d, d), "attn_out": (d, d), "mlp_in": (f, d), "mlp_out": (d, f)}
         for name, (rows, columns) in shapes.items():
             yield f"layers.{i}.{name}.weight", (rows, columns), True
             yield f"layers.{i}.{name}.bias", (rows,), False
-    yield "final_norm.weight", (d,), False
-    yield "final_norm.bias", (d,), False
+    if spec.get("head_transform"):
+        yield "transform.weight", (d, d), True
+        yield "transform.bias", (d,), False
+    singles = {
+        "embed_norm": spec.get("embed_norm"),
+        "final_norm": spec["norm_position"] == "pre",
+        "transform_norm": spec.get("head_transform"),
+    }
+    for norm in (name for name, there in singles.items() if there):
+        yield f"{norm}.weight", (d,), False
+        yield f"{norm}.bias", (d,), False
     if not spec["tied_head"]:
         yield "head.weight", (v, d), True
+    if spec.get("head_bias"):
+        yield "head.bias", (v,), False
 
 
 def check_weights(arrays: Mapping[str, NDArray[Any]], spec: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.errors import EdgeError, UsageError
 
-from .families import FAMILIES
+from .families import CROSS, FAMILIES, family_of
 
 if TYPE_CHECKING:
     from .options import ExportOptions
@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
         "checkpoint",
         type=Path,
         metavar="CHECKPOINT",
-        help="state dict of the paper's code (.pth, .safetensors), a LAnA Hugging Face folder, or a bundle that is to "
-        "get a draft table",
+        help="state dict of the paper's code (.pth, .safetensors), a Hugging Face folder (LAnA, or a "
+        "VisionEncoderDecoderModel), or a bundle that is to get a draft table",
     )
     add("--out", type=Path, metavar="DIR", help="folder to write the bundle into")
     add("--family", choices=("auto", *FAMILIES), default="auto", help="model family (default: auto)")
@@ -194,6 +194,9 @@ def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str]
     from tempfile import TemporaryDirectory
 
     progress("reading the checkpoint")
+    if family_of(arguments.checkpoint, arguments.family) == CROSS:
+        _export_cross(arguments, progress, texts)
+        return
     from .families.lana.load import load
     from .pipeline import export_model
     from .tokenizer_files import write_tokenizer
@@ -212,6 +215,28 @@ def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str]
     _say_done(arguments.out, digest)
 
 
+def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: list[str] | None) -> None:
+    from tempfile import TemporaryDirectory
+
+    from .families.cross.export import export_cross
+    from .families.cross.load import load
+    from .tokenizer_files import write_tokenizer
+
+    given = {"--bias-rows": arguments.bias_rows, "--bias-kind": arguments.bias_kind, "--config": arguments.config}
+    if unused := [name for name, value in given.items() if value is not None]:
+        raise UsageError(f"{', '.join(unused)}: not for this family, which has no mask and no bias")
+    loaded = load(arguments.checkpoint)
+    for note in loaded.notes:
+        progress.say(note)
+    options = _options(arguments, loaded)
+    with TemporaryDirectory(prefix="edge-export-") as folder:
+        tokenizer = Path(folder) / "tokenizer.json"
+        write_tokenizer(arguments.tokenizer or arguments.checkpoint, tokenizer, loaded.model.config.decoder.vocab_size)
+        digest = export_cross(loaded, tokenizer, arguments.out, options, draft_texts=texts, progress=progress)
+    progress.close()
+    _say_done(arguments.out, digest)
+
+
 def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
     from .options import ExportOptions
 
@@ -221,6 +246,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
     notice = arguments.notice
     if notice is None and (arguments.synthetic or arguments.random):
         notice = "the model was not trained on radiographs; its text means nothing, not for clinical use"
+    more = {} if loaded.layout == CROSS else {"image": loaded.image, "generation": loaded.generation}
     return ExportOptions(
         name=name,
         notice=notice,
@@ -234,8 +260,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],
         draft_source=f"Learnt from `{arguments.draft_corpus.name}`." if arguments.draft_corpus else "",
-        image=loaded.image,
-        generation=loaded.generation,
+        **more,
     )
 
 

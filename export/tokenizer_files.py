@@ -16,7 +16,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def load_tokenizer(source: Path) -> Tokenizer:
-    """Read ``tokenizer.json``, or GPT-2's ``vocab.json`` and ``merges.txt``, from a folder.
+    """Read ``tokenizer.json``, GPT-2's ``vocab.json`` and ``merges.txt``, or BERT's ``vocab.txt``, from a folder.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ def load_tokenizer(source: Path) -> Tokenizer:
     CannotRead
         Neither form is there.
     CorruptInput
-        The files are not a byte-level BPE.
+        The files are not a tokenizer of that kind.
     """
     from tokenizers import Tokenizer
 
@@ -40,12 +40,36 @@ def load_tokenizer(source: Path) -> Tokenizer:
             raise
         except BaseException:  # the library's own panics are no Exceptions
             raise CorruptInput(f"{whole.name} is not a tokenizer this version can read") from None
+    if (source / "vocab.txt").is_file():
+        return _word_pieces(source)
     vocab, merges = source / "vocab.json", source / "merges.txt"
     if not vocab.is_file() or not merges.is_file():
         raise CannotRead(
-            f"no tokenizer in {source}: --tokenizer wants a folder with tokenizer.json, or vocab.json and merges.txt"
+            f"no tokenizer in {source}: --tokenizer wants a folder with tokenizer.json, vocab.json and merges.txt, or "
+            "vocab.txt"
         )
     return _byte_level(vocab, merges)
+
+
+def _word_pieces(folder: Path) -> Tokenizer:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    config = folder / "tokenizer_config.json"
+    lower = bool(read_json(config).get("do_lower_case", True)) if config.is_file() else True
+    try:
+        lines = (folder / "vocab.txt").read_text("utf-8").splitlines()
+        tokens = {token: index for index, token in enumerate(lines)}
+        tokenizer = Tokenizer(models.WordPiece(vocab=tokens, unk_token="[UNK]"))
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        raise CorruptInput("vocab.txt is not a list of word pieces") from None
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = [t for t in ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]") if t in tokens]
+    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in special])
+    return tokenizer
 
 
 def _byte_level(vocab: Path, merges: Path) -> Tokenizer:

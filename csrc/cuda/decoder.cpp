@@ -104,6 +104,8 @@ CudaDecoder::CudaDecoder(const CudaLibrary& library, const DecoderSpec& spec, co
     if (layer < 0 || layer >= spec.layers)
       throw std::invalid_argument("evidence layer " + std::to_string(layer) + " is not one of the " +
                                   std::to_string(spec.layers) + " layers");
+  if (!spec.is_plain())
+    throw DeviceUnusable("cross-attention and norms behind the sublayers are not built for CUDA devices");
   const EdgeCudaDevice device = library.probe();
   device_ = device.name;
   std::vector<EdgeCudaLayer> layers;

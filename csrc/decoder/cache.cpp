@@ -18,12 +18,12 @@ void scatter(const T* row, T* group, int64_t column, int64_t head_dim) {
 
 }  // namespace
 
-KvCache::KvCache(const DecoderSpec& spec, KvType type)
+KvCache::KvCache(const DecoderSpec& spec, KvType type, int64_t keys)
     : type_(type),
       layers_(spec.layers),
       heads_(spec.heads),
       head_dim_(spec.head_dim),
-      capacity_((spec.max_positions + kKeyBlock - 1) / kKeyBlock * kKeyBlock),
+      capacity_((keys + kKeyBlock - 1) / kKeyBlock * kKeyBlock),
       element_(type == KvType::f32   ? 4
                : type == KvType::f16 ? 2
                                      : 1) {

@@ -16,13 +16,14 @@ enum class KvType { f32, f16, i8 };
 
 // Per layer and head: blocks of kKeyBlock keys as [groups][head_dim][kKeyGroup] and of values as
 // [kKeyBlock][head_dim]; an int8 block is followed by its keys' (or values') scales, one per position.
-// Memory is reserved for max_positions but only touched as rows arrive.
+// Memory is reserved for all keys but only touched as rows arrive.
 class KvCache {
  public:
-  KvCache(const DecoderSpec& spec, KvType type);
+  // For so many keys per layer and head.
+  KvCache(const DecoderSpec& spec, KvType type, int64_t keys);
 
   KvType type() const { return type_; }
-  // max_positions rounded up to whole key blocks.
+  // `keys` rounded up to whole key blocks.
   int64_t capacity() const { return capacity_; }
   // Bytes that a decode step with `keys` cached keys reads.
   int64_t bytes(int64_t keys) const { return layers_ * heads_ * keys * 2 * key_bytes(); }

@@ -83,13 +83,15 @@ Decoder::Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t th
 
 void Decoder::set_prefix(const Prefix& prefix) {
   const DecoderSpec& spec = network_.spec();
-  if (prefix.length < 1 || prefix.length > spec.rows())
+  const int64_t most = spec.has_cross() ? spec.cross_keys : spec.rows();
+  if (prefix.length < 1 || prefix.length > most)
     throw std::invalid_argument("the prefix has " + std::to_string(prefix.length) +
-                                " rows, the decoder takes 1 to " + std::to_string(spec.rows()));
-  if (prefix.key_bias && (prefix.bias_length < prefix.length || prefix.bias_length > spec.rows()))
+                                " rows, the decoder takes 1 to " + std::to_string(most));
+  const int64_t longest = spec.has_cross() ? prefix.length : most;  // a cross-attention has no text keys
+  if (prefix.key_bias && (prefix.bias_length < prefix.length || prefix.bias_length > longest))
     throw std::invalid_argument("key_bias has " + std::to_string(prefix.bias_length) +
                                 " keys per layer, not " + std::to_string(prefix.length) +
-                                " (the prefix) to " + std::to_string(spec.rows()));
+                                " (the prefix) to " + std::to_string(longest));
   const Claim claim(*this);
   network_.set_prefix(prefix);
   has_prefix_ = true;
@@ -196,7 +198,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   const std::unique_ptr<Drafter> drafter = make_drafter(options, large ? kFromMemory : kFromCache);
   const size_t widest = drafter ? kMaxRows : 1, vocab = static_cast<size_t>(spec.vocab);
   const size_t blocks = static_cast<size_t>(chooser.blocks());
-  const size_t keys = network_.has_evidence() ? static_cast<size_t>(network_.prefix_rows()) : 0;
+  const size_t keys = network_.has_evidence() ? static_cast<size_t>(network_.image_rows()) : 0;
   const auto logits = std::make_unique_for_overwrite<float[]>(widest * vocab);
   std::vector<BlockStats> stats(widest * blocks);
   std::vector<float> evidence(widest * keys);

@@ -33,9 +33,9 @@ class Reader {
     return *i;
   }
 
-  double number(const char* key, double low, double high) {
-    const SpecValue* value = get(key, false);
-    if (!value) return low;
+  double number(const char* key, double low, double high, std::optional<double> missing = {}) {
+    const SpecValue* value = get(key, missing.has_value());
+    if (!value) return missing.value_or(low);
     double x = std::nan("");
     if (const double* d = std::get_if<double>(value)) x = *d;
     if (const int64_t* i = std::get_if<int64_t>(value)) x = static_cast<double>(*i);
@@ -46,9 +46,9 @@ class Reader {
     return x;
   }
 
-  bool flag(const char* key) {
-    const SpecValue* value = get(key, false);
-    if (!value) return false;
+  bool flag(const char* key, std::optional<bool> missing = {}) {
+    const SpecValue* value = get(key, missing.has_value());
+    if (!value) return missing.value_or(false);
     if (const bool* b = std::get_if<bool>(value)) return *b;
     errors_.push_back(std::string(key) + " = " + text_of(*value) + " (true or false is needed)");
     return false;
@@ -111,11 +111,17 @@ DecoderSpec parse_spec(const std::map<std::string, SpecValue>& values) {
   spec.position_offset = in.integer("position_offset", 0, 1024, 0);
   spec.norm_eps = static_cast<float>(in.number("norm_eps", 0.0, 1.0));
   in.choice("norm", {"layernorm"});
-  in.choice("norm_position", {"pre"});
+  spec.norm_position = in.choice("norm_position", {"pre", "post"}) ? NormPosition::post : NormPosition::pre;
   in.choice("positions", {"learned"});
   spec.activation =
       in.choice("activation", {"gelu_tanh", "gelu_erf"}) ? Activation::gelu_erf : Activation::gelu_tanh;
   spec.tied_head = in.flag("tied_head");
+  // Absent means: as in a plain decoder behind an image prefix.
+  spec.cross_keys = in.integer("cross_keys", 0, kWide, 0);
+  spec.embed_scale = static_cast<float>(in.number("embed_scale", 1e-3, 1e3, 1.0));
+  spec.embed_norm = in.flag("embed_norm", false);
+  spec.head_transform = in.flag("head_transform", false);
+  spec.head_bias = in.flag("head_bias", false);
   if (in.clean()) {
     if (spec.rows() < 1)
       in.fail("position_offset = " + std::to_string(spec.position_offset) +

@@ -10,6 +10,8 @@
 namespace edge {
 
 enum class Activation { gelu_tanh, gelu_erf };
+// Norms before each sublayer and the head, or after each sublayer on its sum with what went in.
+enum class NormPosition { pre, post };
 
 struct DecoderSpec {
   int64_t layers = 0;
@@ -23,9 +25,21 @@ struct DecoderSpec {
   float norm_eps = 0.0f;
   Activation activation = Activation::gelu_tanh;
   bool tied_head = true;
+  NormPosition norm_position = NormPosition::pre;
+  int64_t cross_keys = 0;       // image keys of the cross-attention at most; 0: none, the image is a prefix
+  float embed_scale = 1.0f;     // on embeddings, before positions are added
+  bool embed_norm = false;      // a norm on the sum of both
+  bool head_transform = false;  // a layer, the activation and a norm before the head
+  bool head_bias = false;
 
   // Rows (prefix and text) that the position table allows.
   int64_t rows() const { return max_positions - position_offset; }
+  bool has_cross() const { return cross_keys > 0; }
+  // Whether it is a plain pre-norm decoder behind an image prefix.
+  bool is_plain() const {
+    return norm_position == NormPosition::pre && !has_cross() && embed_scale == 1.0f && !embed_norm &&
+           !head_transform && !head_bias;
+  }
 };
 
 using SpecValue = std::variant<bool, int64_t, double, std::string>;

@@ -30,10 +30,11 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
       weights_(std::move(weights)),
       kernels_(kernels),
       pool_(threads),
-      cache_(spec, kv),
+      cache_(spec, kv, spec.max_positions),
+      cross_cache_(spec, kv, spec.cross_keys),
       evidence_layers_(std::move(evidence_layers)),
       is_evidence_layer_(size_of(spec.layers), false),
-      max_blocks_(cache_.capacity() / kKeyBlock),
+      max_blocks_(std::max(cache_.capacity(), cross_cache_.capacity()) / kKeyBlock),
       blocks_left_(size_of(spec.heads)) {
   for (const int64_t layer : evidence_layers_) is_evidence_layer_[size_of(layer)] = true;
   x_.resize(size_of(kMaxRows * spec.hidden));
@@ -44,24 +45,28 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
   partial_.resize(max_.size() * size_of(spec.head_dim));
   factors_.resize(max_.size());
   attended_.resize(size_of(kMaxRows * spec.hidden));
+  if (spec.head_transform) transformed_.resize(attended_.size());
   own_.assign(size_of(threads), std::vector<float>(size_of(kMaxRows * spec.hidden)));
 }
 
 int64_t Transformer::weight_bytes() const {
-  int64_t bytes = weights_.head.bytes();
+  int64_t bytes = weights_.head.bytes() + weights_.transform.bytes();
   for (const Layer& l : weights_.layers)
-    bytes += l.qkv.bytes() + l.attn_out.bytes() + l.mlp_in.bytes() + l.mlp_out.bytes();
+    for (const Matrix* m : {&l.qkv, &l.attn_out, &l.cross_q, &l.cross_out, &l.mlp_in, &l.mlp_out})
+      bytes += m->bytes();
   return bytes;
 }
 
 int64_t Transformer::kept_keys() const { return std::accumulate(kept_.begin(), kept_.end(), int64_t{0}); }
 
 void Transformer::set_prefix(const Prefix& prefix) {
-  prefix_rows_ = prefix.length;
+  const bool cross = spec_.has_cross();
+  prefix_rows_ = cross ? 0 : prefix.length;
+  cross_rows_ = cross ? prefix.length : 0;
   rewind(0);
   kept_.assign(size_of(spec_.layers), prefix.length);
   kept_at_.assign(size_of(spec_.layers), {});
-  for (int64_t l = 0; l < spec_.layers && prefix.key_bias && prefix.drop_hidden; ++l) {
+  for (int64_t l = 0; l < spec_.layers && prefix.key_bias && prefix.drop_hidden && !cross; ++l) {
     std::vector<int64_t>& kept = kept_at_[size_of(l)];
     for (int64_t j = 0; j < prefix.length; ++j)
       if (prefix.key_bias[l * prefix.bias_length + j] > std::numeric_limits<float>::lowest())
@@ -73,10 +78,11 @@ void Transformer::set_prefix(const Prefix& prefix) {
     const auto [begin, end] = share(spec_.layers * spec_.heads, thread, pool_.team());
     for (int64_t i = begin; i < end; ++i) store_prefix(prefix, i / spec_.heads, i % spec_.heads);
   });
-  key_bias_.assign(prefix.key_bias ? size_of(spec_.layers * cache_.capacity()) : 0, 0.0f);
+  const int64_t capacity = image_cache().capacity();
+  key_bias_.assign(prefix.key_bias ? size_of(spec_.layers * capacity) : 0, 0.0f);
   for (int64_t l = 0; l < spec_.layers && prefix.key_bias; ++l) {
     const float* from = prefix.key_bias + l * prefix.bias_length;
-    auto to = key_bias_.begin() + l * cache_.capacity();
+    auto to = key_bias_.begin() + l * capacity;
     if (kept_[size_of(l)] == prefix.length)
       to = std::copy_n(from, prefix.length, to);
     else
@@ -84,16 +90,17 @@ void Transformer::set_prefix(const Prefix& prefix) {
     std::copy(from + prefix.length, from + prefix.bias_length, to);
   }
   if (has_evidence()) {
-    const int64_t blocks = (prefix_rows_ + kKeyBlock - 1) / kKeyBlock;
+    const int64_t blocks = (image_rows() + kKeyBlock - 1) / kKeyBlock;
     mass_.resize(size_of(kMaxRows * spec_.heads * blocks * kKeyBlock));
   }
 }
 
 void Transformer::store_prefix(const Prefix& prefix, int64_t layer, int64_t head) {
   const int64_t head_dim = spec_.head_dim, from = (layer * spec_.heads + head) * prefix.length * head_dim;
+  KvCache& cache = spec_.has_cross() ? cross_cache_ : cache_;
   const auto store = [&](int64_t to, int64_t at, int64_t n) {
-    cache_.store_keys(kernels_, layer, head, to, prefix.keys + from + at * head_dim, n, head_dim);
-    cache_.store_values(kernels_, layer, head, to, prefix.values + from + at * head_dim, n, head_dim);
+    cache.store_keys(kernels_, layer, head, to, prefix.keys + from + at * head_dim, n, head_dim);
+    cache.store_values(kernels_, layer, head, to, prefix.values + from + at * head_dim, n, head_dim);
   };
   if (kept_[size_of(layer)] == prefix.length) return store(0, 0, prefix.length);
   const std::vector<int64_t>& kept = kept_at_[size_of(layer)];
@@ -103,7 +110,7 @@ void Transformer::store_prefix(const Prefix& prefix, int64_t layer, int64_t head
 void Transformer::append(const Step& step) {
   embed(step);
   if (step.evidence) {
-    const int64_t n = (static_cast<int64_t>(step.ids.size()) - step.logits_from) * prefix_rows_;
+    const int64_t n = (static_cast<int64_t>(step.ids.size()) - step.logits_from) * image_rows();
     std::fill_n(step.evidence, n, 0.0f);
   }
   next_[kHead].store(0, std::memory_order_relaxed);
@@ -122,37 +129,48 @@ void Transformer::embed(const Step& step) {
   for (size_t r = 0; r < step.ids.size(); ++r) {
     float* x = x_.data() + static_cast<int64_t>(r) * spec_.hidden;
     const int64_t position = prefix_rows_ + text_rows_ + static_cast<int64_t>(r) + spec_.position_offset;
-    std::copy_n(weights_.positions + position * spec_.hidden, spec_.hidden, x);
-    weights_.embed.add_row(kernels_, step.ids[r], x);
+    const float* placed = weights_.positions + position * spec_.hidden;
+    if (spec_.embed_scale == 1.0f) {
+      std::copy_n(placed, spec_.hidden, x);
+      weights_.embed.add_row(kernels_, step.ids[r], x);
+    } else {
+      std::fill_n(x, spec_.hidden, 0.0f);
+      weights_.embed.add_row(kernels_, step.ids[r], x);
+      for (int64_t i = 0; i < spec_.hidden; ++i) x[i] = x[i] * spec_.embed_scale + placed[i];
+    }
+    if (spec_.embed_norm) normalise(weights_.embed_norm, x, x, 1);
   }
 }
 
-// Five barriers per layer, and before each of them a member says what it reads next, so that waiting costs no
-// bandwidth. Norms are computed by every thread for itself.
+// Five barriers per layer (eight with cross-attention), and before each of them a member says what it reads
+// next, so that waiting costs no bandwidth. Norms are computed by every thread for itself.
 void Transformer::work(int thread, const Step& step) {
   const int64_t rows = static_cast<int64_t>(step.ids.size()), hidden = spec_.hidden, mlp = spec_.mlp;
   float* own = own_[size_of(thread)].data();
-  const auto activate = spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf;
+  const auto activate = activation();
   for (int64_t i = 0; i < spec_.layers; ++i) {
     const Layer& layer = weights_.layers[size_of(i)];
-    normalise(layer.attn_norm, x_.data(), own, rows);
+    normalise(attn_input(i), x_.data(), own, rows);
     if (thread == 0)
-      for (auto& left : blocks_left_) left.store(key_blocks(i, rows - 1), std::memory_order_relaxed);
+      for (auto& left : blocks_left_) left.store(key_blocks(false, i, rows - 1), std::memory_order_relaxed);
     spread(thread, kQkv, 3 * spec_.heads,
            [&](int64_t begin, int64_t end) { project_qkv(thread, i, begin, end, rows); });
-    expect_cache(thread, i, rows);
+    expect_cache(thread, false, i, rows);
     pool_.barrier(thread);
-    spread(thread, kAttend, spec_.heads * key_blocks(i, rows - 1),
-           [&](int64_t begin, int64_t end) { attend(i, begin, end, rows, step); });
+    spread(thread, kAttend, spec_.heads * key_blocks(false, i, rows - 1),
+           [&](int64_t begin, int64_t end) { attend(false, i, begin, end, rows, step); });
     expect_rows(thread, layer.attn_out, kRowUnit);
     pool_.barrier(thread);
     spread_rows(thread, kAttnOut, hidden, [&](int64_t begin, int64_t end) {
-      layer.attn_out.multiply(kernels_, attended_.data(), rows, x_.data(), hidden, begin, end, true);
+      add_back(thread, layer.attn_out, attended_.data(), begin, end, rows);
     });
-    if (gathers_evidence(i, step)) gather_evidence(thread, i, rows, step);
+    if (spec_.has_cross())
+      cross_attend(thread, i, rows, step);
+    else if (gathers_evidence(i, step))
+      gather_evidence(thread, i, rows, step);
     expect_rows(thread, layer.mlp_in, kRowUnit);
     pool_.barrier(thread);
-    normalise(layer.mlp_norm, x_.data(), own, rows);
+    normalise(mlp_input(layer), x_.data(), own, rows);
     spread_rows(thread, kMlpIn, mlp, [&](int64_t begin, int64_t end) {
       layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, begin, end);
       for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + begin, end - begin);
@@ -160,16 +178,81 @@ void Transformer::work(int thread, const Step& step) {
     expect_rows(thread, layer.mlp_out, kRowUnit);
     pool_.barrier(thread);
     spread_rows(thread, kMlpOut, hidden, [&](int64_t begin, int64_t end) {
-      layer.mlp_out.multiply(kernels_, mlp_.data(), rows, x_.data(), hidden, begin, end, true);
+      add_back(thread, layer.mlp_out, mlp_.data(), begin, end, rows);
     });
     if (i + 1 < spec_.layers)
       expect_rows(thread, weights_.layers[size_of(i + 1)].qkv, spec_.head_dim);
     else if (step.logits_from < rows)
-      expect_rows(thread, weights_.head, kVocabBlock);
+      expect_rows(thread, first_of_head(), spec_.head_transform ? kRowUnit : kVocabBlock);
     pool_.barrier(thread);
   }
   project_logits(thread, rows, step);
   expect_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
+}
+
+// Ends, as it begins, between two barriers.
+void Transformer::cross_attend(int thread, int64_t index, int64_t rows, const Step& step) {
+  const Layer& layer = weights_.layers[size_of(index)];
+  const int64_t hidden = spec_.hidden, blocks = key_blocks(true, index, 0);
+  expect_rows(thread, layer.cross_q, kRowUnit);
+  pool_.barrier(thread);
+  float* own = own_[size_of(thread)].data();
+  normalise(post() ? layer.attn_norm : layer.cross_norm, x_.data(), own, rows);
+  if (thread == 0)
+    for (auto& left : blocks_left_) left.store(blocks, std::memory_order_relaxed);
+  // In the place of the self-attention's queries.
+  spread_rows(thread, kCrossQ, hidden, [&](int64_t begin, int64_t end) {
+    layer.cross_q.multiply(kernels_, own, rows, qkv_.data(), 3 * hidden, begin, end);
+  });
+  expect_cache(thread, true, index, rows);
+  pool_.barrier(thread);
+  spread(thread, kCrossAttend, spec_.heads * blocks,
+         [&](int64_t begin, int64_t end) { attend(true, index, begin, end, rows, step); });
+  expect_rows(thread, layer.cross_out, kRowUnit);
+  pool_.barrier(thread);
+  spread_rows(thread, kCrossOut, hidden, [&](int64_t begin, int64_t end) {
+    add_back(thread, layer.cross_out, attended_.data(), begin, end, rows);
+  });
+  if (gathers_evidence(index, step)) gather_evidence(thread, index, rows, step);
+}
+
+// Behind a norm after the sublayer the stream goes on from what the sublayer read, which every thread has.
+void Transformer::add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end,
+                           int64_t rows) {
+  const float* own = own_[size_of(thread)].data();
+  for (int64_t r = 0; r < rows && post(); ++r)
+    std::copy(own + r * spec_.hidden + begin, own + r * spec_.hidden + end,
+              x_.data() + r * spec_.hidden + begin);
+  matrix.multiply(kernels_, from, rows, x_.data(), spec_.hidden, begin, end, true);
+}
+
+const Norm& Transformer::attn_input(int64_t layer) const {
+  static constexpr Norm kNone{};
+  if (!post()) return weights_.layers[size_of(layer)].attn_norm;
+  return layer == 0 ? kNone : weights_.layers[size_of(layer - 1)].mlp_norm;
+}
+
+const Norm& Transformer::mlp_input(const Layer& layer) const {
+  if (!post()) return layer.mlp_norm;
+  return spec_.has_cross() ? layer.cross_norm : layer.attn_norm;
+}
+
+const Norm& Transformer::head_input() const {
+  return post() ? weights_.layers.back().mlp_norm : weights_.final_norm;
+}
+
+Transformer::Stage Transformer::stage_before(Stage stage) const {
+  switch (stage) {
+    case kQkv:
+    case kTransform:
+      return kMlpOut;
+    case kMlpIn:
+      return spec_.has_cross() ? kCrossOut : kAttnOut;
+    case kHead:
+      return spec_.head_transform ? kTransform : kMlpOut;
+    default:
+      return static_cast<Stage>(stage - 1);
+  }
 }
 
 // Three quarters of the units are shared out beforehand, one run for each member, so that it knows what to
@@ -182,7 +265,7 @@ std::pair<int64_t, int64_t> Transformer::own_units(int thread, int64_t units) co
 template <class Work>
 void Transformer::spread(int thread, Stage stage, int64_t units, Work work) {
   // Nobody counts the stage before any more.
-  if (thread == 0) next_[stage == kQkv ? kMlpOut : stage - 1].store(0, std::memory_order_relaxed);
+  if (thread == 0) next_[stage_before(stage)].store(0, std::memory_order_relaxed);
   const auto [begin, end] = own_units(thread, units);
   if (begin < end) work(begin, end);
   const int64_t first = units * 3 / 4;
@@ -203,16 +286,21 @@ void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
 }
 
 // Blocks that hold earlier keys only change in the lines that this step writes.
-void Transformer::expect_cache(int thread, int64_t layer, int64_t rows) {
-  const int64_t blocks = key_blocks(layer, rows - 1);
+void Transformer::expect_cache(int thread, bool cross, int64_t layer, int64_t rows) {
+  const KvCache& cache = cache_of(cross);
+  const int64_t blocks = key_blocks(cross, layer, rows - 1);
   const auto [begin, end] = own_units(thread, spec_.heads * blocks);
   for (int64_t task = begin; task < end; ++task) {
-    pool_.expect(thread, cache_.key_block(layer, task / blocks, task % blocks), cache_.block_bytes());
-    pool_.expect(thread, cache_.value_block(layer, task / blocks, task % blocks), cache_.block_bytes());
+    pool_.expect(thread, cache.key_block(layer, task / blocks, task % blocks), cache.block_bytes());
+    pool_.expect(thread, cache.value_block(layer, task / blocks, task % blocks), cache.block_bytes());
   }
 }
 
 void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t rows) const {
+  if (!norm.weight) {
+    std::copy_n(x, rows * spec_.hidden, y);
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r)
     kernels_.layer_norm(x + r * spec_.hidden, norm.weight, norm.bias, y + r * spec_.hidden, spec_.hidden,
                         spec_.norm_eps);
@@ -223,7 +311,7 @@ void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t 
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
   weights_.layers[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows, qkv_.data(),
                                                stride, begin * head_dim, end * head_dim);
-  const int64_t at = kept_[size_of(index)] + text_rows_;
+  const int64_t at = own_keys(index);
   for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
     const float* from = qkv_.data() + unit * head_dim;
     if (unit < 2 * heads)
@@ -233,11 +321,15 @@ void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t 
   }
 }
 
-int64_t Transformer::key_blocks(int64_t layer, int64_t row) const {
-  return (kept_[size_of(layer)] + text_rows_ + row + kKeyBlock) / kKeyBlock;
+int64_t Transformer::own_keys(int64_t layer) const {
+  return (spec_.has_cross() ? 0 : kept_[size_of(layer)]) + text_rows_;
 }
 
-int64_t Transformer::prefix_blocks(int64_t layer) const {
+int64_t Transformer::key_blocks(bool cross, int64_t layer, int64_t row) const {
+  return cross ? image_blocks(layer) : (own_keys(layer) + row + kKeyBlock) / kKeyBlock;
+}
+
+int64_t Transformer::image_blocks(int64_t layer) const {
   return (kept_[size_of(layer)] + kKeyBlock - 1) / kKeyBlock;
 }
 
@@ -248,68 +340,72 @@ bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
 }
 
 // Units are the key blocks of one head after the other.
-void Transformer::attend(int64_t layer, int64_t begin, int64_t end, int64_t rows, const Step& step) {
+void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, int64_t rows,
+                         const Step& step) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
-  const int64_t blocks = key_blocks(layer, rows - 1), keys = kept_[size_of(layer)] + text_rows_;
-  const int64_t prefix_blocks = this->prefix_blocks(layer);
+  const int64_t blocks = key_blocks(cross, layer, rows - 1), keys = own_keys(layer);
+  const int64_t image_blocks = this->image_blocks(layer);
+  const KvCache& cache = cache_of(cross);
+  const bool image = cross == spec_.has_cross();  // the image is among the keys
   const float* bias[kMaxRows] = {};
   int64_t counts[kMaxRows];
   int64_t finished = 0;  // blocks of the head at work
   for (int64_t task = begin; task < end; ++task) {
     const int64_t head = task / blocks, block = task % blocks, first = block * kKeyBlock;
     for (int64_t r = 0; r < rows; ++r) {
-      counts[r] = std::clamp<int64_t>(keys + r + 1 - first, 0, kKeyBlock);
-      if (step.bias && !key_bias_.empty()) bias[r] = key_bias_.data() + layer * cache_.capacity() + first;
+      counts[r] = std::clamp<int64_t>((cross ? cross_rows_ : keys + r + 1) - first, 0, kKeyBlock);
+      if (image && step.bias && !key_bias_.empty())
+        bias[r] = key_bias_.data() + layer * cache.capacity() + first;
     }
     const int64_t at = head * max_blocks_ + block;
-    const bool mass = block < prefix_blocks && gathers_evidence(layer, step);
-    cache_.attend(kernels_, {.q = qkv_.data() + head * head_dim,
-                             .k = cache_.key_block(layer, head, block),
-                             .v = cache_.value_block(layer, head, block),
-                             .bias = bias,
-                             .counts = counts,
-                             .m = max_.data() + at,
-                             .l = sum_.data() + at,
-                             .acc = partial_.data() + at * head_dim,
-                             .p = mass ? mass_.data() + (head * prefix_blocks + block) * kKeyBlock : nullptr,
-                             .rows = rows,
-                             .head_dim = head_dim,
-                             .q_stride = 3 * spec_.hidden,
-                             .stat_stride = heads * max_blocks_,
-                             .acc_stride = heads * max_blocks_ * head_dim,
-                             .p_stride = heads * prefix_blocks * kKeyBlock,
-                             .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))});
+    const bool mass = image && block < image_blocks && gathers_evidence(layer, step);
+    cache.attend(kernels_, {.q = qkv_.data() + head * head_dim,
+                            .k = cache.key_block(layer, head, block),
+                            .v = cache.value_block(layer, head, block),
+                            .bias = bias,
+                            .counts = counts,
+                            .m = max_.data() + at,
+                            .l = sum_.data() + at,
+                            .acc = partial_.data() + at * head_dim,
+                            .p = mass ? mass_.data() + (head * image_blocks + block) * kKeyBlock : nullptr,
+                            .rows = rows,
+                            .head_dim = head_dim,
+                            .q_stride = 3 * spec_.hidden,
+                            .stat_stride = heads * max_blocks_,
+                            .acc_stride = heads * max_blocks_ * head_dim,
+                            .p_stride = heads * image_blocks * kKeyBlock,
+                            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))});
     // Whoever finishes the last block of a head joins them.
     ++finished;
     if (task + 1 < end && block + 1 < blocks) continue;
     if (blocks_left_[size_of(head)].fetch_sub(finished, std::memory_order_acq_rel) == finished)
-      join(layer, head, rows);
+      join(cross, layer, head, rows);
     finished = 0;
   }
 }
 
-void Transformer::join(int64_t layer, int64_t head, int64_t rows) {
+void Transformer::join(bool cross, int64_t layer, int64_t head, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = (r * spec_.heads + head) * max_blocks_;
     kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * spec_.head_dim,
-                         key_blocks(layer, r), spec_.head_dim, factors_.data() + at,
+                         key_blocks(cross, layer, r), spec_.head_dim, factors_.data() + at,
                          attended_.data() + r * spec_.hidden + head * spec_.head_dim);
   }
 }
 
 // Each thread sums its own blocks of prefix keys over the heads, in head order.
 void Transformer::gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step) {
-  const int64_t heads = spec_.heads, blocks = prefix_blocks(layer), kept = kept_[size_of(layer)];
+  const int64_t heads = spec_.heads, blocks = image_blocks(layer), kept = kept_[size_of(layer)];
   const auto [begin, end] = share(blocks, thread, pool_.team());
   const float mean = 1.0f / static_cast<float>(heads * static_cast<int64_t>(evidence_layers_.size()));
   for (int64_t r = step.logits_from; r < rows; ++r)
     for (int64_t b = begin; b < end; ++b) {
-      float* row = step.evidence + (r - step.logits_from) * prefix_rows_;
+      float* row = step.evidence + (r - step.logits_from) * image_rows();
       const int64_t n = std::min(kKeyBlock, kept - b * kKeyBlock);
       // Keys that are left out lie between the others: then the block is gathered apart.
       float block[kKeyBlock];
-      float* out = kept == prefix_rows_ ? row + b * kKeyBlock : block;
-      const int64_t* at = kept == prefix_rows_ ? nullptr : kept_at_[size_of(layer)].data() + b * kKeyBlock;
+      float* out = kept == image_rows() ? row + b * kKeyBlock : block;
+      const int64_t* at = kept == image_rows() ? nullptr : kept_at_[size_of(layer)].data() + b * kKeyBlock;
       for (int64_t i = 0; at && i < n; ++i) block[i] = row[at[i]];
       for (int64_t h = 0; h < heads; ++h)
         kernels_.axpy(mass_.data() + ((r * heads + h) * blocks + b) * kKeyBlock,
@@ -322,7 +418,17 @@ void Transformer::project_logits(int thread, int64_t rows, const Step& step) {
   const int64_t n = rows - step.logits_from;
   if (n <= 0) return;
   float* own = own_[size_of(thread)].data();
-  normalise(weights_.final_norm, x_.data() + step.logits_from * spec_.hidden, own, n);
+  normalise(head_input(), x_.data() + step.logits_from * spec_.hidden, own, n);
+  if (spec_.head_transform) {
+    spread_rows(thread, kTransform, spec_.hidden, [&](int64_t begin, int64_t end) {
+      weights_.transform.multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end);
+      for (int64_t r = 0; r < n; ++r)
+        activation()(transformed_.data() + r * spec_.hidden + begin, end - begin);
+    });
+    expect_rows(thread, weights_.head, kVocabBlock);
+    pool_.barrier(thread);
+    normalise(weights_.transform_norm, transformed_.data(), own, n);
+  }
   spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end) {
     for (int64_t b = begin; b < end; ++b) {
       weights_.head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,

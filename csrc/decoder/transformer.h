@@ -23,7 +23,8 @@ inline constexpr int64_t kMaxRows = 16;
 
 // Prefix of one film: keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or
 // null. The bias covers at least the prefix; where it is longer it covers the text keys that follow, and keys
-// beyond it get none.
+// beyond it get none. A decoder with cross-attention reads them there: its text then begins at position 0,
+// and the bias is that of the cross-attention.
 struct Prefix {
   const float* keys = nullptr;
   const float* values = nullptr;
@@ -32,6 +33,7 @@ struct Prefix {
   int64_t bias_length = 0;
   // Leave out, layer by layer, the keys whose bias is the lowest finite number: a row with the bias gives
   // them the weight 0 exactly, because it always sees its own key. Only rows with the bias may follow.
+  // Without effect on a cross-attention, where no key of a row's own is sure to be seen.
   bool drop_hidden = false;
 };
 
@@ -56,16 +58,18 @@ class Transformer {
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
   int64_t prefix_rows() const { return prefix_rows_; }
+  // Keys of the image: the prefix, or those of the cross-attention.
+  int64_t image_rows() const { return spec_.has_cross() ? cross_rows_ : prefix_rows_; }
   int64_t text_rows() const { return text_rows_; }
   // Text rows that still fit.
   int64_t rows_left() const { return spec_.rows() - prefix_rows_ - text_rows_; }
   bool has_evidence() const { return !evidence_layers_.empty(); }
   int64_t weight_bytes() const;
   int64_t cache_bytes() const { return cache_.bytes(kept_keys() + spec_.layers * text_rows_) / spec_.layers; }
-  // Prefix keys in the cache, all layers together.
+  // Image keys in the cache, all layers together.
   int64_t kept_keys() const;
   // Whether keys were left out that a row without the bias would see.
-  bool needs_bias() const { return kept_keys() < spec_.layers * prefix_rows_; }
+  bool needs_bias() const { return kept_keys() < spec_.layers * image_rows(); }
 
   // Copies the prefix into the cache and drops all text. Shapes are the caller's to check.
   void set_prefix(const Prefix& prefix);
@@ -81,7 +85,19 @@ class Transformer {
   void append(const Step& step);
 
  private:
-  enum Stage { kQkv, kAttend, kAttnOut, kMlpIn, kMlpOut, kHead, kStages };
+  enum Stage {
+    kQkv,
+    kAttend,
+    kAttnOut,
+    kCrossQ,
+    kCrossAttend,
+    kCrossOut,
+    kMlpIn,
+    kMlpOut,
+    kTransform,
+    kHead,
+    kStages
+  };
   // On a cache line of its own.
   struct alignas(64) Counter : std::atomic<int64_t> {
     Counter() : std::atomic<int64_t>(0) {}
@@ -90,11 +106,27 @@ class Transformer {
   void embed(const Step& step);
   void work(int thread, const Step& step);
   void project_qkv(int thread, int64_t layer, int64_t begin, int64_t end, int64_t rows);
-  void attend(int64_t layer, int64_t begin, int64_t end, int64_t rows, const Step& step);
-  void join(int64_t layer, int64_t head, int64_t rows);
+  void cross_attend(int thread, int64_t layer, int64_t rows, const Step& step);
+  // Rows that a sublayer adds to the residual stream.
+  void add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end,
+                int64_t rows);
+  // `cross`: to the image's own keys instead of those of prefix and text.
+  void attend(bool cross, int64_t layer, int64_t begin, int64_t end, int64_t rows, const Step& step);
+  void join(bool cross, int64_t layer, int64_t head, int64_t rows);
   void gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step);
   void project_logits(int thread, int64_t rows, const Step& step);
+  // Without weights a copy.
   void normalise(const Norm& norm, const float* x, float* y, int64_t rows) const;
+  // The norms between the residual stream and what a sublayer, or the head, reads.
+  const Norm& attn_input(int64_t layer) const;
+  const Norm& mlp_input(const Layer& layer) const;
+  const Norm& head_input() const;
+  const Matrix& first_of_head() const { return spec_.head_transform ? weights_.transform : weights_.head; }
+  bool post() const { return spec_.norm_position == NormPosition::post; }
+  Stage stage_before(Stage stage) const;
+  auto activation() const {
+    return spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf;
+  }
   std::pair<int64_t, int64_t> own_units(int thread, int64_t units) const;
   template <class Work>
   void spread(int thread, Stage stage, int64_t units, Work work);
@@ -102,10 +134,15 @@ class Transformer {
   void spread_rows(int thread, Stage stage, int64_t rows, Work work);
   // What this member takes first of a matrix that is spread in units of so many rows.
   void expect_rows(int thread, const Matrix& matrix, int64_t unit);
-  void expect_cache(int thread, int64_t layer, int64_t rows);
+  void expect_cache(int thread, bool cross, int64_t layer, int64_t rows);
   bool gathers_evidence(int64_t layer, const Step& step) const;
-  int64_t key_blocks(int64_t layer, int64_t row) const;
-  int64_t prefix_blocks(int64_t layer) const;
+  int64_t key_blocks(bool cross, int64_t layer, int64_t row) const;
+  // Keys of prefix and text that were there before this step.
+  int64_t own_keys(int64_t layer) const;
+  // Blocks that hold keys of the image.
+  int64_t image_blocks(int64_t layer) const;
+  const KvCache& cache_of(bool cross) const { return cross ? cross_cache_ : cache_; }
+  const KvCache& image_cache() const { return cache_of(spec_.has_cross()); }
   void store_prefix(const Prefix& prefix, int64_t layer, int64_t head);
   int64_t vocab_blocks() const;
 
@@ -114,10 +151,12 @@ class Transformer {
   const Kernels& kernels_;
   ThreadPool pool_;
   KvCache cache_;
+  KvCache cross_cache_;  // empty where the image is a prefix
   std::vector<int64_t> evidence_layers_;
   std::vector<bool> is_evidence_layer_;
   int64_t prefix_rows_ = 0;
-  std::vector<int64_t> kept_;                  // [layers] prefix keys in the cache
+  int64_t cross_rows_ = 0;
+  std::vector<int64_t> kept_;                  // [layers] image keys in the cache
   std::vector<std::vector<int64_t>> kept_at_;  // [layers] their positions, where not all are kept
   struct TextRow {
     int32_t id;
@@ -127,16 +166,18 @@ class Transformer {
   std::vector<TextRow> text_;  // [text_rows_]
   int64_t max_blocks_;
 
-  std::vector<float> key_bias_;  // [layers, capacity], zero beyond its length; empty: no bias
+  // [layers, capacity of the image's cache], zero beyond its length; empty: no bias
+  std::vector<float> key_bias_;
 
-  std::vector<float> x_;          // [kMaxRows, hidden] residual stream
-  std::vector<float> qkv_;        // [kMaxRows, 3 hidden]
-  std::vector<float> mlp_;        // [kMaxRows, mlp]
-  std::vector<float> max_, sum_;  // [kMaxRows, heads, blocks] of the streamed softmax
-  std::vector<float> partial_;    // [kMaxRows, heads, blocks, head_dim]
-  std::vector<float> mass_;       // [kMaxRows, heads, prefix blocks, kKeyBlock], when evidence is asked for
-  std::vector<float> factors_;    // [kMaxRows, heads, blocks] with which the blocks of a head are joined
-  std::vector<float> attended_;   // [kMaxRows, hidden]
+  std::vector<float> x_;            // [kMaxRows, hidden] residual stream
+  std::vector<float> qkv_;          // [kMaxRows, 3 hidden]
+  std::vector<float> mlp_;          // [kMaxRows, mlp]
+  std::vector<float> max_, sum_;    // [kMaxRows, heads, blocks] of the streamed softmax
+  std::vector<float> partial_;      // [kMaxRows, heads, blocks, head_dim]
+  std::vector<float> mass_;         // [kMaxRows, heads, image blocks, kKeyBlock], when evidence is asked for
+  std::vector<float> factors_;      // [kMaxRows, heads, blocks] with which the blocks of a head are joined
+  std::vector<float> attended_;     // [kMaxRows, hidden]
+  std::vector<float> transformed_;  // [kMaxRows, hidden] where the head begins with a layer of its own
   // Units of each stage that were taken beyond those shared out.
   std::array<Counter, kStages> next_;
   std::vector<std::atomic<int64_t>> blocks_left_;  // [heads] of the layer at work

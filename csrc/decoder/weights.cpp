@@ -128,6 +128,7 @@ Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, Tensor
   Weights w;
   w.embed = in.matrix("embed", spec.vocab, d, false);
   w.positions = in.vector("positions.weight", {spec.max_positions, d});
+  if (spec.embed_norm) w.embed_norm = in.norm("embed_norm", d);
   w.layers.reserve(static_cast<size_t>(spec.layers));
   for (int64_t i = 0; i < spec.layers; ++i) {
     const std::string at = "layers." + std::to_string(i) + ".";
@@ -135,13 +136,23 @@ Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, Tensor
     layer.attn_norm = in.norm(at + "attn_norm", d);
     layer.qkv = in.matrix(at + "qkv", 3 * d, d, true);
     layer.attn_out = in.matrix(at + "attn_out", d, d, true);
+    if (spec.has_cross()) {
+      layer.cross_norm = in.norm(at + "cross_norm", d);
+      layer.cross_q = in.matrix(at + "cross_q", d, d, true);
+      layer.cross_out = in.matrix(at + "cross_out", d, d, true);
+    }
     layer.mlp_norm = in.norm(at + "mlp_norm", d);
     layer.mlp_in = in.matrix(at + "mlp_in", spec.mlp, d, true);
     layer.mlp_out = in.matrix(at + "mlp_out", d, spec.mlp, true);
     w.layers.push_back(layer);
   }
-  w.final_norm = in.norm("final_norm", d);
+  if (spec.norm_position == NormPosition::pre) w.final_norm = in.norm("final_norm", d);
+  if (spec.head_transform) {
+    w.transform = in.matrix("transform", d, d, true);
+    w.transform_norm = in.norm("transform_norm", d);
+  }
   w.head = spec.tied_head ? w.embed : in.matrix("head", spec.vocab, d, false);
+  if (spec.head_bias) w.head.bias = in.vector("head.bias", {spec.vocab});
   in.finish();
   return w;
 }

@@ -54,14 +54,14 @@ struct Norm {
 };
 
 struct Layer {
-  Norm attn_norm, mlp_norm;
-  Matrix qkv, attn_out, mlp_in, mlp_out;
+  Norm attn_norm, cross_norm, mlp_norm;
+  Matrix qkv, attn_out, cross_q, cross_out, mlp_in, mlp_out;
 };
 
 struct Weights {
-  Matrix embed, head;
+  Matrix embed, head, transform;
   const float* positions = nullptr;  // [max_positions, hidden]
-  Norm final_norm;
+  Norm embed_norm, final_norm, transform_norm;
   std::vector<Layer> layers;
 };
 

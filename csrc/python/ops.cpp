@@ -99,7 +99,11 @@ py::tuple attend(const std::string& isa, const std::string& kv, const Floats& q,
   spec.layers = spec.heads = 1;
   spec.hidden = spec.head_dim = d;
   spec.max_positions = keys;
-  KvCache cache(spec, kv == "int8" ? KvType::i8 : kv == "fp16" ? KvType::f16 : KvType::f32);
+  KvCache cache(spec,
+                kv == "int8"   ? KvType::i8
+                : kv == "fp16" ? KvType::f16
+                               : KvType::f32,
+                spec.max_positions);
   cache.store_keys(kernels, 0, 0, 0, k.data(), keys, d);
   cache.store_values(kernels, 0, 0, 0, v.data(), keys, d);
 

@@ -32,8 +32,10 @@ class VisionOutput:
 
     Attributes
     ----------
-    keys, values : ndarray [layers, heads, prefix, head_dim]
-    first_logits : ndarray [vocab]
+    keys, values : ndarray [layers, heads, image keys, head_dim]
+        Of the prefix, or of the cross-attention.
+    first_logits : ndarray [vocab], or None
+        Of the last prefix row; None where the image is no prefix.
     key_bias : ndarray [layers, prefix] or [layers, sequence], or None
         Added to the attention scores of these keys; the second shape where the bias spans the sequence.
     mask : ndarray [mask_h, mask_w] of 0 and 1, or None
@@ -42,7 +44,7 @@ class VisionOutput:
 
     keys: NDArray[np.float32]
     values: NDArray[np.float32]
-    first_logits: NDArray[np.float32]
+    first_logits: NDArray[np.float32] | None
     key_bias: NDArray[np.float32] | None
     mask: NDArray[np.float32] | None
 
@@ -79,7 +81,8 @@ class VisionSession:
         self._backend: Backend = open_backend(path, runtime, device=device, threads=threads)
         self.device, self.runtime = self._backend.device, self._backend.runtime
         self.outputs = _check_graph(self._backend, manifest)
-        self._has_switch = manifest.has_mask
+        self._has_switch = manifest.has_mask and not manifest.has_cross
+        self._image = "cross" if manifest.has_cross else "prefix"
         log.info("vision graph on %s by %s, %d threads", self.device, self.runtime, threads)
 
     def run(self, pixels: NDArray[np.float32], *, bias: bool) -> VisionOutput:
@@ -111,9 +114,9 @@ class VisionSession:
             if not np.isfinite(array).all():
                 raise ProcessingError(f"the vision graph yields numbers that are not finite ({name})")
         return VisionOutput(
-            named["prefix_keys"],
-            named["prefix_values"],
-            named["first_logits"],
+            named[f"{self._image}_keys"],
+            named[f"{self._image}_values"],
+            named.get("first_logits"),
             named.get("key_bias"),
             named.get("mask"),
         )
@@ -124,13 +127,14 @@ def _check_graph(backend: Backend, manifest: Manifest) -> tuple[str, ...]:
     spec, prefix, image = manifest.decoder, manifest.prefix, manifest.image
     cache: list[int | None] = [spec["layers"], spec["heads"], prefix.length, spec["head_dim"]]
     inputs: dict[str, list[int | None]] = {"pixels": [1, 3, image["height"], image["width"]]}
-    outputs: dict[str, list[int | None]] = {
-        "prefix_keys": cache,
-        "prefix_values": cache,
-        "first_logits": [spec["vocab"]],
-    }
+    outputs: dict[str, list[int | None]]
+    if manifest.has_cross:
+        outputs = {"cross_keys": cache, "cross_values": cache}
+    else:
+        outputs = {"prefix_keys": cache, "prefix_values": cache, "first_logits": [spec["vocab"]]}
     if manifest.has_mask:
-        inputs["bias_switch"] = [1]
+        if not manifest.has_cross:  # there no row of the graph attends with the bias
+            inputs["bias_switch"] = [1]
         outputs["key_bias"] = [spec["layers"], manifest.bias.sequence_length or prefix.length]
         outputs["mask"] = [None, None]
     problems = _compare(backend.inputs, inputs, "input", exact=True)

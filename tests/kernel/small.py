@@ -17,7 +17,7 @@ isas = pytest.mark.parametrize("isa", ALL_ISAS)
 precisions = pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "mixed"])
 caches = pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
 
-MATRICES = ("embed", "head", "qkv", "attn_out", "mlp_in", "mlp_out")
+MATRICES = ("embed", "head", "qkv", "attn_out", "mlp_in", "mlp_out", "cross_q", "cross_out", "transform")
 
 
 def need(isa: str) -> str:
@@ -76,16 +76,28 @@ def weights_of(spec: dict[str, Any], precision: str = "fp32", seed: int = 0) -> 
     d, f = spec["hidden"], spec["mlp"]
     matrix("embed", spec["vocab"], d, False)
     weights["positions.weight"] = (0.3 * rng.standard_normal((spec["max_positions"], d))).astype(np.float32)
+    if spec.get("embed_norm"):
+        norm("embed_norm")
     for i in range(spec["layers"]):
         norm(f"layers.{i}.attn_norm")
         matrix(f"layers.{i}.qkv", 3 * d, d, True)
         matrix(f"layers.{i}.attn_out", d, d, True)
+        if spec.get("cross_keys"):
+            norm(f"layers.{i}.cross_norm")
+            matrix(f"layers.{i}.cross_q", d, d, True)
+            matrix(f"layers.{i}.cross_out", d, d, True)
         norm(f"layers.{i}.mlp_norm")
         matrix(f"layers.{i}.mlp_in", f, d, True)
         matrix(f"layers.{i}.mlp_out", d, f, True)
-    norm("final_norm")
+    if spec["norm_position"] == "pre":
+        norm("final_norm")
+    if spec.get("head_transform"):
+        matrix("transform", d, d, True)
+        norm("transform_norm")
     if not spec["tied_head"]:
-        matrix("head", spec["vocab"], d, False)
+        matrix("head", spec["vocab"], d, spec.get("head_bias", False))
+    elif spec.get("head_bias"):
+        weights["head.bias"] = (rng.standard_normal(spec["vocab"]) * 0.5).astype(np.float32)
     return weights
 
 

@@ -213,7 +213,7 @@ def test_bad_prefix(decoder: kernel.Decoder, change: dict[str, tuple[int, ...]],
     [
         ({"cross_attention": True}, "unknown key 'cross_attention'"),
         ({"norm": "rmsnorm"}, "norm = 'rmsnorm'"),
-        ({"norm_position": "post"}, "norm_position = 'post'"),
+        ({"norm_position": "sandwich"}, "norm_position = 'sandwich'"),
         ({"activation": "swiglu"}, "activation = 'swiglu'"),
         ({"positions": "rope"}, "positions = 'rope'"),
         ({"kv_heads": 2}, "grouped queries"),

@@ -157,7 +157,13 @@ class Twin:
     def set_prefix(self, keys: NDArray[Any], values: NDArray[Any], bias: NDArray[Any] | None) -> None:
         self.k = [[cached(keys[i, h], self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
         self.v = [[cached(values[i, h], self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
-        self.prefix, self.rows = keys.shape[2], 0
+        self.image, self.rows = keys.shape[2], 0
+        self.cross = self.spec.get("cross_keys", 0) > 0
+        self.prefix = 0 if self.cross else self.image
+        if self.cross:  # the image's keys are a cache of their own
+            self.image_k, self.image_v = self.k, self.v
+            empty = np.zeros((0, keys.shape[3]), keys.dtype)
+            self.k, self.v = ([[empty] * keys.shape[1] for _ in keys] for _ in range(2))
         self.bias = bias
 
     def linear(self, name: str, x: F64) -> F64:
@@ -174,32 +180,54 @@ class Twin:
 
     def block(self, i: int, x: F64, bias: bool) -> tuple[F64, F64]:
         """One transformer block on one row; also the attention [heads, keys]."""
-        s, at = self.spec, f"layers.{i}."
-        q, k, v = self.linear(at + "qkv", self.norm(at + "attn_norm", x)).reshape(3, s["heads"], s["head_dim"])
+        s, at, post = self.spec, f"layers.{i}.", self.spec["norm_position"] == "post"
+
+        def before(name: str, x: F64) -> F64:
+            return x if post else self.norm(at + name, x)
+
+        def after(name: str, x: F64) -> F64:
+            return self.norm(at + name, x) if post else x
+
+        q, k, v = self.linear(at + "qkv", before("attn_norm", x)).reshape(3, s["heads"], s["head_dim"])
         heads, attention_rows = [], []
         for h in range(s["heads"]):
             self.k[i][h] = np.vstack([self.k[i][h], cached(k[h], self.kv)])
             self.v[i][h] = np.vstack([self.v[i][h], cached(v[h], self.kv)])
             total = len(self.k[i][h])
-            row = self.bias_row(i, total)[None] if bias and self.bias is not None else None
+            row = self.bias_row(i, total)[None] if bias and self.bias is not None and not self.cross else None
             out, p = attention(q[h][None], self.k[i][h], self.v[i][h], row, [total])
             heads.append(out[0])
             attention_rows.append(p[0])
-        x = x + self.linear(at + "attn_out", np.concatenate(heads))
-        hidden = self.activation(self.linear(at + "mlp_in", self.norm(at + "mlp_norm", x)))
-        return x + self.linear(at + "mlp_out", hidden), np.stack(attention_rows)
+        x = after("attn_norm", x + self.linear(at + "attn_out", np.concatenate(heads)))
+        if self.cross:
+            q = self.linear(at + "cross_q", before("cross_norm", x)).reshape(s["heads"], s["head_dim"])
+            row = self.bias[i][None] if bias and self.bias is not None else None
+            seen = [
+                attention(q[h][None], self.image_k[i][h], self.image_v[i][h], row, [self.image])
+                for h in range(s["heads"])
+            ]
+            x = after("cross_norm", x + self.linear(at + "cross_out", np.concatenate([out[0] for out, _ in seen])))
+            attention_rows = [p[0] for _, p in seen]
+        hidden = self.activation(self.linear(at + "mlp_in", before("mlp_norm", x)))
+        return after("mlp_norm", x + self.linear(at + "mlp_out", hidden)), np.stack(attention_rows)
 
     def step(self, token: int, bias: bool) -> tuple[F64, F64]:
-        """Logits [vocab] and attention over the prefix [layers, prefix], mean over heads."""
+        """Logits [vocab] and attention over the image [layers, keys], mean over heads."""
         s, w = self.spec, self.weights
         scale = w.get("embed.weight.scale")
         one = slice(token, token + 1)
         x = full(w["embed.weight"][one], None if scale is None else scale[one])[0]
-        x = x + w["positions.weight"][self.prefix + self.rows + s["position_offset"]]
+        x = x * s.get("embed_scale", 1.0) + w["positions.weight"][self.prefix + self.rows + s["position_offset"]]
+        if s.get("embed_norm"):
+            x = self.norm("embed_norm", x)
         mass = []
         for i in range(s["layers"]):
             x, p = self.block(i, x, bias)
-            mass.append(p[:, : self.prefix].mean(0))
+            mass.append(p[:, : self.image].mean(0))
         self.rows += 1
-        head = "embed" if s["tied_head"] else "head"
-        return self.linear(head, self.norm("final_norm", x)), np.stack(mass)
+        if s["norm_position"] == "pre":
+            x = self.norm("final_norm", x)
+        if s.get("head_transform"):
+            x = self.norm("transform_norm", self.activation(self.linear("transform", x)))
+        logits = self.linear("embed" if s["tied_head"] else "head", x)
+        return logits + (w["head.bias"] if s.get("head_bias") and s["tied_head"] else 0), np.stack(mass)

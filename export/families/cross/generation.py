@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Generation configuration of a folder to the manifest's generation section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...checkpoint import read_json
+from ...errors import BadCheckpoint
+
+NEW_TOKENS = 100
+"""Cap where the folder names none: the library's own default of 20 is no report."""
+
+
+def generation_config(path: Path, model: Any) -> Any:
+    """The folder's ``generation_config.json``, else what its configuration says."""
+    from transformers import GenerationConfig
+
+    file = path / "generation_config.json"
+    try:
+        if file.is_file():
+            return GenerationConfig.from_dict(read_json(file))
+        return GenerationConfig.from_model_config(model.config)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BadCheckpoint(f"{path.name}: {file.name} cannot be used ({' '.join(str(error).split())[:200]})") from None
+
+
+def generation_section(path: Path, model: Any, notes: list[str]) -> dict[str, Any]:
+    """The manifest's generation section.
+
+    Raises
+    ------
+    BadCheckpoint
+        No start token is named.
+    """
+    config = generation_config(path, model)
+    start = config.decoder_start_token_id
+    if start is None:
+        start = config.bos_token_id
+    if start is None:
+        start = getattr(model.config, "decoder_start_token_id", None)
+    if not isinstance(start, int):
+        raise BadCheckpoint(f"{path.name}: no decoder_start_token_id: the text has no beginning")
+    begin = [start]
+    if isinstance(config.forced_bos_token_id, int):
+        begin.append(config.forced_bos_token_id)
+    ends = config.eos_token_id
+    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    decoder = model.decoder.config
+    layers = int(getattr(decoder, "decoder_layers", None) or decoder.num_hidden_layers)
+    section = {
+        "max_new_tokens": _cap(config, model, len(begin), notes),
+        "repetition_penalty": float(config.repetition_penalty or 1.0),
+        "stop_ids": ends,
+        "suppressed_ids": sorted(set(config.suppress_tokens or [])),
+        "begin_ids": begin,
+        "cut_at_sentence": False,
+        "evidence_layers": list(range(layers // 2, layers)),
+    }
+    return section
+
+
+def _cap(config: Any, model: Any, begin: int, notes: list[str]) -> int:
+    decoder = model.decoder.config
+    room = int(getattr(decoder, "max_position_embeddings", 1024)) - begin
+    if decoder.model_type in ("roberta", "xlm-roberta", "camembert"):
+        room -= decoder.pad_token_id + 1
+    if config.max_new_tokens is not None:
+        cap = int(config.max_new_tokens) - (begin - 1)
+    elif config.max_length is not None and config.max_length != 20:
+        cap = int(config.max_length) - begin
+    else:
+        cap = NEW_TOKENS
+        notes.append(f"The folder names no length of a report: {NEW_TOKENS} tokens were taken.")
+    # The library ends a text that reaches the cap with this token in the place of the last one.
+    return max(1, min(cap, room) - (config.forced_eos_token_id is not None))

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A folder with a ``VisionEncoderDecoderModel`` to that model, its defaults, and what it brings along.
+
+The configuration may come from anywhere: no code of the folder runs, sizes are checked before a model of them is
+built, and every weight that does not fit is named.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ...checkpoint import compare, read_json, read_state
+from ...errors import BadCheckpoint, CannotRead
+from ...options import ImageOptions
+from .. import CROSS
+from .decoders import missing_pieces
+from .encoders import ENCODERS, MISSING
+from .generation import generation_section
+from .image import image_section
+
+_MAX_NUMBER, _MAX_LAYERS = 1 << 22, 256
+_LAYER_KEYS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers", "num_layers")
+_OPTIONAL = (
+    r"encoder\.pooler\..*",
+    r"encoder\.embeddings\.mask_token",
+    r"decoder\.cls\.predictions\.(bias|decoder\.bias)",
+    r"decoder\.lm_head\.(bias|decoder\.bias)",
+)
+_TIED = (r"decoder\.lm_head\.(decoder\.)?weight", r"decoder\.cls\.predictions\.decoder\.weight")
+_IGNORED = (
+    r".*\.(attn|crossattention)\.(bias|masked_bias)",
+    r".*\.position_ids",
+    r".*\.token_type_ids",
+    r".*\.(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked)",
+    r"encoder\.pooler\..*",
+    r"decoder\.final_logits_bias",
+)
+
+
+@dataclass
+class Loaded:
+    """A model ready for export.
+
+    Attributes
+    ----------
+    model : VisionEncoderDecoderModel
+        In evaluation mode, float32, with plain attention.
+    image, generation : dict
+        Sections of the manifest.
+    notes : list of str
+        What a user must know.
+    """
+
+    model: Any
+    image: dict[str, Any]
+    generation: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    layout = CROSS
+
+    @property
+    def family(self) -> str:
+        return f"{self.model.config.encoder.model_type}-{self.model.config.decoder.model_type}"
+
+
+def load(path: Path) -> Loaded:
+    """Load a folder.
+
+    Raises
+    ------
+    BadCheckpoint
+        A piece is missing in this exporter, or weights do not fit: all of them are listed.
+    CannotRead, CorruptInput
+    """
+    values = read_json(path / "config.json")
+    config = _config(path, values)
+    _refuse_missing(path, config)
+    model = _build(config, read_state(_weights_file(path)), path.name)
+    processor = path / "preprocessor_config.json"
+    notes = []
+    if not processor.is_file():
+        notes.append("The folder holds no preprocessor_config.json: ViT's defaults were taken.")
+    image = image_section(
+        read_json(processor) if processor.is_file() else {}, getattr(config.encoder, "image_size", None), ImageOptions()
+    )
+    generation = generation_section(path, model, notes)
+    return Loaded(model, image, generation, notes)
+
+
+def _config(path: Path, values: dict[str, Any]) -> Any:
+    from transformers import AutoConfig, VisionEncoderDecoderConfig
+
+    kinds = {}
+    for part in ("encoder", "decoder"):
+        if not isinstance(values.get(part), dict) or not isinstance(values[part].get("model_type"), str):
+            raise BadCheckpoint(f"{path.name}: config.json names no {part}")
+        kinds[part] = values[part]["model_type"]
+    _check_sizes(values, path.name)
+    encoder = kinds["encoder"]
+    if encoder not in ENCODERS:
+        why = MISSING.get(encoder, f"there are: {', '.join(sorted(ENCODERS))}")
+        raise BadCheckpoint(f"{path.name}: not supported: encoders of type {encoder!r} ({why})")
+    try:
+        AutoConfig.for_model(kinds["decoder"])
+    except ValueError:
+        raise BadCheckpoint(f"{path.name}: not supported: decoders of type {kinds['decoder'][:40]!r}") from None
+    try:
+        config = VisionEncoderDecoderConfig.from_dict({k: v for k, v in values.items() if k != "auto_map"})
+    except Exception as error:
+        raise BadCheckpoint(f"{path.name}: config.json is not a configuration ({_line(error)})") from None
+    config._attn_implementation = "eager"
+    for part in (config.encoder, config.decoder):
+        part._attn_implementation = "eager"
+    return config
+
+
+def _check_sizes(values: Any, name: str, key: str = "") -> None:
+    """Refuse numbers that no model has before one is built of them."""
+    if isinstance(values, dict):
+        for inner, value in values.items():
+            _check_sizes(value, name, str(inner))
+    elif isinstance(values, list):
+        if len(values) > 1 << 16:
+            raise BadCheckpoint(f"{name}: config.json: {key[:40]} holds too many values")
+        for value in values:
+            _check_sizes(value, name, key)
+    elif isinstance(values, int):
+        limit = _MAX_LAYERS if key in (*_LAYER_KEYS, "depths") else _MAX_NUMBER
+        if abs(values) > limit:
+            raise BadCheckpoint(f"{name}: config.json: {key[:40]} = {str(values)[:20]} is out of range")
+
+
+def _refuse_missing(path: Path, config: Any) -> None:
+    missing = list(missing_pieces(config.decoder))
+    if missing:
+        raise BadCheckpoint(f"{path.name}: not supported: {'; '.join(missing)}")
+
+
+def _weights_file(path: Path) -> Path:
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (path / name).is_file():
+            return path / name
+    if list(path.glob("*.index.json")):
+        raise BadCheckpoint(f"{path.name} is split into several weight files: save it as one model.safetensors")
+    raise CannotRead(f"{path} has no model.safetensors and no pytorch_model.bin")
+
+
+def _build(config: Any, state: dict[str, torch.Tensor], name: str) -> Any:
+    """A model with exactly these weights. Shapes are compared on a model without memory first."""
+    from transformers import VisionEncoderDecoderModel
+    from transformers.modeling_utils import no_init_weights
+
+    try:
+        with torch.device("meta"), no_init_weights():
+            expected = VisionEncoderDecoderModel(config).state_dict()
+    except Exception as error:
+        raise BadCheckpoint(f"{name}: no such model can be built ({_line(error)})") from None
+    optional = _OPTIONAL + (_TIED if config.decoder.tie_word_embeddings else ())
+    weights = {key: tensor for key, tensor in expected.items() if tensor.is_floating_point()}
+    given = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
+    compare(given, weights, optional=optional, ignored=_IGNORED).raise_if_any(name)
+    with torch.random.fork_rng(devices=[]), no_init_weights():
+        model = VisionEncoderDecoderModel(config)
+    for key, tensor in model.state_dict().items():
+        if key not in given and tensor.is_floating_point():
+            tensor.zero_()  # what may be missing was not initialised; tied weights come from their twin
+    model.load_state_dict({key: tensor for key, tensor in given.items() if key in weights}, strict=False)
+    model.decoder.tie_weights()
+    return model.eval()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Self-check of an export: graph and kernel against the PyTorch model, stage by stage, on several pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import ExportError
+from ...onnx_graph import GraphSession
+from ...verify import LIMITS, NEAR_TIE, TOKENS, Verification
+from .decoders import Decoder
+from .encoders import EncoderTokens
+
+
+def verify(
+    model: Any,
+    decoder: Decoder,
+    session: GraphSession,
+    weights: dict[str, np.ndarray],
+    manifest: dict[str, Any],
+    images: Sequence[np.ndarray],
+    *,
+    threads: int = 1,
+    progress: Callable[[], None] = lambda: None,
+) -> Verification:
+    """Compare graph and kernel with the model.
+
+    Parameters
+    ----------
+    session : GraphSession
+        Of the graph with its check outputs.
+    weights : dict
+        The decoder's arrays as they are written.
+    images : sequence of ndarray float32 [1, 3, H, W]
+
+    Raises
+    ------
+    ExportError
+        A stage is beyond tolerance; the message holds the table of errors.
+    """
+    from edge.decoder import Decoder as Kernel
+
+    count = min(TOKENS, manifest["generation"]["max_new_tokens"])
+    result = Verification(len(images), count)
+    kernel = Kernel(manifest["decoder"], weights, kv_dtype=manifest.get("kv_dtype"), threads=threads)
+    tokens = EncoderTokens(model)
+    for pixels in images:
+        progress()
+        with torch.no_grad():
+            want = tokens(torch.from_numpy(pixels))
+            _check_image(result, model, decoder, want, session.run(pixels), kernel, manifest, count)
+    if not result.passed:
+        failed = ", ".join(stage.name for stage in result.stages.values() if not stage.passed)
+        raise ExportError(
+            f"the exported graph does not compute what the model computes ({failed}); nothing was written\n"
+            + result.table()
+        )
+    return result
+
+
+def _check_image(
+    result: Verification,
+    model: Any,
+    decoder: Decoder,
+    tokens: Tensor,
+    got: dict[str, np.ndarray],
+    kernel: Any,
+    manifest: dict[str, Any],
+    count: int,
+) -> None:
+    from edge.decoder import GenerationOptions
+
+    limits = LIMITS[manifest["precision"]]
+    quantized = manifest["precision"] != "fp32"
+    result.compare("image tokens", got["prefix_embeddings"], tokens.numpy(), limits["nmse"])
+    for what in ("keys", "values"):
+        parts = [getattr(block, f"cross_{what[0]}") for block in decoder.blocks]
+        rows = torch.stack([tokens @ p.weight.t() + p.bias for p in parts])
+        wanted = rows.view(*rows.shape[:2], decoder.heads, -1).transpose(1, 2)
+        result.compare(f"cross {what}", got[f"cross_{what}"], wanted.numpy(), limits["nmse"])
+    generation = manifest["generation"]
+    ids, margins = greedy(model, tokens, generation, count)
+    kernel.set_prefix(got["cross_keys"], got["cross_values"])
+    begin = list(generation["begin_ids"])
+    if ids:
+        whole = [*begin, *ids[:-1]]
+        logits = decoder_logits(model, tokens, whole)[len(begin) - 1 :].numpy()
+        forward = kernel.forward(np.array(whole, np.int32), bias=False)[len(begin) - 1 :]
+        result.compare("text logits", forward, logits, limits["nmse"])
+        share = float((forward.argmax(1) == logits.argmax(1)).mean())
+        result.stage("text logits, same first choice", "share", limits["tokens"]).values.append(share)
+    options = GenerationOptions.from_manifest({**generation, "beams": 1}, max_new_tokens=count, bias_rows="none")
+    own = kernel.generate(None, options).token_ids
+    same = 0
+    while same < min(len(own), len(ids)) and own[same] == ids[same]:
+        same += 1
+    near_tie = not quantized and same < len(margins) and margins[same] < NEAR_TIE
+    total = max(len(own), len(ids))
+    name = "greedy tokens before the first difference" if quantized else "greedy tokens"
+    limit = None if quantized else limits["tokens"]
+    result.stage(name, "share", limit).values.append(1.0 if total == 0 or near_tie else same / total)
+
+
+def decoder_logits(model: Any, tokens: Tensor, ids: Sequence[int]) -> Tensor:
+    """The model's logits [n, vocab] of every row of a text."""
+    return model.decoder(
+        input_ids=torch.tensor([list(ids)]), encoder_hidden_states=tokens[None], use_cache=False
+    ).logits[0]
+
+
+def generate(model: Any, tokens: Tensor, generation: dict[str, Any], count: int, **changes: Any) -> Any:
+    """``model.generate`` on the tokens of one picture, with the manifest's generation section.
+
+    Parameters
+    ----------
+    changes
+        Fields of ``transformers.GenerationConfig`` that win.
+    """
+    from transformers import GenerationConfig
+    from transformers.modeling_outputs import BaseModelOutput
+
+    begin = list(generation["begin_ids"])
+    stops = list(generation["stop_ids"])
+    stop_pad = stops[0] if stops else 0
+    config = GenerationConfig(
+        **{
+            "max_new_tokens": count,
+            "do_sample": False,
+            "num_beams": 1,
+            "repetition_penalty": generation["repetition_penalty"],
+            "eos_token_id": stops or None,
+            "pad_token_id": model.generation_config.pad_token_id or stop_pad,
+            "suppress_tokens": list(generation["suppressed_ids"]) or None,
+            "decoder_start_token_id": begin[0],
+            "return_dict_in_generate": True,
+            "output_scores": True,
+        }
+        | changes
+    )
+    kept, model.generation_config = model.generation_config, config
+    try:
+        # As generate() gets them from the encoder: before the connector, which it would apply again.
+        return model.generate(
+            encoder_outputs=BaseModelOutput(last_hidden_state=tokens[None]),
+            decoder_input_ids=torch.tensor([begin]),
+            generation_config=config,
+        )
+    finally:
+        model.generation_config = kept
+
+
+def greedy(model: Any, tokens: Tensor, generation: dict[str, Any], count: int) -> tuple[list[int], list[float]]:
+    """The model's greedy ids without the stop id, and how far ahead each was of the second choice."""
+    ids: list[int] = []
+    margins: list[float] = []
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    rows, begin = list(generation["begin_ids"]), list(generation["begin_ids"])
+    for _ in range(count):
+        out = model.decoder(
+            input_ids=torch.tensor([rows]), encoder_hidden_states=tokens[None], past_key_values=cache, use_cache=True
+        )
+        cache = out.past_key_values
+        scores = processed(out.logits[0, -1], [*begin, *ids], generation)
+        best = torch.topk(scores, 2).values
+        token = int(scores.argmax())
+        if token in generation["stop_ids"]:
+            margins.append(float(best[0] - best[1]))
+            break
+        ids.append(token)
+        margins.append(float(best[0] - best[1]))
+        rows = [token]
+    return ids, margins
+
+
+def processed(logits: Tensor, seen: Sequence[int], generation: dict[str, Any]) -> Tensor:
+    """Scores as the library's processors make them."""
+    scores = logits.clone()
+    penalty = generation["repetition_penalty"]
+    if penalty != 1.0:
+        at = torch.tensor(sorted(set(seen)))
+        scores[at] = torch.where(scores[at] < 0, scores[at] * penalty, scores[at] / penalty)
+    scores[list(generation["suppressed_ids"])] = -torch.inf
+    return scores
