@@ -51,7 +51,7 @@ def prepare(source: Any, image: Mapping[str, Any], *, force: bool = False) -> Pr
     Parameters
     ----------
     source
-        As for :meth:`edge.Engine.report`.
+        As for :meth:`edge.Engine.report`; or a :class:`edge.Film` that has been read.
     image : mapping
         The manifest's ``image`` block.
     force : bool
@@ -65,10 +65,11 @@ def prepare(source: Any, image: Mapping[str, Any], *, force: bool = False) -> Pr
     for name in _NEEDED:  # not the film's time
         import_module(name)
     from edge.film.read import read_film
+    from edge.film.types import Film
     from edge.preprocess import to_gray8, to_pixels
 
     clock = Clock()
-    film = read_film(source, force=force)
+    film = source if isinstance(source, Film) else read_film(source, force=force)
     clock.lap("dicom")
     gray = to_gray8(film, image["intensity"])
     pixels = to_pixels(gray, image)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edge.errors import Cancelled, UsageError
 from edge.report import Report, Sentence, make_sentences, provenance
-from edge.text import TextStream, cut_at_sentence, sentence_spans, text_warnings
+from edge.tail import Tail, begin_word
+from edge.text import TextStream, cut_at_sentence, text_warnings
 from edge.timing import Clock
 from edge.version import __version__
 
@@ -51,7 +52,7 @@ class Completion:
     sentences : tuple of Sentence
         Those that hold something the model wrote, whole; confidence and evidence are of that part alone.
     token_ids : tuple of int
-        Of `text`: the first ones of what a report with the same prompt would go on with.
+        Generated ones: the first of what a report with the same prompt would go on with.
     logprobs : tuple of float
     stop_reason : str
         ``sentence`` (as many sentences as asked for), ``stop`` (the model ended the report) or ``length``.
@@ -139,6 +140,7 @@ class FilmSession:
         text: str,
         *,
         sentences: int | None = 1,
+        partial_word: bool = False,
         max_new_tokens: int | None = None,
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
@@ -151,6 +153,9 @@ class FilmSession:
             The findings so far. White space at its end is the model's to write, and is not written twice.
         sentences
             End after so many sentences, the one that `text` begins counts. ``None``: go on to the end of the report.
+        partial_word
+            The last word of `text` may be a word's beginning: "The hea" becomes "The heart", not what happens to follow
+            the tokens of "hea". Otherwise the ids are those of a report with `text` as its prompt.
         max_new_tokens
             Token cap. Default: the bundle's.
         on_text
@@ -169,8 +174,19 @@ class FilmSession:
         if sentences is not None and (type(sentences) is not int or sentences < 1):
             raise UsageError("sentences must be a whole number from 1, or None")
         asked = self._engine._asked(prompt=text.rstrip(), max_new_tokens=max_new_tokens, cancel=cancel)
+        with self._engine._lock:
+            return self._complete(text, asked, sentences, partial_word, on_text)
+
+    def _complete(
+        self, text: str, asked: Asked, sentences: int | None, partial_word: bool, on_text: OnText | None
+    ) -> Completion:
+        clock, begun = Clock(), None
+        if partial_word:
+            begun = begin_word(self._engine._text, text, self._after)
+            asked = asked if begun is None else replace(asked, options=asked.options.but(forced_ids=begun))
         forced = list(asked.options.forced_ids)
-        tail = _Tail(self._engine._text.decode, forced, text, sentences)
+        given = len(self._engine._text.decode(asked.options.forced_ids)) if begun is None else len(text)
+        tail = Tail(self._engine._text.decode, forced, given, text, sentences)
 
         def on_token(token: int) -> bool:
             piece = tail.push(token)
@@ -178,9 +194,7 @@ class FilmSession:
                 on_text(piece)
             return not tail.done
 
-        clock = Clock()
-        with self._engine._lock:
-            result = self._write(asked, clock, on_token)
+        result = self._write(asked, clock, on_token)
         if result.stop_reason == "cancelled" and not tail.done:
             raise Cancelled("stopped before the sentence was complete")
         if (rest := tail.finish()) and on_text is not None:
@@ -196,6 +210,18 @@ class FilmSession:
             stop_reason=reason,
             timings_ms=clock.finish(),
         )
+
+    def _after(self, ids: list[int]) -> NDArray[np.float32]:
+        """The logits [vocab] of what follows `ids`; rows that are in the cache are not computed again."""
+        engine = self._engine
+        prompt = [*engine.manifest.generation.begin_ids, *ids]
+        if not prompt:
+            return self._seen.first_logits
+        self._in_cache()
+        engine._decoder.generate(None, engine._options(ids, max_new_tokens=1).but(bias_rows=self._rows))
+        engine._decoder.rewind(len(prompt) - 1)
+        logits: NDArray[np.float32] = engine._decoder.forward(prompt[-1:], self._rows != "none")[0]
+        return logits
 
     def _completed(
         self, forced: list[int], ids: list[int], logprobs: tuple[float, ...], result: Generation, whole: str
@@ -222,17 +248,23 @@ class FilmSession:
             return on_token(token)
 
         decoder, seen, rows = self._engine._decoder, self._seen, self._rows
-        if self._prefix_serial != decoder.prefix_serial:  # another film has been in the cache since
-            # A strict mask hides keys from every row that follows, where these all get the bias.
-            strict = rows == "all" and self._engine.manifest.bias.kind == "hidden"
-            bias = seen.key_bias if rows != "none" else None
-            decoder.set_prefix(seen.keys, seen.values, bias, drop_hidden=strict)
-            self._prefix_serial = decoder.prefix_serial
+        self._in_cache()
         options = asked.options.but(bias_rows=rows)
         result = decoder.generate(seen.first_logits, options, on_token=first, cancel=asked.cancel)
         clock.lap("first_token", once=True)
         clock.lap("decode")
         return result
+
+    def _in_cache(self) -> None:
+        """See to it that the decoder's cache holds this film."""
+        decoder, seen, rows = self._engine._decoder, self._seen, self._rows
+        if self._prefix_serial == decoder.prefix_serial:
+            return
+        # A strict mask hides keys from every row that follows, where these all get the bias.
+        strict = rows == "all" and self._engine.manifest.bias.kind == "hidden"
+        bias = seen.key_bias if rows != "none" else None
+        decoder.set_prefix(seen.keys, seen.values, bias, drop_hidden=strict)
+        self._prefix_serial = decoder.prefix_serial
 
     def _report(self, asked: Asked) -> Report:
         engine, manifest = self._engine, self._engine.manifest
@@ -337,53 +369,3 @@ class FilmSession:
         if manifest.synthetic:
             warnings.append(SYNTHETIC)
         return warnings
-
-
-class _Tail:
-    """The text that grows behind a given one, up to the end of a sentence.
-
-    A sentence has ended when something follows it: a stop may belong to an abbreviation or a number. So the token that
-    shows the end is drawn, but is not part of the text.
-    """
-
-    def __init__(
-        self, decode: Callable[[list[int]], str], forced: list[int], given: str, sentences: int | None
-    ) -> None:
-        self._decode, self._ids, self._sentences = decode, list(forced), sentences
-        self._begin = len(decode(forced)) if forced else 0
-        self._spaced = not given.strip() or given[-1:].isspace()
-        self._sent = 0
-        self.whole = ""
-        self.tokens = 0
-        self.done = False
-
-    @property
-    def text(self) -> str:
-        """What is certain of the tail."""
-        tail = self.whole[self._begin :]
-        return tail.lstrip() if self._spaced else tail
-
-    def push(self, token: int) -> str:
-        """The text that became certain with `token`; often empty."""
-        self._ids.append(token)
-        whole = self._decode(self._ids).rstrip("\ufffd")
-        spans = sentence_spans(whole)
-        ended = [right for _, right in spans[:-1] if right > self._begin]
-        if self._sentences is not None and len(ended) >= self._sentences:
-            self.done = True
-            whole = whole[: ended[self._sentences - 1]]
-            if len(whole) > len(self.whole):
-                self.tokens += 1
-        else:
-            self.tokens += 1
-        self.whole = whole
-        return self._advance(self.text.rstrip())
-
-    def finish(self) -> str:
-        """The rest, once there are no more tokens; white space at the end is no part of the text."""
-        self.whole = self.whole.rstrip() if len(self.whole) > self._begin else self.whole
-        return self._advance(self.text)
-
-    def _advance(self, text: str) -> str:
-        piece, self._sent = text[self._sent :], max(self._sent, len(text))
-        return piece

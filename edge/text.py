@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 from edge.errors import BundleError, UsageError
@@ -54,6 +55,13 @@ class TextDecoder:
         if not isinstance(text, str):
             raise UsageError("prompt must be a text")
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """The text of each token; empty where it has none of its own (special, or bytes within a character)."""
+        count = self._tokenizer.get_vocab_size()
+        texts = self._tokenizer.decode_batch([[token] for token in range(count)], skip_special_tokens=True)
+        return ["" if _REPLACEMENT in text else text for text in texts]
 
     def ends(self, ids: Sequence[int]) -> tuple[str, list[int]]:
         """Decode step by step.

@@ -20,7 +20,6 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from importlib.resources import files
@@ -43,7 +42,7 @@ from edge.version import __version__
 
 if TYPE_CHECKING:
     from edge.engine import Engine
-    from edge.prepare import Prepared
+    from edge.film import Film
     from edge.standard.filmheader import FilmHeader
 
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -99,7 +98,7 @@ class Server:
             shared().begin()
             for name in ("edge.standard.filmheader", "edge.standard.sr", "edge.film.dicomfile", "edge.film.decode"):
                 import_module(name)
-            self.engine.report(np.zeros((256, 256), np.uint8), max_new_tokens=4)
+            self.engine.open(np.zeros((256, 256), np.uint8)).complete("The", partial_word=True)
 
     async def page(self, request: Request) -> Response:
         """A part of the page, by a name that is in the package: there are no paths to leave it by."""
@@ -126,23 +125,20 @@ class Server:
         try:
             data = await read_film(request, self.limits)
             force = request.query_params.get("force") == "1"
-            ready, header, no_header, answer = await self._in_thread(partial(self._read, data, force))
+            film, header, no_header, answer = await self._in_thread(partial(self._read, data, force))
             del data
             before = request.headers.get("x-edge-session", "")
-            opened = self.sessions.open(ready, header, no_header, ready.gray.nbytes + ready.pixels.nbytes, before)
+            opened = self.sessions.open(film, header, no_header, film.pixels.nbytes, before)
         finally:
             self._uploads -= 1
         return Response(answer, headers={"X-Edge-Session": opened.id}, media_type="application/octet-stream")
 
-    def _read(self, data: bytes, force: bool) -> tuple[Prepared, FilmHeader | None, str, bytes]:
-        """Everything that needs the film's full grey values, which are then let go."""
-        import numpy as np
-
-        from edge.prepare import prepare
+    def _read(self, data: bytes, force: bool) -> tuple[Film, FilmHeader | None, str, bytes]:
+        """What there is to see and to save, before the model has any work with it."""
+        from edge.film import read_film
         from edge.standard.filmheader import film_header
 
-        manifest = self.engine.manifest
-        ready = prepare(data, manifest.image, force=force)
+        film = read_film(data, force=force)
         header, no_header = None, ""
         try:
             header = film_header(data)
@@ -150,10 +146,8 @@ class Server:
             no_header = str(error).split(":")[0].split(";")[0]
         except UsageError:
             no_header = _PICTURE_HEADER
-        about = {"warnings": ready.film.warnings, "source": ready.film.meta.source, "no_sr": no_header}
-        answer = picture(ready.film, manifest.image, about)
-        bare = replace(ready.film, pixels=np.zeros((0, 0), np.float32), valid=None)
-        return replace(ready, film=bare), header, no_header, answer
+        about = {"warnings": film.warnings, "source": film.meta.source, "no_sr": no_header}
+        return film, header, no_header, picture(film, self.engine.manifest.image, about)
 
     async def report(self, request: Request) -> Response:
         opened = self._opened(request)

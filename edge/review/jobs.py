@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edge.errors import Cancelled
+from edge.prepare import prepare
 from edge.review.refusals import described
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ def draft(engine: Engine, opened: Opened, emit: Emit, cancel: Any) -> None:
     """Look at the film if nobody has, then write: ``seen``, ``text`` pieces, ``report``."""
     with opened.lock:
         if opened.film is None:
-            assert opened.ready is not None
-            opened.film = engine.open(opened.ready)
-            opened.ready = None
+            assert opened.read is not None
+            opened.film = engine.open(prepare(opened.read, engine.manifest.image))
+            opened.read = None  # its grey values are with the page now
         mask = opened.film.mask
         emit({"event": "seen", "mask": None if mask is None else _packed(mask), "warnings": opened.film.warnings})
         report = opened.film.report(on_text=lambda text: emit({"event": "text", "text": text}), cancel=cancel)
@@ -40,7 +41,9 @@ def complete(opened: Opened, text: str, emit: Emit, cancel: Any) -> None:
     with opened.lock:
         if opened.film is None:
             raise Cancelled("the draft is not written yet")
-        done = opened.film.complete(text, on_text=lambda piece: emit({"event": "text", "text": piece}), cancel=cancel)
+        done = opened.film.complete(
+            text, partial_word=True, on_text=lambda piece: emit({"event": "text", "text": piece}), cancel=cancel
+        )
     emit(
         {
             "event": "done",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _MOST = 65535
 _TABLE = 1024
+_ENOUGH = 400_000
 
 
 def picture(film: Film, image: Mapping[str, Any], about: Mapping[str, Any]) -> bytes:
@@ -86,10 +87,11 @@ def _windows(film: Film, image: Mapping[str, Any], low: float, high: float) -> l
         windows.append({"name": "Film", **_of_film(film.window, low, high)})
     inside = film.pixels if film.valid is None else film.pixels[film.valid]
     intensity = image["intensity"]
-    if intensity.get("mode") == "minmax":
+    if intensity.get("mode") == "minmax" or not inside.size:
         black, white = low, high
     else:
-        black, white = percentiles(inside, float(intensity.get("low", 0.5)), float(intensity.get("high", 99.5)))
+        few = inside.ravel()[:: max(1, inside.size // _ENOUGH)]  # a window to look through, not the model's input
+        black, white = percentiles(few, float(intensity.get("low", 0.5)), float(intensity.get("high", 99.5)))
     windows.append({"name": "Auto", "black": black, "white": white})
     windows.append({"name": "Full", "black": low, "white": high})
     return windows

@@ -14,7 +14,7 @@ from edge.review.limits import Limits
 from edge.review.refusals import Refusal, gone
 
 if TYPE_CHECKING:
-    from edge.prepare import Prepared
+    from edge.film import Film
     from edge.report import Report
     from edge.session import FilmSession
     from edge.standard.filmheader import FilmHeader
@@ -26,7 +26,7 @@ class Opened:
 
     Attributes
     ----------
-    ready : Prepared or None
+    read : Film or None
         Until the model has looked.
     header : FilmHeader or None
         Patient and study for the SR; ``None`` where the film cannot be pointed at.
@@ -43,7 +43,7 @@ class Opened:
     """
 
     id: str
-    ready: Prepared | None
+    read: Film | None
     header: FilmHeader | None
     no_header: str
     nbytes: int
@@ -80,9 +80,7 @@ class Sessions:
     def nbytes(self) -> int:
         return sum(opened.nbytes for opened in self._open.values())
 
-    def open(
-        self, ready: Prepared, header: FilmHeader | None, no_header: str, nbytes: int, instead_of: str = ""
-    ) -> Opened:
+    def open(self, read: Film, header: FilmHeader | None, no_header: str, nbytes: int, instead_of: str = "") -> Opened:
         """Keep a film; the one it stands `instead_of` is closed, and others make room where it is needed.
 
         Raises
@@ -92,7 +90,7 @@ class Sessions:
         """
         self.close(instead_of)
         self.expire()
-        opened = Opened(secrets.token_urlsafe(24), ready, header, no_header, nbytes, used=self._now())
+        opened = Opened(secrets.token_urlsafe(24), read, header, no_header, nbytes, used=self._now())
         self._make_room(nbytes)
         self._open[opened.id] = opened
         return opened

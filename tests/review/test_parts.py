@@ -27,8 +27,8 @@ class Time:
 
 
 def add(sessions: Sessions, nbytes: int = 1, before: str = "") -> Any:
-    ready: Any = SimpleNamespace()
-    return sessions.open(ready, None, "", nbytes, before)
+    film: Any = SimpleNamespace()
+    return sessions.open(film, None, "", nbytes, before)
 
 
 def test_films_are_forgotten() -> None:

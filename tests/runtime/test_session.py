@@ -60,6 +60,30 @@ def test_completion_has_the_ids_of_a_fresh_report(
     assert one.sentences == (written,)  # with its confidence and where the model looked
 
 
+@pytest.mark.parametrize(
+    ("begun", "word"), [("The hea", "The heart"), ("No tu", "No tubes"), ("Lungs are clear. No pneumo", "pneumothorax")]
+)
+def test_a_word_begun(film: edge.FilmSession, begun: str, word: str) -> None:
+    """Typed within a word, it goes on as it does behind the whole word."""
+    pieces: list[str] = []
+    found = film.complete(begun, partial_word=True, on_text=pieces.append)
+    assert "".join(pieces) == found.text
+    assert word in begun + found.text
+    whole = (begun + found.text)[: (begun + found.text).index(word) + len(word)]
+    assert whole + film.complete(whole).text == begun + found.text
+    assert found.stop_reason == "sentence"
+    assert (begun + found.text).endswith(found.sentences[-1].text)
+
+
+@pytest.mark.parametrize("text", ["The heart is", "No tubes. ", "No pneumothorax,", "The qqqzzx"])
+def test_whole_words_are_left_alone(film: edge.FilmSession, text: str) -> None:
+    """Whatever is not begun goes on as given; what the model has no word for is still finished."""
+    found = film.complete(text, partial_word=True)
+    if "q" not in text:
+        assert found.token_ids == film.complete(text).token_ids
+    assert found.text
+
+
 def test_nothing_given(film: edge.FilmSession) -> None:
     assert film.complete("", sentences=None).text == film.report().findings
     assert film.complete(" \n", sentences=2).text == " ".join(s.text for s in film.report().sentences[:2])
