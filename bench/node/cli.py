@@ -29,13 +29,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROG,
         description="Let modalities send films to a node at once; nothing may be lost, and memory stay flat.",
-        epilog="Exit code 80 where a film was lost or reported twice. Latencies are in seconds, p50 / p95 / p99 / max.",
+        epilog="Exit code 80 where a film was lost, given up, or reported twice. Latencies: p50 / p95 / p99 / max.",
         allow_abbrev=False,
     )
     add = parser.add_argument
     add("--minutes", metavar="N", type=float, default=10.0, help="default: 10")
     add("--modalities", metavar="N", type=_whole(1, 16), default=4, help="that send at once (default: 4)")
-    add("--every", metavar="S", type=float, default=1.0, help="seconds between a modality's films (default: 1)")
+    add("--every", metavar="S", type=float, default=2.0, help="seconds between a modality's films (default: 2)")
     add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     add("--threads", metavar="N", type=_whole(1, 512), help="of the node's model")
     add("--film", metavar="PATH", help="film to send (default: examples/*.dcm)")
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> int:
         if options.json is not None:
             write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
         write_stdout(render(result))
-        return 0 if result["lost"] == result["twice"] == 0 else 80
+        return 0 if result["lost"] == result["twice"] == 0 and not result["given_up"] else 80
     except EdgeError as error:
         print(f"{PROG}: {error.kind}: {error}", file=sys.stderr)
         return error.exit_code
@@ -125,6 +125,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         archive.close()
     acknowledged = {uid: moment for modality in modalities for uid, moment in modality.acknowledged.items()}
     arrived = archive.arrivals()
+    given_up = _given_up(folder / "spool" / "dead")
     latencies = [moment - acknowledged[uid] for uid, moments in arrived.items() for moment in moments]
     memory = [sample["memory_bytes"] / 1e6 for sample in samples]
     return {
@@ -144,7 +145,8 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "acknowledged": len(acknowledged),
         "answered_out_of_resources": sum(modality.busy for modality in modalities),
         "broken_associations": sum(modality.broken for modality in modalities),
-        "lost": len(acknowledged.keys() - arrived.keys()),
+        "lost": len(acknowledged.keys() - arrived.keys() - given_up.keys()),
+        "given_up": sorted(given_up.values()),
         "twice": sum(len(moments) - 1 for moments in arrived.values()),
         "films_per_s": round(len(acknowledged) / sending, 2),
         "send_s": _quantiles([s for modality in modalities for s in modality.seconds]),
@@ -157,6 +159,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         },
         "queue_peak": max((sample["queue_films"] for sample in samples), default=0),
         "node_stages_s": _stages(metrics),
+        "node_failures": {name: n for name, n in metrics.items() if name.startswith("edge_node_failures_total")},
         "node_exit_code": code,
         "samples": samples,
         "machine": {**machine.describe(), "busy_processors": busy},
@@ -190,6 +193,16 @@ class _Archive:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+
+def _given_up(dead: Path) -> dict[str, str]:
+    """SOP Instance UID to reason of everything that lies in ``dead/``."""
+    found = {}
+    for path in dead.iterdir():
+        reason = json.loads((path / "reason.json").read_bytes())
+        instance = json.loads((path / "job.json").read_bytes())["instance"]
+        found[instance] = f"{reason.get('reason', reason.get('receiver'))}: {reason['words']}"
+    return found
 
 
 def _config(
@@ -294,7 +307,7 @@ def render(result: dict[str, Any]) -> str:
         f"{call['modalities']} modalities, a film each {call['every']:g} s, for {result['seconds_sending']:.0f} s; "
         f"archive: {result['archive']}",
         f"{result['acknowledged']} films acknowledged ({result['films_per_s']:.2f}/s), {result['lost']} lost, "
-        f"{result['twice']} reported twice",
+        f"{result['twice']} reported twice, {len(result['given_up'])} given up {' / '.join(result['given_up'][:3])}",
         f"{result['answered_out_of_resources']} answers 'out of resources', "
         f"{result['broken_associations']} broken associations, at most {result['queue_peak']:.0f} films waiting",
         f"sending a film, s:                 {row(result['send_s'])}",

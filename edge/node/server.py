@@ -144,6 +144,7 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             request.settimeout(self.settings.association_s)
+            request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.ssl_context:
                 request = self.ssl_context.wrap_socket(request, server_side=True)
             self.finish_request(request, client_address)

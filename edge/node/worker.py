@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edge.errors import (
     EdgeError,
-    InputError,
     NoPixelData,
     NotFrontalChest,
-    OutputError,
     ProcessingError,
     UnsupportedModality,
     UnsupportedPixels,
@@ -145,10 +143,6 @@ class Worker:
             report, objects = self._report(film)
         except NOT_OURS as refusal:
             return self._skip(film, refusal)
-        except InputError as refusal:
-            return self._give_up(film, refusal.kind, str(refusal))
-        except OutputError as refusal:  # the film lacks what an object must say
-            return self._give_up(film, refusal.kind, str(refusal))
         except (EdgeError, MemoryError) as error:
             return self._failed(film, error)
         receivers = [peer.name for peer in self._config.deliver]
@@ -194,6 +188,11 @@ class Worker:
         return None
 
     def _failed(self, film: Film, error: EdgeError | MemoryError) -> float | None:
+        """Try again before giving up, also where the film is said to be damaged.
+
+        Foreign pixels are decoded against the clock: on a machine that was suspended or overloaded a good film may
+        run out of time.
+        """
         kind = error.kind if isinstance(error, EdgeError) else "memory"
         self._metrics.failed("report", kind)
         if self._stopping:

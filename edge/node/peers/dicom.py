@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +91,9 @@ class DicomReceiver:
             rejected = assoc.is_rejected
             assoc.kill()
             raise Away("it rejected the association" if rejected else "no association")
+        with contextlib.suppress(OSError, AttributeError):
+            # A request goes out in two parts; the second would wait for the receiver's delayed acknowledgement (40 ms).
+            assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._assoc, self._sent = assoc, 0
 
     def close(self) -> None:
