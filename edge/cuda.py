@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edge.decoder import Decoder, GenerationOptions
 from edge.decoder import _kernel as compiled_kernel
 from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
+from edge.vision.backend import DeviceArray
 
 log = logging.getLogger("edge")
 
@@ -40,12 +41,18 @@ class CudaDevice:
     capability : tuple of int
         Major and minor.
     total_bytes, free_bytes : int
+    uuid : str
+        Hexadecimal.
+    processors : int
+        Streaming multiprocessors.
     """
 
     name: str
     capability: tuple[int, int]
     total_bytes: int
     free_bytes: int
+    uuid: str
+    processors: int
 
 
 def library_path() -> Path:
@@ -66,7 +73,14 @@ def cuda_device(library: Path | None = None) -> CudaDevice:
         found = kernel.cuda_device(str(library or library_path()))
     except kernel.DeviceUnusable as error:
         raise DeviceError(str(error)) from None
-    return CudaDevice(found["name"], (found["major"], found["minor"]), found["total_bytes"], found["free_bytes"])
+    return CudaDevice(
+        name=found["name"],
+        capability=(found["major"], found["minor"]),
+        total_bytes=found["total_bytes"],
+        free_bytes=found["free_bytes"],
+        uuid=found["uuid"].hex(),
+        processors=found["processors"],
+    )
 
 
 class CudaDecoder(Decoder):
@@ -148,6 +162,40 @@ class CudaDecoder(Decoder):
     def isa(self) -> str:
         """``cuda``."""
         return "cuda"
+
+    def set_prefix(
+        self,
+        keys: npt.NDArray[np.float32] | DeviceArray,
+        values: npt.NDArray[np.float32] | DeviceArray,
+        key_bias: npt.NDArray[np.float32] | DeviceArray | None = None,
+        drop_hidden: bool = False,
+    ) -> None:
+        """As for :class:`edge.decoder.Decoder`; arrays that lie on the device are taken there, without a copy to the
+        host. `drop_hidden` changes nothing here."""
+        arrays = [array for array in (keys, values, key_bias) if array is not None]
+        if not all(isinstance(array, DeviceArray) and array.address for array in arrays):
+            host = [array.host() if isinstance(array, DeviceArray) else array for array in arrays]
+            super().set_prefix(host[0], host[1], host[2] if key_bias is not None else None, drop_hidden)
+            return
+        layers, heads, _, head_dim = shape = (*keys.shape, 0, 0, 0, 0)[:4]
+        spec = self.spec
+        if (
+            len(keys.shape) != 4
+            or values.shape != keys.shape
+            or (layers, heads, head_dim) != (spec["layers"], spec["heads"], spec["head_dim"])
+            or (key_bias is not None and (len(key_bias.shape) != 2 or key_bias.shape[0] != layers))
+        ):
+            raise ProcessingError("decoder: keys, values or key_bias on the device have another shape")
+        self.prefix_serial += 1  # whatever becomes of this: the last prefix is no longer there
+        addresses = [cast(DeviceArray, array).address for array in arrays]
+        self._call(
+            self._kernel.set_prefix_on_device,
+            addresses[0],
+            addresses[1],
+            shape[2],
+            addresses[2] if key_bias is not None else 0,
+            key_bias.shape[1] if key_bias is not None else 0,
+        )
 
     @property
     def threads(self) -> int:

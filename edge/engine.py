@@ -124,7 +124,9 @@ class Engine:
             self._decoder = _decoder(self.bundle, self.threads, self._draft, kv_dtype)
             self._vision = session.result()
         if device != "cpu":
-            self._decoder = _on_gpu(self._decoder, self.bundle, required=device == "cuda")
+            self._decoder = _on_gpu(self._decoder, self.bundle, required=device != "auto")
+        if self._decoder.isa == "cuda" and self._vision.stay():
+            log.info("what the vision graph yields stays on the GPU")
         self.device = self._vision.device
         self.isa = self._decoder.isa
         self._lock = threading.RLock()

@@ -99,6 +99,7 @@ class Manifest:
     decoder: dict[str, Any]
     generation: GenerationSpec
     vision_file: str
+    vision_fp16_file: str | None
     weights_file: str
     tokenizer_file: str
     draft_file: str | None
@@ -163,6 +164,7 @@ def parse_manifest(data: bytes) -> Manifest:
         decoder=decoder,
         generation=generation,
         vision_file=_reference(graphs, "vision", files),
+        vision_fp16_file=_reference(graphs, "vision_fp16", files) if "vision_fp16" in graphs.value else None,
         weights_file=_reference(top, "weights", files),
         tokenizer_file=_reference(top, "tokenizer", files),
         draft_file=_reference(top, "draft", files) if "draft" in top.value else None,
@@ -329,5 +331,6 @@ def _check_together(manifest: Manifest) -> None:
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")
     used = [manifest.vision_file, manifest.weights_file, manifest.tokenizer_file]
-    if len({*used, manifest.draft_file}) != 4:
+    optional = [name for name in (manifest.vision_fp16_file, manifest.draft_file) if name is not None]
+    if len({*used, *optional}) != len(used) + len(optional):
         raise BundleError("graphs, weights, tokenizer and draft must be different files")

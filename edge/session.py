@@ -262,8 +262,7 @@ class FilmSession:
             return
         # A strict mask hides keys from every row that follows, where these all get the bias.
         strict = rows == "all" and self._engine.manifest.bias.kind == "hidden"
-        bias = seen.key_bias if rows != "none" else None
-        decoder.set_prefix(seen.keys, seen.values, bias, drop_hidden=strict)
+        decoder.set_prefix(*seen.for_decoder(bias=rows != "none"), drop_hidden=strict)
         self._prefix_serial = decoder.prefix_serial
 
     def _report(self, asked: Asked) -> Report:

@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
         default="none",
         help="int8: weights of graph and decoder; int4: the decoder's in groups of 32, embedding and head in int8",
     )
+    add(
+        "--gpu-graph",
+        action="store_true",
+        help="add the vision graph in float16, which --device cuda and --device tensorrt run",
+    )
     add("--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the runtime's choice)")
     add(
         "--keep-int8",
@@ -256,6 +261,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         quantize=arguments.quantize,
         keep_int8=arguments.keep_int8,
         calibrate=arguments.calibrate,
+        gpu_graph=arguments.gpu_graph,
         kv_dtype=arguments.kv,
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],

@@ -58,6 +58,8 @@ class ExportOptions:
         Matrices of the decoder that ``int4`` leaves in int8, see :func:`edge_export.quantize.quantize_decoder`.
     calibrate : Path or None
         Folder with films on which the errors of an int8 graph are measured, beside the drawn pictures.
+    gpu_graph : bool
+        Add the vision graph in float16, for the devices ``cuda`` and ``tensorrt``.
     kv_dtype : str or None
         Of the KV cache: ``fp32``, ``fp16``, ``int8``; None: the runtime's choice for the precision.
     force : bool
@@ -80,6 +82,7 @@ class ExportOptions:
     quantize: str = "none"
     keep_int8: list[str] = field(default_factory=list)
     calibrate: Path | None = None
+    gpu_graph: bool = False
     kv_dtype: str | None = None
     force: bool = False
     sources: list[str] = field(default_factory=list)

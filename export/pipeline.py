@@ -22,6 +22,7 @@ from .errors import UsageError
 from .families.lana.decoder_weights import decoder_arrays, decoder_spec
 from .families.lana.model import LanaModel
 from .families.lana.vision_graph import VisionGraph
+from .gpu_graph import write_gpu_graph
 from .graph_int8 import plan_products, quantize_graph
 from .model_card import draft_section, model_card
 from .onnx_graph import GraphSession, inputs, to_onnx, without_check_outputs
@@ -77,6 +78,8 @@ def export_model(
     manifest = build_manifest(model, options)
     if draft_texts is not None:
         manifest["draft"] = writer.DRAFT
+    if options.gpu_graph:
+        manifest["graphs"]["vision_fp16"] = writer.VISION_FP16
     if options.kv_dtype is not None:
         manifest["kv_dtype"] = options.kv_dtype
     writer.check_manifest(manifest)
@@ -91,6 +94,11 @@ def export_model(
         arrays = decoder_arrays(model)
         pictures = images if images is not None else check_images(manifest["image"])
         notes = ["Both segmenters hold the same trunk: stored and run once."] if graph.shared_trunk else []
+        if options.gpu_graph:
+            progress("converting the graph for GPUs")
+            shown = [inputs(p, bias=manifest["bias"]["rows"] != "none", switch=graph.with_mask) for p in pictures]
+            half = stage / writer.VISION_FP16
+            notes.append(write_gpu_graph(onnx_model, half, shown, stage, torch.get_num_threads()))
         if options.quantize != "none":
             progress("quantizing")
             bias = manifest["bias"]["rows"] != "none"

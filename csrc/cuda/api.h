@@ -31,6 +31,8 @@ typedef struct {
   char name[128];
   int32_t major, minor;  // compute capability
   int64_t total_bytes, free_bytes;
+  unsigned char uuid[16];
+  int32_t processors;
 } EdgeCudaDevice;
 
 // A matrix [rows, cols] in host memory: f32; i8 with float scale [rows]; i4 with half scale [rows, cols /
@@ -118,6 +120,13 @@ typedef struct {
   // for the tokens that on_token saw.
   int (*generate)(void* decoder, const EdgeCudaGreedy*, int64_t text_rows, int32_t* end, float* evidence,
                   EdgeCudaReason*);
+  // Memory and a stream of the device, for whoever runs the vision graph there and has no CUDA of its own.
+  int (*allocate)(int64_t bytes, void** p, EdgeCudaReason*);
+  void (*release)(void* p);
+  int (*copy)(void* to, const void* from, int64_t bytes, int32_t to_device, EdgeCudaReason*);
+  int (*open_stream)(void** stream, EdgeCudaReason*);
+  int (*wait_stream)(void* stream, EdgeCudaReason*);
+  void (*close_stream)(void* stream);
 } EdgeCudaApi;
 
 // Null: the library does not speak this ABI.

@@ -12,6 +12,7 @@
 #include "cpu/isa.h"
 #include "cpu/read_bandwidth.h"
 #include "cuda/decoder.h"
+#include "cuda/memory.h"
 #include "decoder/decoder.h"
 #include "decoder/draft.h"
 #include "python/ops.h"
@@ -260,6 +261,27 @@ class PyDecoder {
   std::unique_ptr<D> decoder_;
 };
 
+void require_bytes(const DeviceBuffer& buffer, const py::array& array, bool writeable) {
+  if (!(array.flags() & py::array::c_style) || array.nbytes() != buffer.bytes() ||
+      (writeable && !array.writeable()))
+    throw std::invalid_argument("the array must be C-contiguous and have " + std::to_string(buffer.bytes()) +
+                                " bytes");
+}
+
+void copy_to_device(DeviceBuffer& buffer, const py::array& array) {
+  require_bytes(buffer, array, false);
+  const void* from = array.data();
+  const py::gil_scoped_release released;
+  buffer.write(from);
+}
+
+void copy_from_device(const DeviceBuffer& buffer, py::array array) {
+  require_bytes(buffer, array, true);
+  void* to = array.mutable_data();
+  const py::gil_scoped_release released;
+  buffer.read(to);
+}
+
 template <class T>
 py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
@@ -347,12 +369,25 @@ PYBIND11_MODULE(_kernel, m) {
       "cuda_device",
       [](const std::string& library) {
         const EdgeCudaDevice device = CudaLibrary(library).probe();
-        return py::dict(py::arg("name") = device.name, py::arg("major") = device.major,
-                        py::arg("minor") = device.minor, py::arg("total_bytes") = device.total_bytes,
-                        py::arg("free_bytes") = device.free_bytes);
+        return py::dict(
+            py::arg("name") = device.name, py::arg("major") = device.major, py::arg("minor") = device.minor,
+            py::arg("total_bytes") = device.total_bytes, py::arg("free_bytes") = device.free_bytes,
+            py::arg("uuid") = py::bytes(reinterpret_cast<const char*>(device.uuid), sizeof device.uuid),
+            py::arg("processors") = device.processors);
       },
       py::arg("library"),
       "The device that the CUDA library would use; DeviceUnusable says why there is none.");
+
+  py::class_<DeviceBuffer>(m, "DeviceBuffer")
+      .def(py::init<const std::string&, int64_t>(), py::arg("library"), py::arg("bytes"))
+      .def_property_readonly("address", &DeviceBuffer::address)
+      .def_property_readonly("bytes", &DeviceBuffer::bytes)
+      .def("write", &copy_to_device, py::arg("array"), "Copies a C-contiguous array of as many bytes.")
+      .def("read", &copy_from_device, py::arg("array"), "Fills a C-contiguous array of as many bytes.");
+  py::class_<DeviceStream>(m, "DeviceStream")
+      .def(py::init<const std::string&>(), py::arg("library"))
+      .def_property_readonly("handle", &DeviceStream::handle)
+      .def("wait", &DeviceStream::wait, py::call_guard<py::gil_scoped_release>());
 
   py::class_<PyDecoder<Decoder>> decoder(m, "Decoder");
   decoder

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,15 +21,58 @@ class Port:
     shape: tuple[int, ...] | None
 
 
+class DeviceArray:
+    """A float32 array in the memory of a GPU, complete: whoever made it has waited for it.
+
+    Parameters
+    ----------
+    address : int
+        On the device.
+    shape : tuple of int
+    owner : object
+        Keeps the memory.
+    read : callable
+        Copies the array to the host.
+
+    Attributes
+    ----------
+    address : int
+        0 once it has been moved to the host.
+    """
+
+    def __init__(self, address: int, shape: Sequence[int], owner: Any, read: Callable[[], NDArray[np.float32]]) -> None:
+        self.address = int(address)
+        self.shape = tuple(int(size) for size in shape)
+        self._owner, self._read = owner, read
+        self._array: NDArray[np.float32] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        size = 4
+        for extent in self.shape:
+            size *= extent
+        return size
+
+    def host(self) -> NDArray[np.float32]:
+        """The numbers, on the host."""
+        return self._read() if self._array is None else self._array
+
+    def move(self) -> None:
+        """Let go of the device's memory, which is about to be written again."""
+        if self._array is None:
+            self._array = self._read()
+            self.address, self._owner = 0, None
+
+
 class Backend(Protocol):
     """A loaded graph.
 
     Attributes
     ----------
     runtime : str
-        ``ort`` or ``openvino``.
+        ``ort``, ``openvino`` or ``tensorrt``.
     device : str
-        ``cpu`` or ``cuda``.
+        ``cpu``, ``cuda`` or ``tensorrt``.
     inputs, outputs : sequence of Port
     """
 
@@ -40,4 +83,14 @@ class Backend(Protocol):
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         """The outputs called `names`, as arrays of their own. Any exception means that the graph failed."""
+        ...
+
+
+class DeviceBackend(Backend, Protocol):
+    """One whose outputs can stay on a GPU."""
+
+    def run_there(
+        self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str], stay: Sequence[str]
+    ) -> list[NDArray[np.float32] | DeviceArray]:
+        """As `run`, but the outputs called `stay` remain on the device."""
         ...

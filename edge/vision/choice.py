@@ -19,11 +19,9 @@ ENVIRONMENT = "EDGE_VISION_RUNTIME"
 
 
 def check_device(device: str) -> None:
-    """Refuse a device that no build or not this build can use (:class:`UsageError`, :class:`DeviceError`)."""
+    """Refuse a device that there is not (:class:`UsageError`)."""
     if device not in DEVICES:
         raise UsageError(f"device must be one of {', '.join(DEVICES)}, not {str(device)[:40]!r}")
-    if device == "tensorrt":
-        raise DeviceError("tensorrt is not available in this build: use --device cpu or --device cuda")
 
 
 def check_runtime(runtime: str | None) -> str:
@@ -40,21 +38,27 @@ def check_runtime(runtime: str | None) -> str:
     return name
 
 
-def open_backend(path: Path, runtime: str, *, device: str, threads: int) -> Backend:
-    """Load a graph.
+def open_backend(path: Path, runtime: str, *, device: str, threads: int, graph: str) -> Backend:
+    """Load a graph, whose SHA-256 is `graph`.
 
-    The rule of ``auto``: ONNX Runtime.
+    The rule of ``auto``: TensorRT on the device of that name, else ONNX Runtime.
 
     Raises
     ------
     MissingRuntime, DeviceError, BundleError
     """
     if runtime == "openvino":
-        if device == "cuda":
-            raise DeviceError("openvino runs on the CPU: use --device cpu, or the vision runtime ort")
+        if device in ("cuda", "tensorrt"):
+            raise DeviceError("openvino runs on the CPU: use --device cpu, or another vision runtime")
         from edge.vision.ov import OpenVinoBackend
 
         return OpenVinoBackend(path, threads=threads)
+    if device == "tensorrt":
+        if runtime == "ort":
+            raise DeviceError("--device tensorrt needs no ONNX Runtime: leave the vision runtime to auto")
+        from edge.vision.tensorrt import TensorRtBackend
+
+        return TensorRtBackend(path, graph=graph)
     from edge.vision.ort import OrtBackend
 
     return OrtBackend(path, device=device, threads=threads)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError, DeviceError, MissingRuntime
 from edge.threads import usable_processors
-from edge.vision.backend import Port
+from edge.vision.backend import DeviceArray, Port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,11 +104,7 @@ class OrtBackend:
         ort = import_runtime()
         providers = _providers(ort, device)
         self._large = path.stat().st_size >= _LARGE
-        options = session_options(ort, threads, arena=not self._large)
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:
-            raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
+        self._session = _open(ort, path, threads, providers, arena=not self._large)
         active = self._session.get_providers()
         if providers[0] not in active:
             raise DeviceError(
@@ -120,6 +116,34 @@ class OrtBackend:
         self.inputs: Sequence[Port] = [_port(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[Port] = [_port(node) for node in self._session.get_outputs()]
 
+    def run_there(
+        self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str], stay: Sequence[str]
+    ) -> list[NDArray[np.float32] | DeviceArray]:
+        """Pixels go up once; what is to stay is told by its address, everything else comes back.
+
+        Raises
+        ------
+        DeviceError
+            ONNX Runtime put an output on the CPU that was to stay.
+        """
+        binding = self._session.io_binding()
+        for name, array in feed.items():
+            binding.bind_cpu_input(name, array)  # copied to where the graph's first operators are
+        for name in names:
+            binding.bind_output(name, self.device if name in stay else "cpu", 0)
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        results: list[NDArray[np.float32] | DeviceArray] = []
+        for name, value in zip(names, binding.get_outputs(), strict=True):
+            if name not in stay:
+                results.append(value.numpy())
+                continue
+            if value.device_name().lower() != self.device:
+                raise DeviceError(f"ONNX Runtime left {name} on {value.device_name()}, not on {self.device}")
+            results.append(DeviceArray(value.data_ptr(), value.shape(), value, value.numpy))
+        self._give_back()
+        return results
+
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         result: list[NDArray[np.float32]] = self._session.run(list(names), dict(feed))
         self._give_back()
@@ -129,6 +153,27 @@ class OrtBackend:
         """Hand the allocator's free memory back to the system, where it is much."""
         if self._large:
             trim_heap()
+
+
+def _open(ort: Any, path: Path, threads: int, providers: list[str], *, arena: bool) -> Any:
+    """A session; on a GPU one that does everything there, and where that cannot be one that says so."""
+    options = session_options(ort, threads, arena=arena)
+    if len(providers) > 1:
+        whole = session_options(ort, threads, arena=arena)
+        whole.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        with contextlib.suppress(Exception):
+            return ort.InferenceSession(str(path), whole, providers=providers[:1])
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:
+        raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
+    if len(providers) > 1 and providers[0] in session.get_providers():
+        log.warning(
+            "parts of %s run on the CPU, because ONNX Runtime has no CUDA code for them: slow; "
+            "a bundle made with edge-export --gpu-graph holds a graph without such parts",
+            path.name,
+        )
+    return session
 
 
 def _port(node: Any) -> Port:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from edge.errors import BundleError, ProcessingError
+from edge.errors import BundleError, EdgeError, ProcessingError
 from edge.onnxfile import check_self_contained
+from edge.vision.backend import DeviceArray, DeviceBackend
 from edge.vision.choice import check_device, check_runtime, open_backend
 
 if TYPE_CHECKING:
@@ -40,13 +41,21 @@ class VisionOutput:
         Added to the attention scores of these keys; the second shape where the bias spans the sequence.
     mask : ndarray [mask_h, mask_w] of 0 and 1, or None
         Lungs and heart.
+    there : DeviceArray or None
+        The key bias on the GPU, where keys and values lie there too: then they are no arrays, but
+        :class:`edge.vision.backend.DeviceArray`.
     """
 
-    keys: NDArray[np.float32]
-    values: NDArray[np.float32]
+    keys: NDArray[np.float32] | DeviceArray
+    values: NDArray[np.float32] | DeviceArray
     first_logits: NDArray[np.float32] | None
     key_bias: NDArray[np.float32] | None
     mask: NDArray[np.float32] | None
+    there: DeviceArray | None = None
+
+    def for_decoder(self, *, bias: bool) -> tuple[Any, Any, Any]:
+        """Keys, values and key bias, all of them where the keys lie."""
+        return self.keys, self.values, (self.there or self.key_bias) if bias else None
 
 
 class VisionSession:
@@ -56,7 +65,8 @@ class VisionSession:
     ----------
     bundle : Bundle
     device : str
-        ``cpu``, ``cuda``, or ``auto`` (the CPU).
+        ``cpu``, ``cuda``, ``tensorrt``, or ``auto`` (the CPU). A GPU runs the
+        bundle's float16 graph where there is one.
     threads : int
     runtime : str or None
         ``ort``, ``openvino`` or ``auto``; None: ``$EDGE_VISION_RUNTIME``, and without it ``auto``
@@ -76,9 +86,16 @@ class VisionSession:
         check_device(device)
         runtime = check_runtime(runtime)
         manifest = bundle.manifest
-        path = bundle.file(manifest.vision_file)
+        name = manifest.vision_file
+        if device in ("cuda", "tensorrt"):
+            name = manifest.vision_fp16_file or name
+        path = bundle.file(name)
         check_self_contained(path)
-        self._backend: Backend = open_backend(path, runtime, device=device, threads=threads)
+        self._backend: Backend = open_backend(
+            path, runtime, device=device, threads=threads, graph=manifest.files[name].sha256
+        )
+        self.stays = False
+        """Whether keys, values and bias remain on the GPU, for a decoder that is there too."""
         self.device, self.runtime = self._backend.device, self._backend.runtime
         self.outputs = _check_graph(self._backend, manifest)
         self._has_switch = manifest.has_mask and not manifest.has_cross
@@ -106,12 +123,17 @@ class VisionSession:
         if self._has_switch:
             feed["bias_switch"] = np.array([1.0 if bias else 0.0], np.float32)
         try:
-            arrays = self._backend.run(feed, self.outputs)
+            named = self._run(feed)
+        except EdgeError:
+            raise
         except Exception as error:
             raise ProcessingError(f"the vision graph failed ({type(error).__name__})") from None
-        named = dict(zip(self.outputs, arrays, strict=True))
+        there = named.get("key_bias")
+        if isinstance(there, DeviceArray):
+            named["key_bias"] = there.host()
         for name, array in named.items():
-            if not np.isfinite(array).all():
+            # What stays on the device is seen by the decoder, which refuses logits that are not finite.
+            if not isinstance(array, DeviceArray) and not np.isfinite(array).all():
                 raise ProcessingError(f"the vision graph yields numbers that are not finite ({name})")
         return VisionOutput(
             named[f"{self._image}_keys"],
@@ -119,7 +141,21 @@ class VisionSession:
             named.get("first_logits"),
             named.get("key_bias"),
             named.get("mask"),
+            there if isinstance(there, DeviceArray) else None,
         )
+
+    def _run(self, feed: dict[str, Any]) -> dict[str, Any]:
+        names = self.outputs
+        if not self.stays:
+            return dict(zip(names, self._backend.run(feed, names), strict=True))
+        backend = cast(DeviceBackend, self._backend)
+        stay = [name for name in (f"{self._image}_keys", f"{self._image}_values", "key_bias") if name in names]
+        return dict(zip(names, backend.run_there(feed, names, stay), strict=True))
+
+    def stay(self) -> bool:
+        """Let keys, values and bias remain on the GPU from now on; False where this runtime cannot."""
+        self.stays = self.device != "cpu" and hasattr(self._backend, "run_there")
+        return self.stays
 
 
 def _check_graph(backend: Backend, manifest: Manifest) -> tuple[str, ...]:

@@ -201,6 +201,7 @@ std::recursive_mutex one_at_a_time;
 std::map<void*, size_t> allocations;
 std::map<void*, size_t> on_device;  // those of cudaMalloc
 int64_t used = 0, memory = int64_t{4} << 30, devices = 1, capability = 90, fail_launch = -1;
+int64_t uuid = 7, processors = 3, any_pointer = 0;
 int64_t launches = 0, replays = 0, records = 0;
 
 size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
@@ -242,6 +243,9 @@ extern "C" __attribute__((visibility("default"))) void cuda_host_set(const char*
   const std::string what = name;
   if (what == "devices") devices = value;
   if (what == "capability") capability = value;
+  if (what == "uuid") uuid = value;
+  if (what == "processors") processors = value;
+  if (what == "any_pointer") any_pointer = value;  // host memory passes for the device's
   if (what == "memory") memory = value;
   if (what == "order") host::order = static_cast<int>(value);
   if (what == "fail_launch") fail_launch = value;
@@ -278,6 +282,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   p->major = static_cast<int>(capability / 10);
   p->minor = static_cast<int>(capability % 10);
   p->totalGlobalMem = static_cast<size_t>(memory);
+  memset(p->uuid.bytes, static_cast<int>(uuid), sizeof p->uuid.bytes);
+  p->multiProcessorCount = static_cast<int>(processors);
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
@@ -306,7 +312,8 @@ cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const vo
   const std::lock_guard lock(one_at_a_time);
   auto* at = static_cast<char*>(const_cast<void*>(p));
   auto found = on_device.upper_bound(at);
-  const bool inside = found != on_device.begin() && at < static_cast<char*>((--found)->first) + found->second;
+  const bool inside = any_pointer || (found != on_device.begin() &&
+                                      at < static_cast<char*>((--found)->first) + found->second);
   *attributes = {inside ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, inside ? 0 : -2};
   return cudaSuccess;
 }
@@ -337,6 +344,10 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
   return submit(stream, [=] { memcpy(to, from, bytes); });
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
+  memcpy(to, from, bytes);
+  return cudaSuccess;
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                               size_t height, cudaMemcpyKind, cudaStream_t stream) {

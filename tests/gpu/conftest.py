@@ -11,6 +11,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -18,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from stand_in import DEVICE, HOST, ROOT, StandIn
 
 sys.path.insert(0, str(ROOT / "tests" / "kernel"))  # the twin and the small models
+sys.path.append(str(ROOT / "tests" / "runtime"))  # hand-made bundles
 
 
 def sources() -> list[Path]:
@@ -85,5 +87,28 @@ def stand_in(host_library: Path) -> StandIn:
     """The stand-in, as it was afterwards."""
     host = StandIn(host_library)
     yield host  # type: ignore[misc]
-    for name, value in {"devices": 1, "capability": 90, "memory": 4 << 30, "order": 0, "fail_launch": -1}.items():
+    for name, value in {
+        "devices": 1,
+        "capability": 90,
+        "uuid": 7,
+        "processors": 3,
+        "any_pointer": 0,
+        "memory": 4 << 30,
+        "order": 0,
+        "fail_launch": -1,
+    }.items():
         host.set(name, value)
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from handmade import make_bundle
+
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "good")
+
+
+@pytest.fixture
+def film() -> np.ndarray:
+    from handmade import chest_picture
+
+    return chest_picture()

@@ -5,32 +5,15 @@ from __future__ import annotations
 
 import logging
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from stand_in import ROOT, StandIn
-
-sys.path.append(str(ROOT / "tests" / "runtime"))
+from stand_in import StandIn
 
 import edge
 import edge.cuda
 from edge.errors import DeviceError
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from handmade import make_bundle
-
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "good")
-
-
-@pytest.fixture
-def film() -> np.ndarray:
-    from handmade import chest_picture
-
-    return chest_picture()
 
 
 @pytest.fixture

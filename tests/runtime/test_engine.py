@@ -248,7 +248,7 @@ def test_largest_cap(engine: edge.Engine, film: np.ndarray) -> None:
     ("options", "error"),
     [
         ({"device": "tpu"}, edge.UsageError),
-        ({"device": "tensorrt"}, edge.DeviceError),
+        ({"device": "tensorrt", "vision": "openvino"}, edge.DeviceError),
         ({"threads": 0}, edge.UsageError),
         ({"bias_rows": "some"}, edge.UsageError),
     ],

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The library's one exported function, and the border where exceptions become a status and a sentence.
 #include <cstdio>
+#include <cstring>
 #include <exception>
 #include <new>
 
@@ -47,6 +48,8 @@ EdgeCudaDevice first_device() {
   std::snprintf(device.name, sizeof device.name, "%.120s", properties.name);
   device.major = properties.major;
   device.minor = properties.minor;
+  std::memcpy(device.uuid, properties.uuid.bytes, sizeof device.uuid);
+  device.processors = properties.multiProcessorCount;
   if (device.major < 8)
     throw Failure{EDGE_CUDA_NO_DEVICE, std::string(device.name) + " has compute capability " +
                                            std::to_string(device.major) + "." + std::to_string(device.minor) +
@@ -107,8 +110,56 @@ int generate(void* decoder, const EdgeCudaGreedy* greedy, int64_t text_rows, int
                    [&](Network& network) { *end = network.generate(*greedy, text_rows, evidence); });
 }
 
-constexpr EdgeCudaApi kApi{EDGE_CUDA_ABI, sizeof(EdgeCudaApi), probe,  create,
-                           destroy,       set_prefix,          append, generate};
+int allocate(int64_t bytes, void** p, EdgeCudaReason* reason) {
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    check(cudaMalloc(p, static_cast<size_t>(bytes)), "to give memory");
+  });
+}
+
+void release(void* p) { cudaFree(p); }
+
+int copy(void* to, const void* from, int64_t bytes, int32_t to_device, EdgeCudaReason* reason) {
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    check(cudaMemcpy(to, from, static_cast<size_t>(bytes),
+                     to_device ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost),
+          "to copy");
+  });
+}
+
+int open_stream(void** stream, EdgeCudaReason* reason) {
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    cudaStream_t opened = nullptr;
+    check(cudaStreamCreateWithFlags(&opened, cudaStreamNonBlocking), "to open a stream");
+    *stream = opened;
+  });
+}
+
+int wait_stream(void* stream, EdgeCudaReason* reason) {
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    check(cudaStreamSynchronize(static_cast<cudaStream_t>(stream)), "while it worked");
+  });
+}
+
+void close_stream(void* stream) { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
+
+constexpr EdgeCudaApi kApi{.abi = EDGE_CUDA_ABI,
+                           .bytes = sizeof(EdgeCudaApi),
+                           .probe = probe,
+                           .create = create,
+                           .destroy = destroy,
+                           .set_prefix = set_prefix,
+                           .append = append,
+                           .generate = generate,
+                           .allocate = allocate,
+                           .release = release,
+                           .copy = copy,
+                           .open_stream = open_stream,
+                           .wait_stream = wait_stream,
+                           .close_stream = close_stream};
 
 }  // namespace
 }  // namespace edge::cuda

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundle's second vision graph, in float16: made, held against TensorRT's rules, compared with the first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .errors import ExportError
+from .graph_fp16 import to_fp16
+from .onnx_graph import CHECK_ONLY, open_session, without_check_outputs
+from .tensorrt_lint import lint
+
+if TYPE_CHECKING:
+    import onnx
+
+LARGEST_ERROR = 1e-3
+"""Squared error over the squared values of any output but the mask."""
+LEAST_DICE = 0.98
+BORDER_PIXELS = 4
+
+
+def write_gpu_graph(
+    model: onnx.ModelProto, path: Path, feeds: Iterable[dict[str, np.ndarray]], work: Path, threads: int
+) -> str:
+    """Write the float16 graph of a float32 one; a sentence for the model card.
+
+    Parameters
+    ----------
+    model : ModelProto
+        In float32; not changed.
+    path : Path
+        To write.
+    feeds : iterable of dict
+        Inputs for the comparison.
+    work : Path
+        Folder for the float32 graph meanwhile.
+
+    Raises
+    ------
+    ExportError
+        TensorRT would refuse the graph, or it computes something else.
+    """
+    half = without_check_outputs(to_fp16(model))
+    if problems := lint(half):
+        raise ExportError(f"the float16 graph breaks TensorRT's rules: {'; '.join(problems[:3])}")
+    path.write_bytes(half.SerializeToString())
+    del half
+    whole = work / "float32.onnx"
+    whole.write_bytes(model.SerializeToString())
+    try:
+        sessions = open_session(whole, threads), open_session(path, threads)
+    finally:
+        whole.unlink()
+    names = [output.name for output in sessions[0].get_outputs() if output.name not in CHECK_ONLY]
+    worst, dice, pictures = 0.0, 1.0, 0
+    for feed in feeds:
+        pictures += 1
+        for name, want, got in zip(names, *(session.run(names, feed) for session in sessions), strict=True):
+            if name == "mask":
+                dice = min(dice, _dice(got, want))
+                continue
+            # The lowest number hides a key: it must be the same keys, and is nothing to take an error of.
+            shown = want > np.finfo(np.float32).min
+            if not np.array_equal(shown, got > np.finfo(np.float32).min) and dice == 1.0:
+                worst = np.inf
+            shown &= got > np.finfo(np.float32).min
+            worst = max(worst, float(((got - want)[shown] ** 2).sum() / max(float((want[shown] ** 2).sum()), 1e-30)))
+    if not (worst <= LARGEST_ERROR and dice >= LEAST_DICE):
+        raise ExportError(f"the float16 graph differs from float32: error {worst:.1e}, mask {dice:.4f}")
+    return (
+        f"The bundle holds the vision graph in float16 too, for GPUs. Beside float32 on {pictures} pictures: squared "
+        f"error over squared values at most {worst:.1e}, Dice of the mask at least {dice:.4f}."
+    )
+
+
+def _dice(got: np.ndarray, want: np.ndarray) -> float:
+    if int((got != want).sum()) <= BORDER_PIXELS:
+        return 1.0
+    return 2.0 * float((got * want).sum()) / float(got.sum() + want.sum())

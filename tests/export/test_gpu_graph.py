@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The float16 graph for GPUs, and TensorRT's rules over every kind of graph that is exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from edge_export.graph_fp16 import to_fp16
+from edge_export.tensorrt_lint import lint
+from onnx import TensorProto, helper, numpy_helper
+
+Exported = Callable[..., tuple[Any, Path]]
+
+# What other tests export as well.
+KINDS: list[dict[str, Any]] = [
+    {"kind": "gaussian"},
+    {"kind": "hidden"},
+    {"kind": "layerwise", "skip_tokens": 1, "connector": "mlp4", "begin": True, "suppress": True, "strength": 2.0},
+    {"kind": "gaussian_legacy", "skip_tokens": 1, "tied_head": False, "shared_trunk": False, "strength": 2.0},
+    {"kind": "gaussian", "rows": "none", "with_mask": False},
+]
+
+
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: o["kind"])
+def test_every_kind_of_graph(exported: Exported, options: dict[str, Any]) -> None:
+    """Float32 as well as float16 keep TensorRT's rules; the numbers stay, the types are those of the interface."""
+    from edge_export.onnx_graph import open_session
+
+    _, folder = exported(**options)
+    model = onnx.load(folder / "vision.onnx")
+    assert lint(model) == []
+    half = to_fp16(model)
+    assert lint(half) == []
+    assert len(half.SerializeToString()) < 0.65 * len(model.SerializeToString())
+    types = {node.op_type: 0 for node in half.graph.node}
+    assert types.keys() == {node.op_type for node in model.graph.node} | {"Cast"}
+    path = folder.parent / "half.onnx"
+    onnx.save(half, path)
+    one, two = open_session(folder / "vision.onnx", 1), open_session(path, 1)
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 64, 64), np.float32)
+    feed = {"pixels": pixels, "bias_switch": np.ones(1, np.float32)}
+    feed = {node.name: feed[node.name] for node in one.get_inputs()}
+    for port, want, got in zip(one.get_outputs(), one.run(None, feed), two.run(None, feed), strict=True):
+        assert got.dtype == np.float32
+        shown = want > np.finfo(np.float32).min
+        np.testing.assert_array_equal(shown, got > np.finfo(np.float32).min)
+        error = ((got - want)[shown] ** 2).sum() / (want[shown] ** 2).sum()
+        assert error < 1e-4, port.name
+        assert error > 0 or port.name == "mask"  # something was rounded
+
+
+def test_int8_graphs_are_told(exported: Exported) -> None:
+    _, folder = exported(quantize="int8", gpu_graph=True)
+    problems = "\n".join(lint(onnx.load(folder / "vision.onnx")))
+    assert "DynamicQuantizeLinear" in problems
+    assert "MatMulInteger" in problems
+    assert "an unsigned zero point" in problems or "uint8 instead of int8" in problems
+    # The same bundle's second graph is the one for GPUs.
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["graphs"] == {"vision": "vision.onnx", "vision_fp16": "vision.fp16.onnx"}
+    assert "vision.fp16.onnx" in manifest["files"]
+    half = onnx.load(folder / "vision.fp16.onnx")
+    assert lint(half) == []
+    assert {output.name for output in half.graph.output} >= {"prefix_keys", "first_logits", "mask"}
+    assert "prefix_embeddings" not in {output.name for output in half.graph.output}
+    assert "in float16 too" in (folder / "MODEL_CARD.md").read_text()
+    from edge.bundle import Bundle
+
+    assert Bundle.open(folder).manifest.vision_fp16_file == "vision.fp16.onnx"
+
+
+def graph(nodes: list[Any], weights: dict[str, np.ndarray], kind: int = TensorProto.FLOAT, size: Any = 4) -> Any:
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    made = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, [1, size])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])],
+        tensors,
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)])
+
+
+def plain(model: Any) -> Any:
+    del model.opset_import[1:]
+    return model
+
+
+def branch(operator: str) -> Any:
+    out = helper.make_tensor_value_info("b", TensorProto.FLOAT, None)
+    return helper.make_graph([helper.make_node(operator, ["x"], ["b"])], operator, [], [out])
+
+
+W = {"w": np.ones((4, 4), np.float32)}
+SCALE = {"s": np.array(0.1, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        (lambda: graph([helper.make_node("MatMul", ["x", "w"], ["y"])], W), "the domain com.microsoft"),
+        (
+            lambda: graph([helper.make_node("FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft")], W),
+            "an operator of com.microsoft",
+        ),
+        (
+            lambda: plain(graph([helper.make_node("MatMul", ["x", "w"], ["y"])], W, size="n")),
+            "no fixed shape",
+        ),
+        (
+            lambda: plain(graph([helper.make_node("MatMul", ["x", "w"], ["y"])], W, TensorProto.FLOAT16)),
+            "mixed types: float and float16",
+        ),
+        (
+            lambda: plain(
+                graph(
+                    [
+                        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+                        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+                    ],
+                    SCALE | {"z": np.array(128, np.uint8)},
+                )
+            ),
+            "an unsigned zero point",
+        ),
+        (
+            lambda: plain(
+                graph(
+                    [
+                        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+                        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["y"]),
+                    ],
+                    SCALE | {"z": np.array(3, np.int8)},
+                )
+            ),
+            "a zero point other than 0",
+        ),
+        (
+            lambda: plain(
+                graph(
+                    [
+                        helper.make_node("ReduceMax", ["x"], ["m"], keepdims=0),
+                        helper.make_node("Cast", ["m"], ["c"], to=TensorProto.BOOL),
+                        helper.make_node(
+                            "If",
+                            ["c"],
+                            ["y"],
+                            then_branch=branch("Identity"),
+                            else_branch=branch("Neg"),
+                        ),
+                    ],
+                    {},
+                )
+            ),
+            "a branch",
+        ),
+        (
+            lambda: plain(graph([helper.make_node("Dropout", ["x"], ["y"])], {})),
+            "an operator of training",
+        ),
+    ],
+    ids=["domain", "foreign", "shape", "mixed", "unsigned", "zero point", "if", "dropout"],
+)  # fmt: skip
+def test_lint(made: Callable[[], Any], problem: str) -> None:
+    assert problem in "\n".join(lint(made()))
+
+
+def test_symmetric_quantization_is_taken() -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("MatMul", ["d", "w"], ["y"]),
+    ]
+    assert lint(plain(graph(nodes, SCALE | W | {"z": np.array(0, np.int8)}))) == []
+
+
+def test_a_weight_beyond_half_stays_float() -> None:
+    model = plain(
+        graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": np.full((4, 4), 1e6, np.float32)})
+    )
+    assert not [node for node in to_fp16(model).graph.node if node.op_type == "Cast"]
