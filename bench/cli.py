@@ -125,6 +125,10 @@ def main(argv: list[str] | None = None) -> int:
         from .node.cli import main as node
 
         return node(arguments[1:])
+    if arguments[:1] == ["complete"]:
+        from .complete import main as complete
+
+        return complete(arguments[1:])
     if arguments[:1] == ["vision"]:
         from .vision_part import main as vision
 

@@ -135,6 +135,11 @@ class FilmSession:
         )
         return self._report(asked)
 
+    def room(self, text: str) -> int:
+        """How many tokens may follow `text` before the model's positions are used up; below 1: it is too long."""
+        manifest = self._engine.manifest
+        return manifest.text_room - len(manifest.generation.begin_ids) - len(self._engine._text.encode(text))
+
     def complete(
         self,
         text: str,
@@ -216,6 +221,7 @@ class FilmSession:
         engine = self._engine
         prompt = [*engine.manifest.generation.begin_ids, *ids]
         if not prompt:
+            assert self._seen.first_logits is not None  # a model without begin tokens has them
             return self._seen.first_logits
         self._in_cache()
         engine._decoder.generate(None, engine._options(ids, max_new_tokens=1).but(bias_rows=self._rows))

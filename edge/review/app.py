@@ -7,7 +7,7 @@
     GET  /api/about       the model, its notice, the limits
     POST /api/film        a film's file -> its grey values (:mod:`edge.review.picture`); ?force=1
     POST /api/report      events of the draft (:mod:`edge.review.jobs`), one JSON line each
-    POST /api/complete    {"text"} -> events of the completion
+    POST /api/complete    {"before": sentences, "text"} -> events of the completion
     POST /api/save        {"format", "sentences"} -> a file
     POST /api/close       forget the film
 
@@ -155,19 +155,16 @@ class Server:
 
     async def complete(self, request: Request) -> Response:
         opened = self._opened(request)
-        text = (await read_json(request, self.limits)).get("text")
+        body = await read_json(request, self.limits)
+        before, text = self._sentences(body.get("before", [])), body.get("text")
         if not isinstance(text, str) or len(text) > self.limits.text_chars:
             raise UsageError("the text to complete is missing or too long")
-        return self._events(partial(jobs.complete, opened, text), opened)
+        return self._events(partial(jobs.complete, opened, before, text), opened)
 
     async def save(self, request: Request) -> Response:
         opened = self._opened(request)
         body = await read_json(request, self.limits)
-        sentences, form = body.get("sentences"), body.get("format")
-        if not isinstance(sentences, list) or not all(isinstance(one, str) for one in sentences):
-            raise UsageError("the sentences are missing")
-        if sum(map(len, sentences)) > self.limits.text_chars or len(sentences) > 1000:
-            raise UsageError("the text is too long to be saved")
+        sentences, form = self._sentences(body.get("sentences")), body.get("format")
         if opened.report is None:
             raise UsageError("there is no draft yet")
         make = partial(saved, opened.report, sentences, str(form), opened.header, opened.no_header)
@@ -177,6 +174,13 @@ class Server:
     async def close(self, request: Request) -> Response:
         self.sessions.close(request.headers.get("x-edge-session", ""))
         return JSONResponse({})
+
+    def _sentences(self, given: Any) -> list[str]:
+        if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+            raise UsageError("the sentences are missing")
+        if sum(map(len, given)) > self.limits.text_chars or len(given) > self.limits.sentences:
+            raise UsageError("the text is too long")
+        return given
 
     def _opened(self, request: Request) -> Opened:
         session = request.headers.get("x-edge-session", "")

@@ -45,13 +45,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> None:
     uvicorn = _import_uvicorn()
-    listener = _listen(options.host, options.port)
+    listener = listen(options.host, options.port)
     with listener:
         _log_to_stderr(options.verbose)
         from edge.engine import load
 
         engine = load(options.bundle, options.device, options.threads)
-        config = _config(application(engine, options), options)
+        config = configured(application(engine, options), options)
         try:
             config.load()
         except (OSError, ValueError) as error:
@@ -81,7 +81,7 @@ def application(engine: Engine, options: argparse.Namespace) -> Any:
     return Guard(server.app(), names=names, token=options.token, any_address=not options.loopback)
 
 
-def _config(app: Any, options: argparse.Namespace) -> Any:
+def configured(app: Any, options: argparse.Namespace) -> Any:
     """How uvicorn runs: HTTP only, and no line anywhere about what was asked for."""
     import uvicorn
 
@@ -111,10 +111,13 @@ def _import_uvicorn() -> Any:
     return uvicorn
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     try:
         info = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(info[4][:2], family=info[0], backlog=64)
+        listener = socket.create_server(info[4][:2], family=info[0], backlog=64)
+        # Inherited by what is accepted: each piece of a text goes out at once, not with the next.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise CannotListen(f"port {port}: {error.strerror or 'the address is unknown'}", hint="try --port 0") from None
 

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     Job: TypeAlias = Callable[[Emit, Any], None]
 
 
+_ROOM = 40
+"""Tokens that a sentence may need."""
+
+
 def draft(engine: Engine, opened: Opened, emit: Emit, cancel: Any) -> None:
     """Look at the film if nobody has, then write: ``seen``, ``text`` pieces, ``report``."""
     with opened.lock:
@@ -36,14 +40,20 @@ def draft(engine: Engine, opened: Opened, emit: Emit, cancel: Any) -> None:
     emit({"event": "report", **report.to_dict()})
 
 
-def complete(opened: Opened, text: str, emit: Emit, cancel: Any) -> None:
-    """Finish a sentence: ``text`` pieces, ``done``."""
+def complete(opened: Opened, before: list[str], begun: str, emit: Emit, cancel: Any) -> None:
+    """Finish the sentence `begun` behind the sentences `before` it: ``text`` pieces, ``done``."""
+
+    def on_text(piece: str) -> None:
+        emit({"event": "text", "text": piece})
+
     with opened.lock:
         if opened.film is None:
             raise Cancelled("the draft is not written yet")
-        done = opened.film.complete(
-            text, partial_word=True, on_text=lambda piece: emit({"event": "text", "text": piece}), cancel=cancel
-        )
+        text = " ".join([*before, begun])
+        while before and opened.film.room(text) < _ROOM:  # a long report: the model goes on from its last sentences
+            before = before[1:]
+            text = " ".join([*before, begun])
+        done = opened.film.complete(text, partial_word=True, on_text=on_text, cancel=cancel)
     emit(
         {
             "event": "done",

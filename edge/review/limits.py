@@ -28,7 +28,7 @@ class Limits:
         Longest pause within an upload, and longest upload.
     json_bytes : int
         Of any other request's body.
-    text_chars : int
+    text_chars, sentences : int
         Of the findings in a request.
     """
 
@@ -41,3 +41,4 @@ class Limits:
     upload_seconds: float = 120.0
     json_bytes: int = 256 << 10
     text_chars: int = 20_000
+    sentences: int = 500

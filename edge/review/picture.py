@@ -93,7 +93,8 @@ def _windows(film: Film, image: Mapping[str, Any], low: float, high: float) -> l
         few = inside.ravel()[:: max(1, inside.size // _ENOUGH)]  # a window to look through, not the model's input
         black, white = percentiles(few, float(intensity.get("low", 0.5)), float(intensity.get("high", 99.5)))
     windows.append({"name": "Auto", "black": black, "white": white})
-    windows.append({"name": "Full", "black": low, "white": high})
+    if (black, white) != (low, high):
+        windows.append({"name": "Full", "black": low, "white": high})
     return windows
 
 

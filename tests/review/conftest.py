@@ -34,15 +34,15 @@ def serve(engine: edge.Engine) -> Iterator[Callable[..., Client]]:
     """``serve("--token", "...")``: a client of a server of its own with these options."""
     import uvicorn
 
-    from edge.review.cli import _config, _listen, application
+    from edge.review.cli import application, configured, listen
     from edge.review.options import parse
 
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(*words: str) -> Client:
         options = parse(["--port", "0", *words])
-        listener = _listen(options.host, options.port)
-        server = uvicorn.Server(_config(application(engine, options), options))
+        listener = listen(options.host, options.port)
+        server = uvicorn.Server(configured(application(engine, options), options))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         running.append((server, thread))

@@ -76,11 +76,15 @@ def test_draft(client: Client, engine: edge.Engine, phantom: Path) -> None:
 
 
 def test_completion(client: Client, engine: edge.Engine, phantom: Path, opened: str) -> None:
-    *pieces, done = client.post("/api/complete", {"text": "No tubes. The heart"}, opened).events()
+    *pieces, done = client.post("/api/complete", {"before": ["No tubes."], "text": "The heart"}, opened).events()
     want = engine.open(phantom).complete("No tubes. The heart", partial_word=True)
     assert "".join(piece["text"] for piece in pieces) == done["text"] == want.text
     assert done["sentences"] == [sentence.to_dict() for sentence in want.sentences]
     assert done["stop_reason"] == "sentence"
+    long = ["The lungs are clear of any focal opacity or mass."] * 60  # more than the model has room for
+    *pieces, done = client.post("/api/complete", {"before": long, "text": "The heart"}, opened).events()
+    assert done["stop_reason"] == "sentence"
+    assert done["sentences"][-1]["text"].startswith("The heart")
 
 
 def test_saving(client: Client, opened: str) -> None:

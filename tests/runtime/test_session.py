@@ -142,6 +142,15 @@ def test_cap_and_cancel(film: edge.FilmSession) -> None:
     assert film.complete("The heart", max_new_tokens=1).token_ids == short.token_ids
 
 
+def test_room(demo: edge.Engine, film: edge.FilmSession) -> None:
+    assert film.room("") == demo.manifest.text_room
+    text = "clear " * 400
+    assert film.room(text) < 1
+    while film.room(text) < 1:
+        text = text[6:]
+    film.complete(text, max_new_tokens=film.room(text))
+
+
 def test_wrong_use(demo: edge.Engine, film: edge.FilmSession) -> None:
     with pytest.raises(edge.UsageError, match="too long"):
         film.complete("clear " * 2000)

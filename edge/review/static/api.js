@@ -58,7 +58,7 @@ export async function openFilm(file, force, signal) {
 }
 
 export const draft = (on, signal) => events("api/report", {}, on, signal);
-export const complete = (text, on, signal) => events("api/complete", { text }, on, signal);
+export const complete = (before, text, on, signal) => events("api/complete", { before, text }, on, signal);
 
 export async function save(format, sentences) {
   const answer = await ask("api/save", { body: { format, sentences } });

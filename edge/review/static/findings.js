@@ -41,6 +41,8 @@ export class Findings {
     const made = new Sentence(null, this.handlers);
     this.insert(made, before ? this.sentences.indexOf(before) + 1 : 0);
     made.area.focus();
+    document.getElementById("adding").scrollIntoView({ block: "nearest" });
+    made.item.scrollIntoView({ block: "nearest" });
   }
 
   insert(sentence, index) {
@@ -135,7 +137,7 @@ export class Findings {
     };
     try {
       let end = null;
-      await complete([...before, area.value.trimStart()].join(" "), { text: append, done: (event) => (end = event) }, abort.signal);
+      await complete(before, area.value.trimStart(), { text: append, done: (event) => (end = event) }, abort.signal);
       const written = end.sentences.at(-1);
       if (written && written.text === sentence.text) {
         sentence.rewrite(written, true);

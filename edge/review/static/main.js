@@ -123,6 +123,8 @@ async function write(signal, start) {
 
 function panel(which) {
   $("drop").classList.toggle("away", which === null);
+  $("drop").classList.toggle("quiet", which === "reading" || which === "token");
+  $("findings").inert = $("tools").inert = which !== null; // what stands there is of the film before
   show({ invite: which === "invite" || which === "refused", refused: which === "refused", reading: which === "reading", "token-form": which === "token" });
   if (which === "reading") status("Reading the film…", true);
 }
@@ -188,9 +190,7 @@ async function begin() {
   try {
     model = await api.about();
   } catch (error) {
-    if (error.status === 401) return askToken(error);
-    panel("refused");
-    return refuse(error);
+    return error.status === 401 ? askToken(error) : refuse(error);
   }
   panel("invite");
   status("");

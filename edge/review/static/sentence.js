@@ -18,7 +18,9 @@ export class Sentence {
     this.finished = false; // begun by a person, finished by the model
     this.badge = element("span", { className: "badge" });
     this.badge.setAttribute("aria-hidden", "true");
-    this.area = element("textarea", { rows: 1, value: written?.text ?? "", spellcheck: true, placeholder: "Begin a sentence…" });
+    // No spelling help: some browsers would send the text away for it.
+    const field = { rows: 1, spellcheck: false, autocomplete: "off", placeholder: "Begin a sentence…" };
+    this.area = element("textarea", { ...field, value: written?.text ?? "" });
     this.about = element("div", { className: "about" });
     this.remove = element("button", { type: "button", className: "remove", textContent: "×", title: "Remove this sentence" });
     this.item = element("li", {}, this.badge, this.area, this.remove, this.about);
