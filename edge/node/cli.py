@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except Exception as error:  # no traceback: it might quote what a peer sent
+        say(f"{PROG}: error: internal error ({type(error).__name__}); please report it")
+        return 80
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edge.node.log import log
 from edge.node.peers.kinds import Away, Receiver, Refused
 from edge.node.schedule import Schedule, back_off
-from edge.node.spool import Result, Spool
+from edge.node.spool import Result, Spool, moment
 
 if TYPE_CHECKING:
     from edge.node.config import Deliver, Retry
@@ -34,7 +34,7 @@ class Delivery:
         self._known: set[str] = set()
         self._unmarked: set[str] = set()  # delivered, but the disk did not take the mark
         self._refusals: dict[str, int] = {}
-        self._away = 0
+        self._away = self._troubles = 0
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._work, name=f"edge-deliver-{peer.name}")
@@ -70,23 +70,33 @@ class Delivery:
             if result is None:
                 self._close()
                 continue
-            try:
-                again = self._one(result)
-            except OSError as error:  # the disk; what was sent is remembered in memory
-                self._metrics.failed("deliver", "disk")
-                log.error("%s: the disk holds up delivery: %s", self.peer.name, error.strerror or type(error).__name__)
-                again = self._retry.longest_s if self._away else self._retry.first_s
-            except Exception as error:  # nothing may end this thread
-                self._metrics.failed("deliver", "internal")
-                log.error("%s: internal error (%s) in delivery", self.peer.name, type(error).__name__)
-                self._close()
-                again = self._refusal(result, type(error).__name__)
+            again = self._attempt(result)
             if again is None:
                 with self._lock:
                     self._known.discard(result.ident)
             else:
                 self._results.put(result, again)
         self._close()
+
+    def _attempt(self, result: Result) -> float | None:
+        """:meth:`_one`, whatever happens in it."""
+        try:
+            try:
+                again = self._one(result)
+            except OSError:
+                raise
+            except Exception as error:  # nothing may end this thread
+                self._metrics.failed("deliver", "internal")
+                log.error("%s: internal error (%s) in delivery", self.peer.name, type(error).__name__)
+                self._close()
+                again = self._refusal(result, f"internal error ({type(error).__name__})")
+            self._troubles = 0
+            return again
+        except OSError as error:  # the disk; what was sent is remembered in memory
+            self._metrics.failed("deliver", "disk")
+            log.error("%s: the disk holds up delivery: %s", self.peer.name, error.strerror or type(error).__name__)
+            self._troubles += 1
+            return back_off(self._troubles, self._retry.first_s, self._retry.longest_s)
 
     def _one(self, result: Result) -> float | None:
         """Deliver one result; ``None`` where that is settled, else the seconds after which to try again."""
@@ -114,7 +124,7 @@ class Delivery:
         now = time.time()
         self._metrics.count("delivered")
         self._metrics.observe("deliver", now - began)
-        if received := result.job.get("received"):
+        if received := moment(result.job, "received"):
             self._metrics.observe("received_to_delivered", now - received)
         return None
 
@@ -122,7 +132,7 @@ class Delivery:
         """Wait, here: what else there is to send has to wait as well."""
         self._metrics.failed("deliver", "away")
         self._close()
-        if time.time() - result.job.get("reported", time.time()) > self._retry.give_up_hours * 3600:
+        if time.time() - moment(result.job, "reported", time.time()) > self._retry.give_up_hours * 3600:
             return self._give_up(result, words)
         self._away += 1
         wait = back_off(self._away, self._retry.first_s, self._retry.longest_s)

@@ -178,13 +178,14 @@ class Node:
                 for film in self.spool.films():
                     self.worker.put(film)
                 self._requeue_results()
-            except OSError as error:
-                log.error("the spool cannot be looked through: %s", error.strerror)
+            except Exception as error:  # whatever a person may have put there
+                log.error("the spool cannot be looked through: %s", type(error).__name__)
 
     def _requeue_results(self) -> None:
         """Give every waiting result to its receivers; receivers that are no longer configured are left out."""
         for result in self.spool.results():
-            if "files" not in result.job or "receivers" not in result.job:
+            if not (isinstance(result.job.get("files"), dict) and isinstance(result.job.get("receivers"), list)):
+                log.error("out/%s has no usable job.json", result.ident)
                 continue
             names = {delivery.peer.name for delivery in self.deliveries}
             result.job["receivers"] = [name for name in result.job["receivers"] if name in names]

@@ -68,6 +68,23 @@ class BoundedProvider(DIMSEServiceProvider):  # type: ignore[misc]
         if incoming is not None:
             incoming.drop()
 
+    def close(self) -> None:
+        """Let go of everything: the connection has ended."""
+        self.drop()
+        while True:
+            _, request = self.get_now()
+            if request is None:
+                return
+            data = getattr(request, "DataSet", None)
+            if isinstance(data, Incoming):
+                data.drop()
+
+    def get_now(self) -> Any:
+        try:
+            return self.msg_queue.get_nowait()
+        except queue.Empty:
+            return None, None
+
     def _receive(self, primitive: Any) -> None:
         message: Any = self.message
         if message is None:

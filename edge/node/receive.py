@@ -129,7 +129,7 @@ class Receiver:
         self._metrics.count("aborted")
 
     def on_closed(self, event: Any) -> None:
-        event.assoc.dimse.drop()
+        event.assoc.dimse.close()
 
 
 def _identity(path: Path) -> tuple[str, str] | None:

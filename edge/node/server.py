@@ -101,6 +101,7 @@ class Handler(RequestHandler):  # type: ignore[misc]
         assoc.dul.event_queue.get_nowait()  # "connection open", which the new socket announces again
         assoc.dul.socket = BoundedSocket(assoc, self.request, server.settings.max_pdu, server.settings.idle_s)
         assoc.dimse = BoundedProvider(assoc, server.spool, server.settings.max_dataset_mb << 20)
+        server.opened(assoc)
         return assoc
 
 
@@ -116,6 +117,7 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
         self.settings, self.spool, self.metrics = settings, spool, metrics
         self._networks = [ipaddress.ip_network(network) for network in settings.networks]
         self._mutex, self._pending = threading.Lock(), 0
+        self._opened: list[Any] = []
         self._collected = time.monotonic()
         context = server_context(settings)
         super().__init__(
@@ -157,8 +159,21 @@ class Server(ThreadedAssociationServer):  # type: ignore[misc]
             with self._mutex:
                 self._pending -= 1
 
+    def opened(self, assoc: Any) -> None:
+        """Remember an association that is about to start."""
+        with self._mutex:
+            self._opened.append(assoc)
+
     def service_actions(self) -> None:
-        """Free ended associations, which refer to themselves; not at every turn, as it holds up everything."""
+        """Let go of what ended associations held, however they ended.
+
+        They refer to themselves, so their memory takes a collection; not at every turn, as that holds up everything.
+        """
+        with self._mutex:
+            ended = [assoc for assoc in self._opened if assoc.ident is not None and not assoc.is_alive()]
+            self._opened = [assoc for assoc in self._opened if assoc not in ended]
+        for assoc in ended:
+            assoc.dimse.close()
         if time.monotonic() - self._collected > 30:
             gc.collect()
             self._collected = time.monotonic()

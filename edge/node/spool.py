@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edge.errors import EdgeError, OutputError
+from edge.errors import OutputError
 from edge.node import durable
 
 FILM = "film.dcm"
@@ -140,12 +140,12 @@ class Spool:
     def films(self) -> list[Film]:
         """Films that wait, the oldest first; those that were in work when the process ended come last."""
         found = [Film(path.name, path, self._job(path)) for path in self._folders(self.queue)]
-        return sorted(found, key=lambda film: (self._begun(film), film.job.get("received", 0.0)))
+        return sorted(found, key=lambda film: (self._begun(film), moment(film.job, "received")))
 
     def results(self) -> list[Result]:
         """Results that wait for a receiver, the oldest first."""
         found = [Result(path.name, path, self._job(path)) for path in self._folders(self.out)]
-        return sorted(found, key=lambda result: result.job.get("received", 0.0))
+        return sorted(found, key=lambda result: moment(result.job, "received"))
 
     def counts(self) -> dict[str, int]:
         """How many films wait, results wait, and things are given up."""
@@ -375,6 +375,7 @@ class Spool:
         return job if isinstance(job, dict) else {}
 
 
-def disk_error(error: OSError) -> EdgeError:
-    """An error of the disk as one of ours, without a file's name."""
-    return OutputError(error.strerror or "the disk cannot be used")
+def moment(job: Mapping[str, Any], name: str, default: float = 0.0) -> float:
+    """A time noted in a job, seconds since 1970; `default` where there is none."""
+    value = job.get(name)
+    return float(value) if isinstance(value, (int, float)) else default

@@ -20,7 +20,7 @@ from edge.errors import (
 from edge.node.log import log
 from edge.node.results import make_objects
 from edge.node.schedule import Schedule, back_off
-from edge.node.spool import FILM, Film, Result, Spool
+from edge.node.spool import FILM, Film, Result, Spool, moment
 
 if TYPE_CHECKING:
     from edge.engine import Engine
@@ -108,24 +108,28 @@ class Worker:
             if self._spool.backed_up():
                 self._films.put(film, 1.0)
                 continue
-            try:
-                again = self._one(film)
-            except OSError as error:  # the disk: the film is where it was
-                self._metrics.failed("report", "disk")
-                log.error("the disk holds up reporting: %s", error.strerror or type(error).__name__)
-                self._spool.rest(film)
-                again = self._later(film)
-            except Exception as error:  # nothing may end a worker
-                self._metrics.failed("report", "internal")
-                log.error("internal error (%s) while a film was reported", type(error).__name__)
-                self._spool.rest(film)
-                again = self._later(film)
+            again = self._attempt(film)
             if again is None:
                 with self._lock:
                     self._busy.discard(film.key)
                 self._tries.pop(film.key, None)
             else:
                 self._films.put(film, again)
+
+    def _attempt(self, film: Film) -> float | None:
+        """:meth:`_one`, whatever happens in it."""
+        try:
+            try:
+                return self._one(film)
+            except OSError:
+                raise
+            except Exception as error:  # nothing may end a worker
+                return self._failed(film, ProcessingError(f"internal error ({type(error).__name__})"))
+        except OSError as error:  # the disk: the film is where it was
+            self._metrics.failed("report", "disk")
+            log.error("the disk holds up reporting: %s", error.strerror or type(error).__name__)
+            self._spool.rest(film)
+            return self._later(film)
 
     def _later(self, film: Film) -> float:
         tries = self._tries[film.key] = self._tries.get(film.key, 0) + 1
@@ -147,7 +151,7 @@ class Worker:
             return self._failed(film, error)
         receivers = [peer.name for peer in self._config.deliver]
         result = self._spool.finish(film, objects, receivers)
-        now, received = time.time(), float(film.job.get("received", began))
+        now, received = time.time(), moment(film.job, "received", began)
         for stage in _STAGES:
             self._metrics.observe(stage, report.timings_ms.get(stage, 0.0) / 1e3)
         self._metrics.observe("wait", began - received)

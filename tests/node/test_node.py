@@ -68,3 +68,36 @@ def test_the_configuration_is_checked_by_the_command(setup: Setup) -> None:
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 3
     assert "Traceback" not in done.stderr
+
+
+def test_stopping_leaves_what_is_not_done_on_disk(start, films: list[Path]) -> None:
+    from test_hostile import send
+
+    first = start()
+    first.node.worker.stop()
+    assert [send(first, film) for film in films[:3]] == [0, 0, 0]
+    assert first.close()
+    second = start()
+    second.settle()
+    assert len(list(second.setup.out.iterdir())) == 3
+
+
+def test_what_a_person_left_in_the_spool_stops_nothing(start, films: list[Path]) -> None:
+    from test_hostile import send, works
+
+    first = start()
+    first.node.worker.stop()
+    assert [send(first, film) for film in films[:4]] == [0] * 4
+    folders = [film.path for film in first.spool.films()]
+    first.close()
+    (folders[0] / "job.json").write_text('{"received": "yesterday"}')
+    (folders[1] / "job.json").write_text("[" * 100000)
+    (folders[2] / "film.dcm").unlink()
+    (first.spool.queue / "notes.txt").write_text("x")
+    (first.spool.queue / "empty").mkdir()
+    (first.spool.out / "empty").mkdir()
+    second = start()
+    second.settle()
+    assert len(list(second.setup.out.iterdir())) == 3
+    assert second.spool.counts()["dead"] == 2
+    works(second, films[5])
