@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from client import Client
 
+from edge.review.cli import main
+
 pytest.importorskip("uvicorn", reason='the page is not tested: pip install "edge-report[web]"')
 
 
@@ -105,16 +107,6 @@ def test_token(serve: Callable[..., Client]) -> None:
     assert client.get("/api/about", authorization="Bearer a-token-of-a-good-length").status == 200
 
 
-def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-P", "-m", "edge.review.cli", *words],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -127,18 +119,24 @@ def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         (["--bundle", "/nowhere", "--port", "0"], 30, "bundle"),
     ],
 )
-def test_wrong_calls(words: list[str], code: int, said: str) -> None:
-    result = run(*words)
-    assert (result.returncode, result.stdout) == (code, "")
-    assert said in result.stderr
-    assert result.stderr.count("\n") == 1
+def test_wrong_calls(words: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == code
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert said in error
+    assert error.count("\n") == 1
 
 
-def test_port_taken() -> None:
+def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        result = run("--port", str(taken.getsockname()[1]))
-    assert result.returncode == 60
-    assert "cannot listen" in result.stderr
+        assert main(["--port", str(taken.getsockname()[1])]) == 60
+    assert "cannot listen" in capsys.readouterr().err
+
+
+def test_packages_missing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["--port", "0"]) == 81
+    assert 'pip install "edge-report[cpu,web]"' in capsys.readouterr().err
 
 
 def test_the_command(films: dict[str, Path], tmp_path: Path) -> None:

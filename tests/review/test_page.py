@@ -49,8 +49,13 @@ def page(browser: Browser, client: Client) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def reported(page: Browser, phantom: Path) -> Browser:
-    page.drop(phantom)
+def reported(page: Browser, films: dict[str, Path]) -> Browser:
+    """The page with the draft of a small film."""
+    return report(page, films["frontal"])
+
+
+def report(page: Browser, film: Path) -> Browser:
+    page.drop(film)
     page.wait("document.querySelectorAll('#sentences li').length")
     return page
 
@@ -75,8 +80,9 @@ def test_nothing_yet(page: Browser) -> None:
         assert not page.seen(hidden)
 
 
-def test_a_film_is_dropped(reported: Browser, engine: edge.Engine, phantom: Path) -> None:
-    page, want = reported, engine.report(phantom)
+def test_a_film_is_dropped(page: Browser, engine: edge.Engine, phantom: Path) -> None:
+    report(page, phantom)
+    want = engine.report(phantom)
     assert texts(page) == [sentence.text for sentence in want.sentences]
     sure = page.eval("[...document.querySelectorAll('.sure')].map(e => e.textContent)")
     assert sure == [f"confidence {round(sentence.confidence * 100)} %" for sentence in want.sentences]
@@ -132,15 +138,15 @@ def test_zoom_and_pan(reported: Browser) -> None:
     np.testing.assert_array_equal(canvas(page, "grey"), fit)
 
 
-def test_a_sentence_lights_up_where_the_model_looked(reported: Browser, engine: edge.Engine, phantom: Path) -> None:
-    page = reported
-    report = engine.report(phantom)
+def test_a_sentence_lights_up_where_the_model_looked(page: Browser, engine: edge.Engine, phantom: Path) -> None:
+    report(page, phantom)
+    sentences = engine.report(phantom).sentences
     assert not canvas(page, "marks").any()
     for number in (4, 6):
         page.hover(f"#sentences li:nth-child({number})")
         page.wait(f"document.querySelector('#sentences li:nth-child({number})').classList.contains('lit')")
         marks = canvas(page, "marks")
-        evidence = report.sentences[number - 1].evidence
+        evidence = sentences[number - 1].evidence
         assert evidence is not None
         rows, columns = np.nonzero(marks[..., 3] == 255)  # the lines, and the number at the peak
         grey = canvas(page, "grey").shape
@@ -162,8 +168,9 @@ def test_outline(reported: Browser) -> None:
     assert not canvas(page, "marks").any()
 
 
-def test_the_model_finishes_a_sentence(reported: Browser, engine: edge.Engine, phantom: Path) -> None:
-    page, film = reported, engine.open(phantom)
+def test_the_model_finishes_a_sentence(page: Browser, engine: edge.Engine, phantom: Path) -> None:
+    report(page, phantom)
+    film = engine.open(phantom)
     before = texts(page)
     page.click("#add")
     page.type("The heart")
@@ -209,8 +216,8 @@ def test_editing_and_saving(reported: Browser) -> None:
     saved = {}
     for form, suffix in (("sr", "dcm"), ("fhir", "json"), ("text", "txt")):
         page.click(f"#save-{form}")
-        page.wait(f"document.querySelector('#saved').textContent.startsWith('draft-{form}')")
-        name = page.text("#saved").split(":")[0]
+        page.wait(f"document.querySelector('#status').textContent.startsWith('Saved draft-{form}')")
+        name = page.text("#status").split()[1].rstrip(",")
         assert name.endswith(suffix)
         path = page.downloads / name
         page.until(lambda path=path: path.exists() and path.stat().st_size, name)

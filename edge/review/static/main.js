@@ -36,7 +36,6 @@ function failed(error) {
 function changed() {
   unsaved = true;
   failed(null);
-  $("saved").textContent = "";
 }
 
 function warn(warnings) {
@@ -114,7 +113,7 @@ async function write(signal, start) {
       warn(report.warnings);
       $("save-sr").disabled = Boolean(meta.no_sr);
       $("save-sr").title = meta.no_sr || "A DICOM Basic Text SR: preliminary, unverified";
-      $("saved").textContent = meta.no_sr ? `No SR: ${meta.no_sr}` : "";
+      $("no-sr").textContent = meta.no_sr && `No SR: ${meta.no_sr}.`;
       const words = report.sentences.length ? `${report.sentences.length} sentences` : "The model wrote no text";
       status(`${words} in ${((performance.now() - start) / 1000).toFixed(2)} s`);
     },
@@ -124,7 +123,7 @@ async function write(signal, start) {
 function panel(which) {
   $("drop").classList.toggle("away", which === null);
   $("drop").classList.toggle("quiet", which === "reading" || which === "token");
-  $("findings").inert = $("tools").inert = which !== null; // what stands there is of the film before
+  for (const id of ["warnings", "scroll", "saving", "tools"]) $(id).inert = which !== null; // they are of the film before
   show({ invite: which === "invite" || which === "refused", refused: which === "refused", reading: which === "reading", "token-form": which === "token" });
   if (which === "reading") status("Reading the film…", true);
 }
@@ -172,7 +171,7 @@ async function save(format) {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
     unsaved = false;
-    $("saved").textContent = `${name}: a draft, unverified`;
+    status(`Saved ${name}, unverified`);
   } catch (error) {
     failed(error);
   }
