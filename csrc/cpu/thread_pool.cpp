@@ -68,6 +68,24 @@ int64_t time_without_processor() {
 #endif
 }
 
+// Threads of the whole machine that run or are ready to; 0 where that is not known.
+int runnable_threads() {
+#if defined(__linux__)
+  const int descriptor = open("/proc/loadavg", O_RDONLY | O_CLOEXEC);
+  if (descriptor < 0) return 0;
+  char text[96];
+  const ssize_t n = read(descriptor, text, sizeof text - 1);
+  close(descriptor);
+  if (n <= 0) return 0;
+  text[n] = 0;
+  char* at = text;
+  for (int i = 0; i < 3; ++i) std::strtod(at, &at);  // the load averages, of minutes
+  return static_cast<int>(std::strtol(at, nullptr, 10));
+#else
+  return 0;
+#endif
+}
+
 #if defined(__linux__)
 // Processors that the control group's quota (version 2, or else 1) comes to; very many without one.
 int quota_processors() {
@@ -171,12 +189,17 @@ void ThreadPool::wait_change(Member& member, std::atomic<uint32_t>& value, uint3
       if (now >= until) break;
     }
   }
-  while (value.load(std::memory_order_acquire) == old) value.wait(old, std::memory_order_acquire);
+  if (value.load(std::memory_order_acquire) != old) return;
+  awake_.fetch_sub(1, std::memory_order_relaxed);
+  do value.wait(old, std::memory_order_acquire);
+  while (value.load(std::memory_order_acquire) == old);
+  awake_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void ThreadPool::work(int index) {
   Member& member = members_[index];
   uint32_t seen = 0;
+  awake_.fetch_add(1, std::memory_order_relaxed);
   for (;;) {
     wait_change(member, member.go, seen, busy_.load(std::memory_order_relaxed) > 0);
     // One step at a time: every job ends with a barrier, so a call can not be skipped.
@@ -229,6 +252,26 @@ void ThreadPool::meet(int index) {
     phase_.notify_all();
   } else {
     wait_change(members_[index], phase_, phase, true);
+  }
+}
+
+// Before a row of jobs: where other programs keep processors busy, a member that has to share one makes all
+// others wait, at every barrier, for as long as the system lets the other program run: a decode of
+// milliseconds then takes thirty times as long. So the team begins with the processors that are free.
+void ThreadPool::look_around() {
+  if (size_ == 1 || !may_spin_) return;
+  const int runnable = runnable_threads(), machine = static_cast<int>(std::thread::hardware_concurrency());
+  if (runnable == 0 || machine == 0) return;
+  // This thread and our own workers are not others. A process confined to some processors shares but these.
+  const int others = std::max(0, runnable - 1 - awake_.load(std::memory_order_relaxed));
+  const int processors = available_processors();
+  const int taken = (others * std::min(processors, machine) + machine - 1) / machine;
+  const int free = std::clamp(processors - taken, 1, size_);
+  if (free < team_ || (crowded_ && free > team_)) {
+    crowded_ = free < size_;
+    team_ = free;
+    lost_ = 0.0;
+    grow_at_ = Clock::now() + kLeastPatience;
   }
 }
 

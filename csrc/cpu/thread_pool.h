@@ -46,10 +46,13 @@ class ThreadPool {
   // between barriers are short of.
   void expect(int member, const void* data, int64_t bytes);
 
-  // While one of these lives, workers spin briefly for the next job before they go to sleep.
+  // While one of these lives, workers spin briefly for the next job before they go to sleep. The first one
+  // fits the team to the processors that are free.
   class Busy {
    public:
-    explicit Busy(ThreadPool& pool) : pool_(pool) { pool_.busy_.fetch_add(1, std::memory_order_relaxed); }
+    explicit Busy(ThreadPool& pool) : pool_(pool) {
+      if (pool_.busy_.fetch_add(1, std::memory_order_relaxed) == 0) pool_.look_around();
+    }
     ~Busy() { pool_.busy_.fetch_sub(1, std::memory_order_relaxed); }
     Busy(const Busy&) = delete;
     Busy& operator=(const Busy&) = delete;
@@ -69,6 +72,7 @@ class ThreadPool {
   void work_on_job(int index);
   void meet(int index);
   void wait_change(Member& member, std::atomic<uint32_t>& value, uint32_t old, bool spin);
+  void look_around();
   void adapt(Clock::time_point began);
   void end_workers();
 
@@ -79,6 +83,7 @@ class ThreadPool {
   const std::function<void(int)>* job_ = nullptr;
   int team_;
   bool watched_ = false, long_jobs_ = false;
+  bool crowded_ = false;  // the team is as small as it is because of what look_around() saw
   uint32_t jobs_ = 0;
   double lost_ = 0.0;  // share of the last jobs' time for which a member had no processor
   Clock::time_point grow_at_{}, probation_ends_{};
@@ -88,6 +93,7 @@ class ThreadPool {
   alignas(64) std::atomic<uint32_t> phase_{0};
   alignas(64) std::atomic<int> busy_{0};
   std::atomic<bool> stop_{false};
+  std::atomic<int> awake_{0};  // workers that do not sleep
   std::vector<std::thread> workers_;
 };
 
