@@ -77,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
         raise MissingRuntime("pynetdicom is not installed", hint='pip install "edge-report[cpu,node]"') from None
     from edge.node import log
 
-    log.set_up(10 if options.verbose else 20)
+    log.set_up(10 if options.verbose else 30 if options.check else 20)
     os.umask(0o077)  # everything the node writes is its own
     if options.check:
         from edge.node.node import check

@@ -168,7 +168,7 @@ CASES: tuple[tuple[list[tuple[int, bytes]], str], ...] = (
 def test_dicomweb(start, setup, films: list[Path]) -> None:
     answers: list[tuple[int, bytes]] = []
     web = Web(lambda _number: answers.pop(0))
-    peer = {"name": "web", "kind": "stow", "url": f"http://127.0.0.1:{web.port}/studies", "objects": ["sr", "capture"]}
+    peer = {"name": "web", "kind": "stow", "url": f"http://127.0.0.1:{web.port}/studies", "objects": ["sr", "seg"]}
     running = start(deliver=[peer], retry={"first_s": 0.02, "longest_s": 0.05, "refusals": 2})
     dead = 0
     try:
@@ -182,7 +182,7 @@ def test_dicomweb(start, setup, films: list[Path]) -> None:
             assert running.spool.counts()["dead"] == dead
     finally:
         web.close()
-    assert [parts_of(*request) for request in web.bodies] == [["SR", "OT"]] * len(web.bodies)
+    assert [parts_of(*request) for request in web.bodies] == [["SR", "SEG"]] * len(web.bodies)
 
 
 def parts_of(headers: Any, body: bytes) -> list[str]:
