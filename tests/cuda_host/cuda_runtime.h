@@ -17,6 +17,7 @@
 #define __host__
 #define __shared__
 #define __launch_bounds__(...)
+#define __noinline__
 #define __align__(n) __attribute__((aligned(n)))
 
 struct dim3 {
@@ -41,10 +42,13 @@ extern dim3 gridDim, blockDim;
 namespace host {
 void barrier();
 uint64_t shuffle(uint64_t value, int lane_mask, unsigned lanes);
-void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& kernel);
+void pause();
+// Block after block; together: all blocks at once, so that they can wait for each other.
+void run(dim3 grid, dim3 block, size_t shared, bool together, const std::function<void()>& kernel);
 }  // namespace host
 
 inline void __syncthreads() { host::barrier(); }
+inline void __nanosleep(unsigned) { host::pause(); }
 inline void __threadfence() {}
 inline void __threadfence_system() {}
 
@@ -110,7 +114,14 @@ struct cudaPointerAttributes {
   int device;
 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
-enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  struct {
+    int cooperative;
+  } val;
+};
 
 typedef struct HostStream* cudaStream_t;
 typedef struct HostGraph* cudaGraph_t;
@@ -132,6 +143,8 @@ struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   size_t dynamicSmemBytes;
   cudaStream_t stream;
+  cudaLaunchAttribute* attrs;
+  unsigned numAttrs;
 };
 
 const char* cudaGetErrorString(cudaError_t error);
@@ -139,6 +152,7 @@ cudaError_t cudaGetLastError();
 cudaError_t cudaGetDeviceCount(int* count);
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaSetDevice(int device);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total);
 cudaError_t cudaMalloc(void** p, size_t bytes);
 cudaError_t cudaFree(void* p);
@@ -177,4 +191,9 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, F*) {
 template <class F>
 cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int bytes) {
   return bytes <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidValue;  // what sm_86 and sm_89 give
+}
+template <class F>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F*, int, size_t) {
+  *blocks = 1;
+  return cudaSuccess;
 }

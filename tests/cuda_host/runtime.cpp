@@ -29,7 +29,7 @@ constexpr size_t kShared = 99 << 10;
   abort();
 }
 
-enum class Wait { none, barrier, shuffle, over };
+enum class Wait { none, pause, barrier, shuffle, over };
 
 struct Fiber {
   jmp_buf at;
@@ -49,8 +49,17 @@ std::vector<std::unique_ptr<Fiber>> fibers;
 std::vector<WarpSlots> warps;
 const std::function<void()>* body = nullptr;
 jmp_buf scheduler;
-unsigned current = 0, live = 0, waiting = 0;
-int order = 0;  // 0: threads and blocks upwards, 1: downwards, 2: shuffled
+unsigned current = 0;
+
+// Of the blocks that run at once: their shared memory while another one has the turn.
+struct Block {
+  uint3 index;
+  unsigned live, waiting;
+  std::vector<unsigned char> shared;
+};
+std::vector<Block> blocks;
+unsigned width = 0;  // threads of a block; fiber = block * width + thread
+int order = 0;       // 0: threads and blocks upwards, 1: downwards, 2: shuffled
 uint64_t random_state = 1;
 
 unsigned random_below(unsigned n) {
@@ -74,14 +83,15 @@ void fiber_main() {
   for (;;) {
     (*body)();
     fibers[current]->wait = Wait::over;
-    --live;
+    --blocks[current / width].live;
     yield();
   }
 }
 
 void resume(unsigned i) {
   current = i;
-  threadIdx = {i, 0, 0};
+  threadIdx = {i % width, 0, 0};
+  blockIdx = blocks[i / width].index;
   Fiber& fiber = *fibers[i];
   if (fiber.started) _longjmp(fiber.at, 1);
   fiber.started = true;
@@ -93,35 +103,36 @@ void resume(unsigned i) {
   setcontext(&fiber.begin);
 }
 
-void run_block(unsigned threads) {
-  while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
-  warps.assign((threads + 31) / 32, {});
-  for (unsigned i = 0; i < threads; ++i) {
-    fibers[i]->wait = Wait::none;
-    fibers[i]->generation = 0;
-  }
-  live = threads;
-  waiting = 0;
-  const std::vector<unsigned> turns = sequence(threads);
+// One turn of a block: whether anything in it got further than asking again.
+bool turn(unsigned block, const std::vector<unsigned>& order_of) {
   // Values that survive the jump back into the scheduler live in memory.
-  static unsigned at;
-  static bool progress;
-  while (live > 0) {
-    progress = false;
-    for (at = 0; at < threads; ++at) {
-      const unsigned i = turns[at];
-      if (fibers[i]->wait != Wait::none) continue;
-      progress = true;
+  static unsigned at, i, first;
+  static bool ahead, progress;
+  static const std::vector<unsigned>* turns;
+  turns = &order_of;
+  first = block * width;
+  progress = false;
+  do {
+    ahead = false;
+    for (at = 0; at < width; ++at) {
+      i = first + (*turns)[at];
+      Fiber& fiber = *fibers[i];
+      if (fiber.wait != Wait::none && fiber.wait != Wait::pause) continue;
+      const bool asked = fiber.wait == Wait::pause;
+      fiber.wait = Wait::none;
       if (_setjmp(scheduler) == 0) resume(i);
+      if (fibers[i]->wait != Wait::pause || !asked) ahead = true;
     }
-    if (live > 0 && waiting == live) {
-      waiting = 0;
-      for (unsigned i = 0; i < threads; ++i)
-        if (fibers[i]->wait == Wait::barrier) fibers[i]->wait = Wait::none;
-      progress = true;
+    Block& own = blocks[first / width];
+    if (own.live > 0 && own.waiting == own.live) {
+      own.waiting = 0;
+      for (unsigned t = first; t < first + width; ++t)
+        if (fibers[t]->wait == Wait::barrier) fibers[t]->wait = Wait::none;
+      ahead = true;
     }
-    if (!progress) fail("deadlock: a barrier or shuffle that not every thread reaches");
-  }
+    progress |= ahead;
+  } while (ahead);
+  return progress;
 }
 
 }  // namespace
@@ -133,14 +144,19 @@ alignas(16) unsigned char edge_shared[host::kShared + 4096];
 
 namespace host {
 
+void pause() {
+  fibers[current]->wait = Wait::pause;
+  yield();
+}
+
 void barrier() {
-  ++waiting;
+  ++blocks[current / width].waiting;
   fibers[current]->wait = Wait::barrier;
   yield();
 }
 
 uint64_t shuffle(uint64_t value, int lane_mask, unsigned lanes) {
-  const unsigned warp = current / 32, lane = current % 32;
+  const unsigned warp = current / 32, lane = current % 32;  // blocks are whole warps
   Fiber& own = *fibers[current];
   WarpSlots& slots = warps[warp];
   const unsigned side = own.generation++ & 1;
@@ -165,19 +181,62 @@ uint64_t shuffle(uint64_t value, int lane_mask, unsigned lanes) {
   return slots.value[side][source];
 }
 
-void run(dim3 grid, dim3 block, size_t shared, const std::function<void()>& kernel) {
+namespace {
+
+// The blocks with these numbers, all at once.
+void run_together(const std::vector<unsigned>& numbers, dim3 grid, size_t shared) {
+  unsigned char* const memory = edge::cuda::edge_shared;
+  const auto count = static_cast<unsigned>(numbers.size());
+  while (fibers.size() < count * width) fibers.push_back(std::make_unique<Fiber>());
+  warps.assign(count * width / 32, {});
+  for (unsigned i = 0; i < count * width; ++i) {
+    fibers[i]->wait = Wait::none;
+    fibers[i]->generation = 0;
+  }
+  blocks.clear();
+  for (const unsigned i : numbers)
+    blocks.push_back({{i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y},
+                      width,
+                      0,
+                      // What was not written reads as NaN.
+                      std::vector<unsigned char>(shared, 0xff)});
+  const std::vector<unsigned> turns = sequence(width);
+  unsigned idle = 0;
+  for (unsigned left = count; left > 0;) {
+    bool progress = false;
+    for (unsigned b = 0; b < count; ++b) {
+      Block& block = blocks[b];
+      if (block.live == 0) continue;
+      if (shared > 0) memcpy(memory, block.shared.data(), shared);
+      progress |= turn(b, turns);
+      if (shared > 0) memcpy(block.shared.data(), memory, shared);
+      memset(memory, 0xff, shared);
+      // What lies beyond must stay as it is.
+      for (size_t at = shared; at < sizeof edge::cuda::edge_shared; ++at)
+        if (memory[at] != 0xff) fail("a write beyond a block's shared memory");
+      if (block.live == 0) --left;
+    }
+    idle = progress ? 0 : idle + 1;
+    if (idle > 2) fail("deadlock: a barrier or shuffle that not every thread reaches");
+  }
+}
+
+}  // namespace
+
+void run(dim3 grid, dim3 block, size_t shared, bool together, const std::function<void()>& kernel) {
   if (shared > kShared) fail("more shared memory than a block has");
-  if (block.y != 1 || block.z != 1 || block.x > 1024 || grid.y > 65535) fail("a launch that no device takes");
+  if (block.y != 1 || block.z != 1 || block.x > 1024 || block.x % 32 || grid.y > 65535)
+    fail("a launch that no device takes");
   body = &kernel;
   gridDim = grid;
   blockDim = block;
-  for (const unsigned i : sequence(grid.x * grid.y * grid.z)) {
-    blockIdx = {i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y};
-    // What was not written reads as NaN, and what lies beyond must stay as it is.
-    memset(edge::cuda::edge_shared, 0xff, sizeof edge::cuda::edge_shared);
-    run_block(block.x);
-    for (size_t b = shared; b < sizeof edge::cuda::edge_shared; ++b)
-      if (edge::cuda::edge_shared[b] != 0xff) fail("a write beyond a block's shared memory");
+  width = block.x;
+  memset(edge::cuda::edge_shared, 0xff, sizeof edge::cuda::edge_shared);
+  const std::vector<unsigned> numbers = sequence(grid.x * grid.y * grid.z);
+  if (together) {
+    run_together(numbers, grid, shared);
+  } else {
+    for (const unsigned i : numbers) run_together({i}, grid, shared);
   }
 }
 
@@ -202,7 +261,7 @@ std::map<void*, size_t> allocations;
 std::map<void*, size_t> on_device;  // those of cudaMalloc
 int64_t used = 0, memory = int64_t{4} << 30, devices = 1, capability = 90, fail_launch = -1;
 int64_t uuid = 7, processors = 3, any_pointer = 0;
-int64_t launches = 0, replays = 0, records = 0;
+int64_t launches = 0, replays = 0, records = 0, cooperative = 0;
 
 size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
 
@@ -257,6 +316,7 @@ extern "C" __attribute__((visibility("default"))) int64_t cuda_host_get(const ch
   if (what == "launches") return launches;
   if (what == "replays") return replays;
   if (what == "records") return records;
+  if (what == "cooperative") return cooperative;
   return -1;
 }
 
@@ -287,6 +347,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = static_cast<int>(processors);
+  return cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
   *free = static_cast<size_t>(memory > used ? memory - used : 0);
   *total = static_cast<size_t>(memory);
@@ -389,9 +453,14 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
 }
 cudaError_t host_launch(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
   if (fail_launch >= 0 && fail_launch-- == 0) return cudaErrorLaunchFailure;
-  return submit(config.stream, [config, kernel = std::move(kernel)] {
+  const bool together = config.numAttrs == 1 && config.attrs->id == cudaLaunchAttributeCooperative &&
+                        config.attrs->val.cooperative;
+  if (together && config.gridDim.x > static_cast<unsigned>(processors))
+    return cudaErrorInvalidValue;  // more blocks than can run at once
+  return submit(config.stream, [config, together, kernel = std::move(kernel)] {
     const std::lock_guard lock(one_at_a_time);
     ++launches;
-    host::run(config.gridDim, config.blockDim, config.dynamicSmemBytes, kernel);
+    cooperative += together;
+    host::run(config.gridDim, config.blockDim, config.dynamicSmemBytes, together, kernel);
   });
 }

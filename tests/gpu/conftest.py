@@ -43,7 +43,7 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         pytest.skip("no C++ compiler here")
     folder = tmp_path_factory.mktemp("cuda_host")
-    flags = ["-std=c++20", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
+    flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
     flags += ["-Wno-unknown-pragmas"]
     files = [*sources(), HOST / "ops.cpp", HOST / "runtime.cpp"]
     objects = [str(folder / f"{path.name}.o") for path in files]

@@ -34,7 +34,7 @@ def counts(result: kernel.GenerationResult) -> tuple[Any, ...]:
     return result.token_ids, result.stop_reason, result.passes, result.drafted, result.accepted
 
 
-@pytest.fixture(params=["steps"])
+@pytest.fixture(params=["steps", "persistent"])
 def decoders(request: pytest.FixtureRequest, library: Path) -> tuple[kernel.CudaDecoder, kernel.Decoder]:
     return (
         cuda_of(library, SPEC, WEIGHTS, PREFIX, evidence_layers=[0], way=request.param),

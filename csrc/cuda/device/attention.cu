@@ -1,221 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
-// Attention of a step's rows over the cache, split over blocks of keys, with the per-key bias.
-#include "cuda/device/common.h"
-#include "cuda/device/kernels.h"
-#include "cuda/device/store.h"
+// Launching attention, evidence and the prefix.
+#include "cuda/device/attention.cuh"
 
 namespace edge::cuda {
 namespace {
 
-constexpr int kThreads = 128;
-constexpr int kWarps = kThreads / kWarp;
-constexpr int kLanesPerKey = 8;
-constexpr int kKeysAtOnce = kWarp / kLanesPerKey;
-
-template <class C>
-__device__ inline const unsigned char* row_at(const void* base, int64_t row, int stride) {
-  return static_cast<const unsigned char*>(base) + row * (stride / C::kVec) * 16;
-}
-
-// The new rows whose keys lie in this block of keys go into the cache.
-template <class C>
-__device__ void store_new(const AttendArgs& a, int head, int first) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, hidden = a.heads * a.head_dim;
-  for (int task = static_cast<int>(threadIdx.x) / kWarp; task < 2 * a.rows; task += kWarps) {
-    const int row = task / 2, value = task % 2, key = a.state->keys + row;
-    if (key < first || key >= first + kKeyBlock) continue;
-    const float* from =
-        a.qkv + static_cast<int64_t>(row) * 3 * hidden + (1 + value) * hidden + head * a.head_dim;
-    const int64_t at = static_cast<int64_t>(head) * a.capacity + key;
-    store_row<C>(from, value ? a.cache.values : a.cache.keys,
-                 value ? a.cache.value_scales : a.cache.key_scales, at, a.head_dim, a.stride, lane);
-  }
-}
-
-// scores[r][j] = q[r] . k[j] for the first `count` keys of the block; lanes of a group of eight share a key.
 template <class C, int ROWS>
-__device__ void score(const AttendArgs& a, int head, int first, int count, const float* q, float* scores) {
-  const int thread = static_cast<int>(threadIdx.x), sub = thread % kLanesPerKey;
-  const int vectors = a.stride / C::kVec;
-  const int begin = thread / kWarp * (kKeyBlock / kWarps);
-  for (int j0 = begin; j0 < begin + kKeyBlock / kWarps && j0 < count; j0 += kKeysAtOnce) {
-    const int j = j0 + thread % kWarp / kLanesPerKey;
-    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + j;
-    float sums[ROWS];
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) sums[r] = 0.0f;
-    if (j < count) {
-      const uint4* row = reinterpret_cast<const uint4*>(row_at<C>(a.cache.keys, at, a.stride));
-      for (int v = sub; v < vectors; v += kLanesPerKey) {
-        float k[C::kVec];
-        C::unpack(row[v], k);
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-          for (int e = 0; e < C::kVec; ++e) sums[r] = fmaf(q[r * a.stride + v * C::kVec + e], k[e], sums[r]);
-      }
-    }
-    const float scale = a.cache.key_scales && j < count ? a.cache.key_scales[at] : 1.0f;
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-#pragma unroll
-      for (int distance = kLanesPerKey / 2; distance > 0; distance /= 2)
-        sums[r] += __shfl_xor_sync(kAllLanes, sums[r], distance);
-      if (sub == 0) scores[r * kKeyBlock + j] = sums[r] * scale;
-    }
-  }
-}
-
-// One warp: the scores of a row become exp(score - max), zero from `count` on.
-__device__ void soften(const AttendArgs& a, int head, int block, int row, int count, float* scores) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const float* bias = a.state->bias ? a.bias + block * kKeyBlock : nullptr;
-  float top = kLowest;
-  for (int j = lane; j < count; j += kWarp) {
-    float s = scores[j] * a.scale;
-    if (bias) s += bias[j];
-    // A hidden key's bias is the lowest finite number: the sum must stay finite, or max - score would be NaN.
-    // Not fmaxf, which would drop a NaN instead of handing it on.
-    s = s < kLowest ? kLowest : s;
-    scores[j] = s;
-    top = s > top ? s : top;
-  }
-  top = warp_max(top);
-  float sum = 0.0f;
-  float* mass = a.mass
-                    ? a.mass + (static_cast<int64_t>(row) * a.heads + head) * a.capacity + block * kKeyBlock
-                    : nullptr;
-  for (int j = lane; j < kKeyBlock; j += kWarp) {
-    const float p = j < count ? expf(scores[j] - top) : 0.0f;
-    scores[j] = p;
-    sum += p;
-    if (mass) mass[j] = p;
-  }
-  sum = warp_sum(sum);
-  if (lane != 0) return;
-  const int64_t at = (static_cast<int64_t>(row) * a.heads + head) * a.max_blocks + block;
-  a.max[at] = top;
-  a.sum[at] = sum;
-}
-
-// partial[r] = sum_j p[r][j] v[j]: slices of threads take every n-th key, then the slices are added in order.
-template <class C, int ROWS>
-__device__ void weigh(const AttendArgs& a, int head, int block, int row, int count, const float* scores,
-                      float* slices) {
-  const int thread = static_cast<int>(threadIdx.x), vectors = a.stride / C::kVec, n = kThreads / vectors;
-  const int v = thread % vectors, slice = thread / vectors;
-  if (slice < n) {
-    float sums[ROWS][C::kVec];
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-      for (int e = 0; e < C::kVec; ++e) sums[r][e] = 0.0f;
-    for (int j = slice; j < count; j += n) {
-      const int64_t at = static_cast<int64_t>(head) * a.capacity + block * kKeyBlock + j;
-      float value[C::kVec];
-      C::unpack(reinterpret_cast<const uint4*>(row_at<C>(a.cache.values, at, a.stride))[v], value);
-      const float scale = a.cache.value_scales ? a.cache.value_scales[at] : 1.0f;
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) {
-        const float p = scores[r * kKeyBlock + j] * scale;
-#pragma unroll
-        for (int e = 0; e < C::kVec; ++e) sums[r][e] = fmaf(p, value[e], sums[r][e]);
-      }
-    }
-#pragma unroll
-    for (int r = 0; r < ROWS; ++r)
-#pragma unroll
-      for (int e = 0; e < C::kVec; ++e) slices[(slice * ROWS + r) * a.stride + v * C::kVec + e] = sums[r][e];
-  }
-  __syncthreads();
-  for (int i = thread; i < ROWS * a.head_dim; i += kThreads) {
-    const int r = i / a.head_dim, d = i % a.head_dim;
-    if (row + r >= a.rows) continue;
-    float sum = 0.0f;
-    for (int s = 0; s < n; ++s) sum += slices[(s * ROWS + r) * a.stride + d];
-    a.partial[((static_cast<int64_t>(row + r) * a.heads + head) * a.max_blocks + block) * a.head_dim + d] =
-        sum;
-  }
-}
-
-// The block that finishes last joins all blocks of its head.
-__device__ void join(const AttendArgs& a, int head, int blocks) {
-  const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
-  for (int r = thread / kWarp; r < a.rows; r += kWarps) {
-    const int64_t at = (static_cast<int64_t>(r) * a.heads + head) * a.max_blocks;
-    float top = kLowest;
-    for (int b = lane; b < blocks; b += kWarp) top = fmaxf(top, __ldcg(a.max + at + b));
-    top = warp_max(top);
-    float total = 0.0f;
-    for (int b = lane; b < blocks; b += kWarp)
-      total = fmaf(expf(__ldcg(a.max + at + b) - top), __ldcg(a.sum + at + b), total);
-    total = warp_sum(total);
-    for (int b = lane; b < blocks; b += kWarp) a.factors[at + b] = expf(__ldcg(a.max + at + b) - top) / total;
-  }
-  __syncthreads();
-  for (int i = thread; i < a.rows * a.head_dim; i += kThreads) {
-    const int r = i / a.head_dim, d = i % a.head_dim;
-    const int64_t at = (static_cast<int64_t>(r) * a.heads + head) * a.max_blocks;
-    float sum = 0.0f;
-#pragma unroll 4
-    for (int b = 0; b < blocks; ++b)
-      sum = fmaf(a.factors[at + b], __ldcg(a.partial + (at + b) * a.head_dim + d), sum);
-    a.out[static_cast<int64_t>(r) * a.heads * a.head_dim + head * a.head_dim + d] = sum;
-  }
-}
-
-template <class C, int ROWS>
-__global__ void __launch_bounds__(kThreads) attend(const AttendArgs a) {
+__global__ void __launch_bounds__(kAttendThreads) attend(const AttendArgs a) {
   if (a.state->end) return;
-  const int head = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
-  const int thread = static_cast<int>(threadIdx.x), first = block * kKeyBlock;
-  const int keys = a.state->keys, blocks = (keys + a.rows + kKeyBlock - 1) / kKeyBlock;
-  if (block >= blocks) return;                       // a replayed graph has blocks for the keys to come
-  float* q = reinterpret_cast<float*>(edge_shared);  // [ROWS][stride]
-  float* scores = q + ROWS * a.stride;               // [ROWS][kKeyBlock]
-  float* slices = scores + ROWS * kKeyBlock;         // [slices][ROWS][stride]
-  store_new<C>(a, head, first);
-  for (int row = 0; row < a.rows; row += ROWS) {
-    __syncthreads();
-    for (int i = thread; i < ROWS * a.stride; i += kThreads) {
-      const int r = row + i / a.stride, d = i % a.stride;
-      q[i] = r < a.rows && d < a.head_dim
-                 ? a.qkv[static_cast<int64_t>(r) * 3 * a.heads * a.head_dim + head * a.head_dim + d]
-                 : 0.0f;
-    }
-    __syncthreads();
-    const int count = min(max(keys + min(row + ROWS, a.rows) - first, 0), kKeyBlock);
-    score<C, ROWS>(a, head, first, count, q, scores);
-    __syncthreads();
-    for (int r = thread / kWarp; r < ROWS; r += kWarps) {
-      if (row + r < a.rows)
-        soften(a, head, block, row + r, min(max(keys + row + r + 1 - first, 0), kKeyBlock),
-               scores + r * kKeyBlock);
-      else
-        for (int j = thread % kWarp; j < kKeyBlock; j += kWarp) scores[r * kKeyBlock + j] = 0.0f;
-    }
-    __syncthreads();
-    weigh<C, ROWS>(a, head, block, row, count, scores, slices);
-  }
-  __threadfence();
-  __syncthreads();
-  uint32_t* last = reinterpret_cast<uint32_t*>(edge_shared);
-  if (thread == 0) {
-    *last = atomicAdd(a.arrived + head, 1u) == static_cast<uint32_t>(blocks - 1);
-    if (*last) a.arrived[head] = 0;
-  }
-  __syncthreads();
-  if (!*last) return;
-  __threadfence();
-  join(a, head, blocks);
+  attend_block<C, ROWS>(a, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y));
 }
 
 template <class C, int ROWS>
 cudaError_t launch_rows(const AttendArgs& a, int blocks, cudaStream_t stream) {
-  const size_t shared =
-      sizeof(float) * static_cast<size_t>(ROWS * (a.stride + kKeyBlock + kThreads * C::kVec));
   const dim3 grid(static_cast<unsigned>(a.heads), static_cast<unsigned>(blocks), 1);
-  return launch(attend<C, ROWS>, grid, kThreads, shared, stream, a);
+  return launch(attend<C, ROWS>, grid, kAttendThreads, attend_shared<C, ROWS>(a.stride), stream, a);
 }
 
 template <class C>
@@ -225,17 +24,7 @@ cudaError_t launch_cache(const AttendArgs& a, int blocks, cudaStream_t stream) {
 
 __global__ void evidence(const EvidenceArgs a) {
   if (a.state->end) return;
-  const int j = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (j >= a.prefix) return;
-  for (int r = a.from; r < a.rows; ++r) {
-    float* out = a.out + static_cast<int64_t>(a.state->count + r - a.from) * a.prefix + j;
-    float sum = a.first ? 0.0f : *out;
-    for (int h = 0; h < a.heads; ++h) {
-      const int64_t at = static_cast<int64_t>(r) * a.heads + h;
-      sum = fmaf(a.mass[at * a.capacity + j], a.factors[at * a.max_blocks + j / kKeyBlock] * a.mean, sum);
-    }
-    *out = sum;
-  }
+  evidence_unit(a, static_cast<int>(blockIdx.x));
 }
 
 template <class C>
@@ -249,12 +38,18 @@ __global__ void store_prefix(const PrefixArgs a) {
                lane);
 }
 
+template <class C, int ROWS>
+cudaError_t prepare_rows() {
+  return cudaFuncSetAttribute(attend<C, ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(attend_shared<C, ROWS>(kMostHeadDim)));
+}
+
 }  // namespace
 
 cudaError_t prepare_attention() {
   for (const cudaError_t status :
-       {load(attend<F32, 1>), load(attend<F32, 4>), load(attend<F16, 1>), load(attend<F16, 4>),
-        load(attend<I8, 1>), load(attend<I8, 4>), load(evidence)})
+       {prepare_rows<F32, 1>(), prepare_rows<F32, 4>(), prepare_rows<F16, 1>(), prepare_rows<F16, 4>(),
+        prepare_rows<I8, 1>(), prepare_rows<I8, 4>(), load(evidence)})
     if (status != cudaSuccess) return status;
   return cudaSuccess;
 }
@@ -266,16 +61,16 @@ cudaError_t launch_attend(int cache_type, const AttendArgs& a, int blocks, cudaS
 }
 
 cudaError_t launch_evidence(const EvidenceArgs& a, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>((a.prefix + kThreads - 1) / kThreads), 1, 1);
-  return launch(evidence, grid, kThreads, 0, stream, a);
+  const dim3 grid(static_cast<unsigned>((a.prefix + kAttendThreads - 1) / kAttendThreads), 1, 1);
+  return launch(evidence, grid, kAttendThreads, 0, stream, a);
 }
 
 cudaError_t launch_prefix(int cache_type, const PrefixArgs& a, cudaStream_t stream) {
   const int64_t tasks = static_cast<int64_t>(a.heads) * a.length;
-  const dim3 grid(static_cast<unsigned>((tasks + kWarps - 1) / kWarps), 1, 1);
-  if (cache_type == EDGE_CUDA_F32) return launch(store_prefix<F32>, grid, kThreads, 0, stream, a);
-  if (cache_type == EDGE_CUDA_F16) return launch(store_prefix<F16>, grid, kThreads, 0, stream, a);
-  return launch(store_prefix<I8>, grid, kThreads, 0, stream, a);
+  const dim3 grid(static_cast<unsigned>((tasks + kAttendWarps - 1) / kAttendWarps), 1, 1);
+  if (cache_type == EDGE_CUDA_F32) return launch(store_prefix<F32>, grid, kAttendThreads, 0, stream, a);
+  if (cache_type == EDGE_CUDA_F16) return launch(store_prefix<F16>, grid, kAttendThreads, 0, stream, a);
+  return launch(store_prefix<I8>, grid, kAttendThreads, 0, stream, a);
 }
 
 }  // namespace edge::cuda

@@ -149,6 +149,23 @@ cudaError_t load(void (*kernel)(Params...)) {
   return cudaFuncGetAttributes(&attributes, kernel);
 }
 
+// With every block of the grid running at once, or not at all.
+template <class... Params, class... Args>
+cudaError_t launch_together(void (*kernel)(Params...), dim3 grid, int threads, size_t shared,
+                            cudaStream_t stream, const Args&... args) {
+  cudaLaunchAttribute together{};
+  together.id = cudaLaunchAttributeCooperative;
+  together.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(static_cast<unsigned>(threads), 1, 1);
+  config.dynamicSmemBytes = shared;
+  config.stream = stream;
+  config.attrs = &together;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, kernel, args...);
+}
+
 template <class... Params, class... Args>
 cudaError_t launch(void (*kernel)(Params...), dim3 grid, int threads, size_t shared, cudaStream_t stream,
                    const Args&... args) {

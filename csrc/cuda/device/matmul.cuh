@@ -44,7 +44,7 @@ __device__ inline void row_norms(const MatmulArgs& a, float* norms, float* parti
   for (int r = 0; r < ROWS; ++r) {
     sums[r] = 0.0f;
     if (r < a.rows)
-      for (int c = thread; c < cols; c += kThreads) sums[r] += a.x[r * a.x_stride + c];
+      for (int c = thread; c < cols; c += kThreads) sums[r] += __ldcg(a.x + r * a.x_stride + c);
     sums[r] = warp_sum(sums[r]);
     if (thread % kWarp == 0) partial[r * kWarps + warp] = sums[r];
   }
@@ -59,7 +59,7 @@ __device__ inline void row_norms(const MatmulArgs& a, float* norms, float* parti
     sums[r] = squares[r] = 0.0f;
     if (r < a.rows)
       for (int c = thread; c < cols; c += kThreads) {
-        const float d = a.x[r * a.x_stride + c] - mean;
+        const float d = __ldcg(a.x + r * a.x_stride + c) - mean;
         sums[r] += d;
         squares[r] = fmaf(d, d, squares[r]);
       }
@@ -96,7 +96,7 @@ __device__ inline void load_tile(const MatmulArgs& a, const float* norms, int fr
       const int column = from + c;
       float value = 0.0f;
       if (r < a.rows && column < a.w.cols) {
-        value = a.x[r * a.x_stride + column];
+        value = __ldcg(a.x + r * a.x_stride + column);
         if (a.norm_weight) {
           const float d = value - norms[3 * r] - norms[3 * r + 1];
           value = fmaf(d * norms[3 * r + 2], a.norm_weight[column], a.norm_bias[column]);
@@ -116,101 +116,116 @@ __device__ inline float activate(Output output, float x) {
 }
 
 template <class W, int ROWS>
-__global__ void __launch_bounds__(kThreads) matmul(const MatmulArgs a) {
-  if (a.state->end) return;
+__host__ __device__ inline void plan(MatmulArgs& a) {
+  using P = Plan<W, ROWS>;
+  const int whole = (a.w.cols + P::kChunk - 1) / P::kChunk * P::kChunk;
+  a.tile = whole < P::kTile ? whole : P::kTile;
+  a.span = a.output == Output::logits ? kVocabBlock : kWarps * P::kOut;
+}
+
+// Every blocks-th unit of a.span outputs, from unit `block` on, by one block of threads.
+template <class W, int ROWS>
+__device__ inline void matmul_units(const MatmulArgs& a, int block, int blocks) {
   using P = Plan<W, ROWS>;
   float* tile = reinterpret_cast<float*>(edge_shared);  // [ROWS][a.tile]
   float* norms = tile + ROWS * a.tile;                  // [ROWS][3]
   float* scratch = norms + 3 * ROWS;                    // [2][ROWS][kWarps], or [ROWS][kVocabBlock]
   if (a.norm_weight) row_norms<ROWS>(a, norms, scratch);
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int begin = static_cast<int>(blockIdx.x) * a.span, end = min(begin + a.span, a.w.rows);
+  const int units = (a.w.rows + a.span - 1) / a.span;
   const int64_t row_bytes = static_cast<int64_t>(a.w.padded / W::kVec) * 16;
-  for (int first = begin; first < end; first += kWarps * P::kOut) {
-    const int out = first + warp * P::kOut;
-    const unsigned char* rows[P::kOut];
-    float sums[P::kOut][ROWS];
+  for (int unit = block; unit < units; unit += blocks) {
+    const int begin = unit * a.span, end = min(begin + a.span, a.w.rows);
+    for (int first = begin; first < end; first += kWarps * P::kOut) {
+      const int out = first + warp * P::kOut;
+      const unsigned char* rows[P::kOut];
+      float sums[P::kOut][ROWS];
 #pragma unroll
-    for (int i = 0; i < P::kOut; ++i) {
-      // Beyond the last output its row is read again, and the result dropped.
-      rows[i] = static_cast<const unsigned char*>(a.w.data) + min(out + i, a.w.rows - 1) * row_bytes;
+      for (int i = 0; i < P::kOut; ++i) {
+        // Beyond the last output its row is read again, and the result dropped.
+        rows[i] = static_cast<const unsigned char*>(a.w.data) + min(out + i, a.w.rows - 1) * row_bytes;
 #pragma unroll
-      for (int r = 0; r < ROWS; ++r) sums[i][r] = 0.0f;
-    }
-    for (int from = 0; from < a.w.cols; from += a.tile) {
-      if (first == begin || a.tile < a.w.cols) {
-        __syncthreads();
-        load_tile<W, ROWS>(a, norms, from, tile);
-        __syncthreads();
+        for (int r = 0; r < ROWS; ++r) sums[i][r] = 0.0f;
       }
-      const int vectors = min(a.tile, a.w.padded - from) / W::kVec;
-      for (int v = lane; v < vectors; v += kWarp) {
-        float w[P::kOut][W::kVec];
-#pragma unroll
-        for (int i = 0; i < P::kOut; ++i) {
-          const int group = from / W::kVec + v;
-          W::unpack(__ldg(reinterpret_cast<const uint4*>(rows[i]) + group), w[i]);
-          if constexpr (kGrouped<W>) {
-            const int64_t at =
-                static_cast<int64_t>(min(out + i, a.w.rows - 1)) * (a.w.padded / W::kVec) + group;
-            const float scale = __half2float(static_cast<const __half*>(a.w.scale)[at]) / 128.0f;
-#pragma unroll
-            for (int e = 0; e < W::kVec; ++e) w[i][e] *= scale;
-          }
+      for (int from = 0; from < a.w.cols; from += a.tile) {
+        if ((first == begin && unit == block) || a.tile < a.w.cols) {
+          __syncthreads();
+          load_tile<W, ROWS>(a, norms, from, tile);
+          __syncthreads();
         }
-        const float4* x = reinterpret_cast<const float4*>(tile) + v / kWarp * (W::kVec / 4 * kWarp) + lane;
+        const int vectors = min(a.tile, a.w.padded - from) / W::kVec;
+        for (int v = lane; v < vectors; v += kWarp) {
+          float w[P::kOut][W::kVec];
 #pragma unroll
-        for (int p = 0; p < W::kVec / 4; ++p)
+          for (int i = 0; i < P::kOut; ++i) {
+            const int group = from / W::kVec + v;
+            W::unpack(__ldg(reinterpret_cast<const uint4*>(rows[i]) + group), w[i]);
+            if constexpr (kGrouped<W>) {
+              const int64_t at =
+                  static_cast<int64_t>(min(out + i, a.w.rows - 1)) * (a.w.padded / W::kVec) + group;
+              const float scale = __half2float(static_cast<const __half*>(a.w.scale)[at]) / 128.0f;
 #pragma unroll
-          for (int r = 0; r < ROWS; ++r) {
-            const float4 four = x[r * (a.tile / 4) + p * kWarp];
-#pragma unroll
-            for (int i = 0; i < P::kOut; ++i) {
-              float sum = sums[i][r];
-              sum = fmaf(w[i][4 * p], four.x, sum);
-              sum = fmaf(w[i][4 * p + 1], four.y, sum);
-              sum = fmaf(w[i][4 * p + 2], four.z, sum);
-              sums[i][r] = fmaf(w[i][4 * p + 3], four.w, sum);
+              for (int e = 0; e < W::kVec; ++e) w[i][e] *= scale;
             }
           }
+          const float4* x = reinterpret_cast<const float4*>(tile) + v / kWarp * (W::kVec / 4 * kWarp) + lane;
+#pragma unroll
+          for (int p = 0; p < W::kVec / 4; ++p)
+#pragma unroll
+            for (int r = 0; r < ROWS; ++r) {
+              const float4 four = x[r * (a.tile / 4) + p * kWarp];
+#pragma unroll
+              for (int i = 0; i < P::kOut; ++i) {
+                float sum = sums[i][r];
+                sum = fmaf(w[i][4 * p], four.x, sum);
+                sum = fmaf(w[i][4 * p + 1], four.y, sum);
+                sum = fmaf(w[i][4 * p + 2], four.z, sum);
+                sums[i][r] = fmaf(w[i][4 * p + 3], four.w, sum);
+              }
+            }
+        }
+      }
+#pragma unroll
+      for (int i = 0; i < P::kOut; ++i) {
+        const int o = out + i;
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+          const float sum = warp_sum(sums[i][r]);
+          if (lane != r || o >= end || r >= a.rows) continue;
+          float value = !kGrouped<W> && a.w.scale ? sum * static_cast<const float*>(a.w.scale)[o] : sum;
+          if (a.w.bias) value += a.w.bias[o];
+          value = activate(a.output, value);
+          float* y = a.y + r * a.y_stride + o;
+          *y = a.output == Output::residual ? __ldcg(y) + value : value;
+          if (a.output == Output::logits) scratch[r * kVocabBlock + o - begin] = value;
+        }
       }
     }
-#pragma unroll
-    for (int i = 0; i < P::kOut; ++i) {
-      const int o = out + i;
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) {
-        const float sum = warp_sum(sums[i][r]);
-        if (lane != r || o >= end || r >= a.rows) continue;
-        float value = !kGrouped<W> && a.w.scale ? sum * static_cast<const float*>(a.w.scale)[o] : sum;
-        if (a.w.bias) value += a.w.bias[o];
-        value = activate(a.output, value);
-        float* y = a.y + r * a.y_stride + o;
-        *y = a.output == Output::residual ? *y + value : value;
-        if (a.output == Output::logits) scratch[r * kVocabBlock + o - begin] = value;
-      }
+    if (a.output != Output::logits) continue;
+    __syncthreads();
+    for (int r = warp; r < a.rows; r += kWarps) {
+      const BlockStats stats =
+          block_stats(scratch + r * kVocabBlock, end - begin, begin, a.flags, a.state->penalty, r);
+      if (lane == 0) a.stats[r * units + unit] = stats;
     }
-  }
-  if (a.output != Output::logits) return;
-  __syncthreads();
-  for (int r = warp; r < a.rows; r += kWarps) {
-    const BlockStats stats =
-        block_stats(scratch + r * kVocabBlock, end - begin, begin, a.flags, a.state->penalty, r);
-    if (lane == 0) a.stats[r * gridDim.x + blockIdx.x] = stats;
+    __syncthreads();  // the next unit writes its logits where these were read
   }
 }
 
 template <class W, int ROWS>
-size_t shared_bytes(int tile) {
+__global__ void __launch_bounds__(kThreads) matmul(const MatmulArgs a) {
+  if (a.state->end) return;
+  matmul_units<W, ROWS>(a, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+}
+
+template <class W, int ROWS>
+constexpr size_t shared_bytes(int tile) {
   return sizeof(float) * static_cast<size_t>(ROWS * tile + 3 * ROWS + ROWS * kVocabBlock);
 }
 
 template <class W, int ROWS>
 cudaError_t launch_rows(MatmulArgs a, cudaStream_t stream) {
-  using P = Plan<W, ROWS>;
-  a.tile = static_cast<int>(round_up(a.w.cols, P::kChunk));
-  if (a.tile > P::kTile) a.tile = P::kTile;
-  a.span = a.output == Output::logits ? kVocabBlock : kWarps * P::kOut;
+  plan<W, ROWS>(a);
   const dim3 grid(static_cast<unsigned>((a.w.rows + a.span - 1) / a.span), 1, 1);
   return launch(matmul<W, ROWS>, grid, kThreads, shared_bytes<W, ROWS>(a.tile), stream, a);
 }

@@ -12,17 +12,18 @@ namespace {
 // Steps that are queued before their predecessors' tokens have been seen: the device never waits for the
 // host, and after the end of a text no more than so many empty steps remain.
 constexpr int kAhead = 3;
+// Tokens of one launch of the persistent kernel: a cancelled text goes on for no more than a few of them.
+constexpr int kTogether = 8;
 
 size_t bytes(int64_t n) { return static_cast<size_t>(n); }
 
 // Refuses a model that the kernels do not take, or that does not fit, before anything is allocated.
 const EdgeCudaModel& checked(const EdgeCudaModel& m) {
-  if (m.head_dim > 256)
+  if (m.head_dim > kMostHeadDim)
     throw Failure{EDGE_CUDA_UNSUPPORTED,
                   "the CUDA kernels take a head_dim of at most 256, not " + std::to_string(m.head_dim)};
   if (m.cache_type != EDGE_CUDA_F32 && m.cache_type != EDGE_CUDA_F16 && m.cache_type != EDGE_CUDA_I8)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels have no such cache type"};
-  if (m.persistent) throw Failure{EDGE_CUDA_UNSUPPORTED, "this build has no persistent kernel"};
   if (m.float_type != EDGE_CUDA_F32 && m.float_type != EDGE_CUDA_F16 && m.float_type != EDGE_CUDA_BF16)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels have no such weight type"};
   const int64_t capacity = round_up(m.max_positions, kKeyBlock), blocks = capacity / kKeyBlock;
@@ -105,6 +106,28 @@ Network::Network(const EdgeCudaModel& model)
   stop_ = Buffer<int32_t>(m.vocab);
   arrived_ = zeros<uint32_t>(m.heads, stream_);
   state_ = Buffer<State>(1);
+  if (m.persistent) describe_passes();
+  check(cudaStreamSynchronize(stream_), "to get ready");
+}
+
+void Network::describe_passes() {
+  int held = 0, processors = 0;
+  check(prepare_text(&held), "to load the kernels");
+  check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0), "to describe itself");
+  if (held < 1)
+    throw Failure{EDGE_CUDA_UNSUPPORTED, "the persistent kernel does not fit on this GPU's multiprocessors"};
+  together_ = processors;
+  std::vector<PassLayer> layers;
+  for (int64_t i = 0; i < model_.layers; ++i) {
+    const DeviceLayer& from = weights_.layers[bytes(i)];
+    layers.push_back({from.attn_norm, from.mlp_norm, from.qkv, from.attn_out, from.mlp_in, from.mlp_out,
+                      cache(i), bias_.get() + i * capacity_, evidence_layer_[bytes(i)]});
+  }
+  pass_layers_ = Buffer<PassLayer>(model_.layers);
+  barrier_ = zeros<Barrier>(1, stream_);
+  check(cudaMemcpyAsync(pass_layers_.get(), layers.data(), layers.size() * sizeof(PassLayer),
+                        cudaMemcpyHostToDevice, stream_),
+        "to get ready");
   check(cudaStreamSynchronize(stream_), "to get ready");
 }
 
@@ -188,6 +211,43 @@ void Network::matmul(const DeviceMatrix& w, const float* x, const DeviceNorm* no
   check(launch_matmul(a, stream_), "to multiply");
 }
 
+AttendArgs Network::attend_args(int rows) const {
+  const EdgeCudaModel& m = model_;
+  AttendArgs a{};
+  a.qkv = qkv_.get();
+  a.max = max_.get();
+  a.sum = sum_.get();
+  a.partial = partial_.get();
+  a.factors = factors_.get();
+  a.out = attended_.get();
+  a.arrived = arrived_.get();
+  a.state = state_.get();
+  a.rows = rows;
+  a.heads = static_cast<int>(m.heads);
+  a.head_dim = static_cast<int>(m.head_dim);
+  a.stride = static_cast<int>(stride_);
+  a.capacity = static_cast<int>(capacity_);
+  a.max_blocks = static_cast<int>(max_blocks_);
+  a.scale = 1.0f / std::sqrt(static_cast<float>(m.head_dim));
+  return a;
+}
+
+EvidenceArgs Network::evidence_args(int rows, int from) const {
+  EvidenceArgs e{};
+  e.mass = mass_.get();
+  e.factors = factors_.get();
+  e.out = evidence_.get();
+  e.state = state_.get();
+  e.rows = rows;
+  e.from = from;
+  e.heads = static_cast<int>(model_.heads);
+  e.prefix = static_cast<int>(prefix_);
+  e.capacity = static_cast<int>(capacity_);
+  e.max_blocks = static_cast<int>(max_blocks_);
+  e.mean = evidence_layers_ ? 1.0f / static_cast<float>(model_.heads * evidence_layers_) : 0.0f;
+  return e;
+}
+
 // Five kernels per layer.
 void Network::layers(int rows, int from, int key_blocks) {
   const EdgeCudaModel& m = model_;
@@ -196,22 +256,7 @@ void Network::layers(int rows, int from, int key_blocks) {
                       static_cast<int>(m.position_offset)},
                      rows, stream_),
         "to embed");
-  AttendArgs attend{};
-  attend.qkv = qkv_.get();
-  attend.max = max_.get();
-  attend.sum = sum_.get();
-  attend.partial = partial_.get();
-  attend.factors = factors_.get();
-  attend.out = attended_.get();
-  attend.arrived = arrived_.get();
-  attend.state = state_.get();
-  attend.rows = rows;
-  attend.heads = static_cast<int>(m.heads);
-  attend.head_dim = static_cast<int>(m.head_dim);
-  attend.stride = static_cast<int>(stride_);
-  attend.capacity = static_cast<int>(capacity_);
-  attend.max_blocks = static_cast<int>(max_blocks_);
-  attend.scale = 1.0f / std::sqrt(static_cast<float>(m.head_dim));
+  AttendArgs attend = attend_args(rows);
   bool first = true;
   for (int64_t i = 0; i < m.layers; ++i) {
     const DeviceLayer& layer = weights_.layers[bytes(i)];
@@ -222,19 +267,8 @@ void Network::layers(int rows, int from, int key_blocks) {
     attend.mass = gathers ? mass_.get() : nullptr;
     check(launch_attend(m.cache_type, attend, key_blocks, stream_), "to attend");
     if (gathers) {
-      EvidenceArgs e{};
-      e.mass = mass_.get();
-      e.factors = factors_.get();
-      e.out = evidence_.get();
-      e.state = state_.get();
-      e.rows = rows;
-      e.from = from;
-      e.heads = attend.heads;
-      e.prefix = static_cast<int>(prefix_);
-      e.capacity = attend.capacity;
-      e.max_blocks = attend.max_blocks;
+      EvidenceArgs e = evidence_args(rows, from);
       e.first = first;
-      e.mean = 1.0f / static_cast<float>(m.heads * evidence_layers_);
       check(launch_evidence(e, stream_), "to gather evidence");
       first = false;
     }
@@ -254,7 +288,7 @@ void Network::propose(int rows) {
   check(launch_propose({proposal_.device(), flags_.get(), state_.get(), rows}, stream_), "to take drafts");
 }
 
-void Network::choose(int rows, bool advance) {
+ChooseArgs Network::choose_args(int rows, bool advance) const {
   ChooseArgs a{};
   a.stats = stats_.get();
   a.logits = logits_.get();
@@ -267,7 +301,11 @@ void Network::choose(int rows, bool advance) {
   a.blocks = static_cast<int>(vocab_blocks_);
   a.vocab = static_cast<int>(model_.vocab);
   a.advance = advance;
-  check(launch_choose(a, stream_), "to choose");
+  return a;
+}
+
+void Network::choose(int rows, bool advance) {
+  check(launch_choose(choose_args(rows, advance), stream_), "to choose");
 }
 
 void Network::pass(int rows, int key_blocks) {
@@ -277,7 +315,41 @@ void Network::pass(int rows, int key_blocks) {
   choose(rows, true);
 }
 
+void Network::start_text(int rows, int passes) {
+  PassArgs p{};
+  p.layer = pass_layers_.get();
+  p.head = weights_.head;
+  p.final_norm = weights_.final_norm;
+  p.embed = {weights_.embed,
+             weights_.positions,
+             x_.get(),
+             state_.get(),
+             static_cast<int>(model_.hidden),
+             static_cast<int>(model_.position_offset)};
+  p.attend = attend_args(rows);
+  p.evidence = evidence_args(rows, 0);
+  p.choose = choose_args(rows, true);
+  p.proposal = proposal_.device();
+  p.barrier = barrier_.get();
+  p.qkv = qkv_.get();
+  p.mlp = mlp_.get();
+  p.mass = mass_.get();
+  p.logits = logits_.get();
+  p.stats = stats_.get();
+  p.eps = model_.norm_eps;
+  p.activation = model_.gelu_erf ? Output::gelu_erf : Output::gelu_tanh;
+  p.layers = static_cast<int>(model_.layers);
+  p.rows = rows;
+  p.cache_type = model_.cache_type;
+  p.passes = passes;
+  check(launch_text(p, together_, stream_), "to start a text");
+}
+
 void Network::start_pass(int rows, int key_blocks) {
+  if (together_) {
+    start_text(rows, 1);
+    return;
+  }
   Graph& graph = recorded_[rows];
   if (!graph.ready() || recorded_blocks_[rows] < key_blocks) {
     graph.record(stream_, [&] { pass(rows, key_blocks); });
@@ -378,8 +450,14 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
         active = true;
       }
     } else {
-      for (; end == EDGE_CUDA_RUNNING && queued < most - 1 && queued < seen + kAhead - 1; ++queued) {
-        start_pass(1, key_blocks);
+      // The persistent kernel writes several tokens before the host has to look again.
+      const int64_t step = together_ ? kTogether : 1;
+      while (end == EDGE_CUDA_RUNNING && queued < most - 1 && queued < seen + kAhead * step - 1) {
+        if (together_)
+          start_text(1, kTogether);
+        else
+          start_pass(1, key_blocks);
+        queued += step;
         active = true;
       }
     }

@@ -4,6 +4,7 @@
 
 #include "cuda/device/kernels.h"
 #include "cuda/device/memory.h"
+#include "cuda/device/persistent.h"
 #include "cuda/device/weights.h"
 
 namespace edge::cuda {
@@ -31,6 +32,12 @@ class Network {
   // One pass over the decoder: its drafts, layers, head and choice.
   void pass(int rows, int key_blocks);
   void start_pass(int rows, int key_blocks);
+  // What the persistent kernel works on; and so many of its passes at most.
+  void describe_passes();
+  void start_text(int rows, int passes);
+  AttendArgs attend_args(int rows) const;
+  EvidenceArgs evidence_args(int rows, int from) const;
+  ChooseArgs choose_args(int rows, bool advance) const;
   void begin_text(const EdgeCudaGreedy& greedy, int64_t text_rows, int64_t most);
   void send(const State& state);
   CacheLayer cache(int64_t layer) const;
@@ -57,6 +64,9 @@ class Network {
   Pinned<Token> tokens_;
   Pinned<Mailbox> mailbox_;
   Pinned<Proposal> proposal_;
+  int together_ = 0;  // blocks of the persistent kernel; 0: passes are recorded
+  Buffer<PassLayer> pass_layers_;
+  Buffer<Barrier> barrier_;
   // Recorded passes by their number of rows, and the blocks of keys they reach.
   Graph recorded_[kMaxRows + 1];
   int recorded_blocks_[kMaxRows + 1] = {};

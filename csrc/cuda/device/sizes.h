@@ -10,6 +10,7 @@ inline constexpr int kWarp = 32;
 inline constexpr int kMaxRows = 16;      // rows that share one pass over the weights
 inline constexpr int kKeyBlock = 128;    // keys of one attention block, as on the CPU
 inline constexpr int kVocabBlock = 128;  // logits of one head block, as on the CPU
+inline constexpr int kMostHeadDim = 256;
 inline constexpr int kPad = 32;     // columns of a matrix on the device are a multiple of it, zeros added
 inline constexpr int kGroup4 = 32;  // columns that share a scale in int4
 

@@ -2,7 +2,9 @@
 // The small kernels around the layers: embedding, the choice of the next token, conversions at load.
 #include "cuda/device/choose.cuh"
 #include "cuda/device/common.h"
+#include "cuda/device/embed.cuh"
 #include "cuda/device/kernels.h"
+#include "cuda/device/persistent.h"
 #include "cuda/device/stats.h"
 
 namespace edge::cuda {
@@ -13,18 +15,7 @@ constexpr int kThreads = 256;
 template <class W>
 __global__ void embed(const EmbedArgs a) {
   if (a.state->end) return;
-  const int row = static_cast<int>(blockIdx.x), id = a.state->ids[row];
-  const int64_t position = a.state->keys + row + a.position_offset;
-  const int64_t at = static_cast<int64_t>(id) * a.embed.padded;
-  for (int c = static_cast<int>(threadIdx.x); c < a.hidden; c += kThreads) {
-    float scale = 1.0f;
-    if (W::kVec == kGroup4)
-      scale = __half2float(static_cast<const __half*>(a.embed.scale)[(at + c) / kGroup4]) / 128.0f;
-    else if (a.embed.scale)
-      scale = static_cast<const float*>(a.embed.scale)[id];
-    a.x[static_cast<int64_t>(row) * a.hidden + c] =
-        a.positions[position * a.hidden + c] + W::get(a.embed.data, at + c) * scale;
-  }
+  embed_row<W>(a, static_cast<int>(blockIdx.x));
 }
 
 __global__ void measure(const MeasureArgs a) {
@@ -91,6 +82,21 @@ cudaError_t prepare_matmul() {
   if (status == cudaSuccess) status = prepare_matmul_of<BF16>();
   if (status == cudaSuccess) status = prepare_matmul_of<I8>();
   if (status == cudaSuccess) status = prepare_matmul_of<I4>();
+  return status;
+}
+
+cudaError_t launch_text(const PassArgs& args, int blocks, cudaStream_t stream) {
+  if (args.rows == 1) return launch_text_of<1>(args, blocks, stream);
+  if (args.rows <= 4) return launch_text_of<4>(args, blocks, stream);
+  return launch_text_of<16>(args, blocks, stream);
+}
+
+cudaError_t prepare_text(int* blocks_per_processor) {
+  int few = 0, several = 0, many = 0;
+  cudaError_t status = prepare_text_of<1>(&few);
+  if (status == cudaSuccess) status = prepare_text_of<4>(&several);
+  if (status == cudaSuccess) status = prepare_text_of<16>(&many);
+  *blocks_per_processor = min(few, min(several, many));
   return status;
 }
 

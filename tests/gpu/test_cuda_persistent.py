@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The persistent kernel: the bits of the recorded steps, whatever the number of multiprocessors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from small import prefix_of, spec_of, weights_of
+from stand_in import StandIn
+from test_cuda_decoder import SHAPES, cuda_of
+
+import edge._kernel as kernel
+from edge.cuda import CudaDecoder
+from edge.errors import UsageError
+
+
+def same(one: kernel.GenerationResult, two: kernel.GenerationResult) -> None:
+    assert (one.token_ids, one.stop_reason, one.passes) == (two.token_ids, two.stop_reason, two.passes)
+    np.testing.assert_array_equal(one.logprobs, two.logprobs)
+    np.testing.assert_array_equal(one.evidence, two.evidence)
+
+
+@pytest.mark.parametrize(
+    ("shape", "precision", "options"),
+    [
+        ("small", "mixed", {"kv_dtype": "int8"}),
+        ("odd", "fp32", {"kv_dtype": "fp16"}),
+        ("erf_untied_offset", "int4", {"weight_dtype": "bf16"}),
+        ("small", "fp32", {"weight_dtype": "fp16"}),
+    ],
+)
+def test_same_bits(library: Path, shape: str, precision: str, options: dict[str, Any]) -> None:
+    spec = spec_of(**SHAPES[shape])
+    weights, prefix = weights_of(spec, precision), prefix_of(spec, 120)
+    texts = []
+    for way in ("steps", "persistent"):
+        decoder = cuda_of(library, spec, weights, prefix, "strict", evidence_layers=[0, 1], way=way, **options)
+        plain = {"max_new_tokens": 11, "repetition_penalty": 1.2, "forced_ids": [3, 4]}
+        first = decoder.generate(None, **plain)
+        script = [first.token_ids[at : at + 1 + at % 6] for at in range(11)]
+        texts.append((first, decoder.generate(None, **plain, draft_script=script)))
+    same(texts[0][0], texts[1][0])
+    same(texts[0][1], texts[1][1])
+    assert texts[1][1].token_ids == texts[1][0].token_ids
+
+
+def test_any_grid_in_any_order(host_library: Path, stand_in: StandIn) -> None:
+    spec = spec_of(layers=2, mlp=96)
+    weights, prefix = weights_of(spec, "mixed"), prefix_of(spec, 125)
+    texts = []
+    for processors, order in ((1, 0), (2, 1), (5, 2)):
+        stand_in.set("processors", processors)
+        stand_in.set("order", order)
+        decoder = cuda_of(host_library, spec, weights, prefix, evidence_layers=[1], way="persistent")
+        texts.append(decoder.generate(prefix["first_logits"], max_new_tokens=6, repetition_penalty=1.2))
+    same(texts[0], texts[1])
+    same(texts[0], texts[2])
+
+
+def test_few_launches(host_library: Path, stand_in: StandIn) -> None:
+    """Several tokens by one launch; what was started too much ends at once."""
+    spec = spec_of(layers=1, mlp=64)
+    prefix = prefix_of(spec, 20)
+    decoder = cuda_of(host_library, spec, weights_of(spec), prefix, way="persistent")
+    names = ("cooperative", "replays", "records")
+    before = [stand_in.get(name) for name in names]
+    result = decoder.generate(prefix["first_logits"], max_new_tokens=41, repetition_penalty=1.2)
+    assert len(result.token_ids) == 41
+    assert [stand_in.get(name) - start for name, start in zip(names, before, strict=True)] == [5, 0, 0]
+    stop = result.token_ids[3]
+    if stop not in result.token_ids[:3]:
+        cut = decoder.generate(prefix["first_logits"], max_new_tokens=41, repetition_penalty=1.2, stop_ids=[stop])
+        assert (cut.token_ids, cut.stop_reason, cut.passes) == (result.token_ids[:3], "stop", 3)
+        assert stand_in.get("cooperative") - before[0] <= 5 + 3
+
+
+def test_the_way_is_chosen(host_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(layers=1, mlp=32)
+    weights = weights_of(spec)
+    assert CudaDecoder(spec, weights, library=host_library).way == "steps"
+    monkeypatch.setenv("EDGE_CUDA_WAY", "persistent")
+    assert CudaDecoder(spec, weights, library=host_library).way == "persistent"
+    monkeypatch.setenv("EDGE_CUDA_WAY", "faster")
+    with pytest.raises(UsageError, match="'faster' is not one of steps, persistent"):
+        CudaDecoder(spec, weights, library=host_library)
