@@ -65,6 +65,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="reference: the full-size model with random weights, made once and kept in the user's cache "
         "(the decoder alone where the exporter is not installed); demo: the demo model",
     )
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: the decoder by its ways, whole reports by stage, peers and a projection, on the GPU (default: cpu)",
+    )
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
     add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
     add(
@@ -135,7 +141,11 @@ def main(argv: list[str] | None = None) -> int:
         return vision(arguments[1:])
     parser = make_parser()
     options = parser.parse_args(arguments)
-    if options.shape != "reference":
+    if options.device == "cuda":
+        for name in ("shape", "quantize", "decoder_only", "refresh", "kv", "film", "buffer_mb", "threads"):
+            if getattr(options, name):
+                parser.error(f"--{name.replace('_', '-')} does not go with --device cuda, which measures all there is")
+    elif options.shape != "reference":
         for name in ("quantize", "decoder_only", "refresh"):
             if getattr(options, name):
                 parser.error(f"--{name.replace('_', '-')} goes with --shape reference only")
@@ -146,12 +156,15 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.json is not None:
             check_target(options.json, [options.film] if options.film else [])
-        result = run(options)
+        result = _run_gpu(options) if options.device == "cuda" else run(options)
         if options.json is not None:
             import json
 
             write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
-        from .table import render
+        if options.device == "cuda":
+            from .gpu.run import table as render
+        else:
+            from .table import render
 
         write_stdout(render(result))
     except EdgeError as error:
@@ -162,6 +175,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROG}: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _run_gpu(options: argparse.Namespace) -> dict[str, Any]:
+    from .gpu.run import run as run_gpu
+
+    return run_gpu(tokens=options.tokens or 100, repeat=options.repeat, bundle=options.bundle, say=say)
 
 
 def say(line: str) -> None:

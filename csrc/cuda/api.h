@@ -127,6 +127,8 @@ typedef struct {
   int (*open_stream)(void** stream, EdgeCudaReason*);
   int (*wait_stream)(void* stream, EdgeCudaReason*);
   void (*close_stream)(void* stream);
+  // Bytes read and written per second while memory of the device is copied within it, in GB/s; the best pass.
+  int (*copy_bandwidth)(int64_t bytes, double* gbps, EdgeCudaReason*);
 } EdgeCudaApi;
 
 // Null: the library does not speak this ABI.

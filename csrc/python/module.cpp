@@ -378,6 +378,19 @@ PYBIND11_MODULE(_kernel, m) {
       py::arg("library"),
       "The device that the CUDA library would use; DeviceUnusable says why there is none.");
 
+  m.def(
+      "device_copy_bandwidth",
+      [](const std::string& library, int64_t bytes) {
+        const CudaLibrary opened(library);
+        opened.probe();
+        double gbps = 0.0;
+        EdgeCudaReason reason{};
+        check_cuda(opened.api().copy_bandwidth(bytes, &gbps, &reason), reason);
+        return gbps;
+      },
+      py::arg("library"), py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
+      "GB/s read and written while memory of the device is copied within it: best pass.");
+
   py::class_<DeviceBuffer>(m, "DeviceBuffer")
       .def(py::init<const std::string&, int64_t>(), py::arg("library"), py::arg("bytes"))
       .def_property_readonly("address", &DeviceBuffer::address)

@@ -47,11 +47,11 @@ def test_any_draft(decoders: tuple[kernel.CudaDecoder, kernel.Decoder]) -> None:
     cuda, cpu = decoders
     rng = np.random.default_rng(11)
     accepted = 0
-    for number in range(4):
+    for number in range(3):
         ids = lambda most: [int(i) for i in rng.integers(0, 60, rng.integers(0, most + 1))]  # noqa: E731
         options = {
             "begin_ids": ids(2), "forced_ids": ids(4), "bias_rows": str(rng.choice(["all", "prefill", "none"])),
-            "max_new_tokens": int(rng.integers(15, 30)), "repetition_penalty": float(rng.choice([1.0, 1.2, 0.8, 3.0])),
+            "max_new_tokens": int(rng.integers(12, 18)), "repetition_penalty": float(rng.choice([1.0, 1.2, 0.8, 3.0])),
             "stop_ids": ids(2), "suppressed_ids": ids(4),
         }  # fmt: skip
         plain = cuda.generate(FIRST, **options)
@@ -66,7 +66,7 @@ def test_any_draft(decoders: tuple[kernel.CudaDecoder, kernel.Decoder]) -> None:
         assert cuda.text_rows == rows
         assert counts(drafted) == counts(cpu.generate(FIRST, **options, draft_script=script))
         accepted += drafted.accepted
-    assert accepted > 15
+    assert accepted > 8
 
 
 def test_a_table(decoders: tuple[kernel.CudaDecoder, kernel.Decoder]) -> None:

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The library's one exported function, and the border where exceptions become a status and a sentence.
+#include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <exception>
@@ -146,6 +148,28 @@ int wait_stream(void* stream, EdgeCudaReason* reason) {
 
 void close_stream(void* stream) { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
 
+int copy_bandwidth(int64_t bytes, double* gbps, EdgeCudaReason* reason) {
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    const Stream stream;
+    const Buffer<unsigned char> from(bytes), to(bytes);
+    check(cudaMemsetAsync(from.get(), 1, static_cast<size_t>(bytes), stream), "to clear memory");
+    *gbps = 0.0;
+    constexpr int kCopies = 8;
+    for (int pass = 0; pass < 5; ++pass) {
+      check(cudaStreamSynchronize(stream), "to copy");
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < kCopies; ++i)
+        check(cudaMemcpyAsync(to.get(), from.get(), static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice,
+                              stream),
+              "to copy");
+      check(cudaStreamSynchronize(stream), "to copy");
+      const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
+      *gbps = std::max(*gbps, 2.0 * kCopies * static_cast<double>(bytes) / seconds.count() / 1e9);
+    }
+  });
+}
+
 constexpr EdgeCudaApi kApi{.abi = EDGE_CUDA_ABI,
                            .bytes = sizeof(EdgeCudaApi),
                            .probe = probe,
@@ -159,7 +183,8 @@ constexpr EdgeCudaApi kApi{.abi = EDGE_CUDA_ABI,
                            .copy = copy,
                            .open_stream = open_stream,
                            .wait_stream = wait_stream,
-                           .close_stream = close_stream};
+                           .close_stream = close_stream,
+                           .copy_bandwidth = copy_bandwidth};
 
 }  // namespace
 }  // namespace edge::cuda

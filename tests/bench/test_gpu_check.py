@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The check of a GPU machine, where there is none: arguments, messages, the JSON without the device's parts."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from edge_bench import cli, gpu_check
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_from_a_checkout() -> None:
+    """`python -m bench.gpu_check` needs the standard library and nothing else."""
+    call = [sys.executable, "-S", "-m", "bench.gpu_check", "--list-wheels"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env={"PATH": os.environ["PATH"]})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("pip download --only-binary :all: --python-version 3.12 --dest wheels cmake ")
+    assert "torch " not in done.stdout
+
+
+def stub(folder: Path, name: str, lines: str) -> None:
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{lines}\n")
+    path.chmod(0o755)
+
+
+@pytest.fixture
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine whose commands are those that a test puts into the folder."""
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    monkeypatch.setenv("PATH", str(commands))
+    monkeypatch.chdir(tmp_path)
+    return commands
+
+
+def test_no_gpu(bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert gpu_check.main(["--python-ready", "--json", "out.json"]) == gpu_check.NO_DEVICE
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["format"] == "edge-report gpu check 1"
+    assert (result["gpu"], result["bench"]) == (None, None)
+    steps = {step["name"]: step for step in result["steps"]}
+    assert list(steps) == ["install", "nvcc", "configure"]
+    assert steps["configure"]["status"] == "failed"
+    assert "cmake" in steps["configure"]["reason"]
+    assert "no GPU: nothing here was run on one" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir() if path.name != "bin"] == ["out.json"]
+
+
+def fake_machine(bare: Path, *, bench: str, smi: bool = True) -> None:
+    if smi:
+        stub(bare, "nvidia-smi", "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0, 81559'")
+    stub(bare, "nvcc", "exit 0")
+    # What a build leaves behind, and how it was asked for it.
+    stub(
+        bare,
+        "cmake",
+        'if [ "$1" = -S ]; then printf "%s " "$@" > "$4.asked"; mkdir -p "$4/csrc"; '
+        ': > "$4/_kernel.cpython.so"; : > "$4/csrc/libedge_cuda.so"; fi',
+    )
+    stub(bare, "compute-sanitizer", "exit 0")
+    for name in ("mkdir",):
+        (bare / name).symlink_to(shutil.which(name, path="/bin:/usr/bin") or f"/bin/{name}")
+    stub(bare, "python-of-the-check", f'case "$*" in *edge_bench.cli*) {bench};; esac')
+
+
+def test_all_steps(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_machine(bare, bench='for a in "$@"; do last=$a; done; echo \'{"format": "edge-bench gpu 1"}\' > "$last"')
+    monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
+    assert gpu_check.main(["--python-ready", "--json", "out.json", "--keep", "work"]) == 0
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert result["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
+    assert result["bench"] == {"format": "edge-bench gpu 1"}
+    assert [(step["name"], step["status"]) for step in result["steps"]] == [
+        ("install", "skipped"), ("configure", "ok"), ("build", "ok"), ("tests", "ok"), ("memcheck", "ok"),
+        ("racecheck", "ok"), ("bench", "ok"),
+    ]  # fmt: skip
+    asked = (tmp_path / "work" / "build.asked").read_text()
+    assert "-DEDGE_CUDA=ON" in asked
+    assert "-DEDGE_CUDA_ARCHITECTURES=90-real" in asked
+    stage = tmp_path / "work" / "stage"
+    assert {path.name for path in stage.iterdir()} == {"edge", "edge_bench", "edge_export"}
+    assert {path.name for path in (stage / "edge").glob("*.so")} == {"_kernel.cpython.so", "libedge_cuda.so"}
+
+
+def test_a_step_that_fails_is_told_and_the_rest_goes_on(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_machine(bare, bench="echo 'edge-bench: device: broken' >&2; exit 82")
+    stub(bare, "compute-sanitizer", 'case "$*" in *racecheck*) echo "RACECHECK SUMMARY: 1 hazard"; exit 9;; esac')
+    monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
+    assert gpu_check.main(["--python-ready", "--json", "out.json"]) == gpu_check.FAILED
+    result = json.loads((tmp_path / "out.json").read_text())
+    steps = {step["name"]: step for step in result["steps"]}
+    assert steps["memcheck"]["status"] == "ok"
+    assert steps["racecheck"]["reason"] == "exit code 9: RACECHECK SUMMARY: 1 hazard"
+    assert steps["bench"]["reason"] == "exit code 82: edge-bench: device: broken"
+    assert result["bench"] is None
+
+
+def test_time_runs_out(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_machine(bare, bench="exit 0")
+    monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
+    assert gpu_check.main(["--python-ready", "--json", "out.json", "--seconds", "3"]) == 0
+    steps = json.loads((tmp_path / "out.json").read_text())["steps"]
+    assert {step["reason"] for step in steps if step["name"] != "install"} == {"no time is left"}
+
+
+def test_device_cuda_without_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    if Path("/dev/nvidia0").exists():
+        pytest.skip("there is one")
+    assert cli.main(["--device", "cuda", "--json", str(tmp_path / "out.json")]) == 82
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "CUDA" in error or "driver" in error
+    assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("extra", [["--shape", "demo"], ["--kv", "int8"], ["--threads", "2"], ["--film", "x"]])
+def test_what_does_not_go_with_cuda(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["--device", "cuda", *extra])
+    assert stop.value.code == 1
+    assert "does not go with --device cuda" in capsys.readouterr().err
+
+
+def test_the_peers_compute_the_same(tmp_path: Path) -> None:
+    """Both PyTorch peers against our decoder, on the CPU in float32: a peer that computes something else is none."""
+    torch = pytest.importorskip("torch")
+    from edge_bench.gpu import peers
+    from edge_bench.gpu.gpt2_torch import Eager, Gpt2, Static
+
+    from edge.decoder import Decoder
+
+    spec: dict[str, Any] = {
+        "layers": 2, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "mlp": 128, "vocab": 90,
+        "max_positions": 64, "norm": "layernorm", "norm_position": "pre", "norm_eps": 1e-5,
+        "activation": "gelu_tanh", "positions": "learned", "position_offset": 0, "tied_head": True,
+    }  # fmt: skip
+    from edge_bench.reference import random_weights
+
+    weights = {name: array * 8 if array.ndim == 2 else array for name, array in random_weights(spec).items()}
+    rng = np.random.default_rng(0)
+    keys, values = (rng.standard_normal((2, 4, 20, 16), np.float32) for _ in range(2))
+    decoder = Decoder(spec, weights, threads=1)
+    decoder.set_prefix(keys, values)
+    ids = [3, 17, 80, 5]
+    want = decoder.forward(ids)
+    model = Gpt2(spec, weights, "cpu", torch.float32)
+    there = [torch.from_numpy(array) for array in (keys, values)]
+    with torch.inference_mode():
+        for peer in (Eager(model, *there), Static(model, *there, 8)):
+            for _ in range(2):  # the second time after a rewind
+                got = [peer.next(torch.tensor([i]))[0].numpy().copy() for i in ids]
+                np.testing.assert_allclose(np.stack(got), want, atol=2e-4)
+                peer.rewind()
+    options = {"prefix": 20, "tokens": 3, "repeat": 1, "device": "cpu"}
+    found = peers.measure(spec, weights, **options)
+    assert [peer["name"] for peer in found["peers"]][:2] == [Eager.name, Static.name]
+    assert all(peer["us_per_token"] > 0 for peer in found["peers"])
+    assert set(found["missing"]) <= {"ONNX Runtime"}
