@@ -347,7 +347,7 @@ class Decoder:
         draft_script: Iterable[Iterable[int]] = (),
         draft_costs: Iterable[float] = (),
     ) -> Generation:
-        """Write a text after the prefix; text that is there is dropped.
+        """Write a text after the prefix; text that is there is dropped, but for the rows it shares with the prompt.
 
         Parameters
         ----------

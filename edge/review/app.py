@@ -61,7 +61,7 @@ class Server:
     def __init__(self, engine: Engine, limits: Limits | None = None) -> None:
         self.engine, self.limits = engine, limits or Limits()
         self.sessions = Sessions(self.limits)
-        self._uploads = 0
+        self._uploads, self._watched = 0, False
         self._pool = ThreadPoolExecutor(4, thread_name_prefix="edge-review")
         self._static = _static_files()
 
@@ -131,7 +131,16 @@ class Server:
             opened = self.sessions.open(film, header, no_header, film.pixels.nbytes, before)
         finally:
             self._uploads -= 1
+        if not self._watched:
+            self._watch()
         return Response(answer, headers={"X-Edge-Session": opened.id}, media_type="application/octet-stream")
+
+    def _watch(self) -> None:
+        """Forget films that nobody asks for any more, also when nobody asks for anything."""
+        self.sessions.expire()
+        self._watched = len(self.sessions) > 0
+        if self._watched:
+            asyncio.get_running_loop().call_later(max(self.limits.idle_seconds / 8, 0.05), self._watch)
 
     def _read(self, data: bytes, force: bool) -> tuple[Film, FilmHeader | None, str, bytes]:
         """What there is to see and to save, before the model has any work with it."""

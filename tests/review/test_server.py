@@ -214,6 +214,31 @@ def test_films_are_known_by_a_secret(client: Client, films: dict[str, Path]) -> 
     assert client.post("/api/report", session=second).status == 404
 
 
+def test_films_are_forgotten_when_nobody_asks(engine: edge.Engine, films: dict[str, Path]) -> None:
+    """Without any further request."""
+    import asyncio
+
+    from starlette.requests import Request
+
+    from edge.review.app import Server
+    from edge.review.limits import Limits
+
+    server = Server(engine, Limits(idle_seconds=0.2))
+    body = films["frontal"].read_bytes()
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def wait() -> tuple[int, int]:
+        scope = {"type": "http", "method": "POST", "path": "/api/film", "headers": [], "query_string": b""}
+        await server.film(Request(scope, receive))
+        opened = len(server.sessions)
+        await asyncio.sleep(0.6)
+        return opened, len(server.sessions._open)
+
+    assert asyncio.run(wait()) == (1, 0)
+
+
 def test_nothing_tells_the_patient(client: Client, films: dict[str, Path], capfd: pytest.CaptureFixture[str]) -> None:
     answer = client.post("/api/film", films["frontal"].read_bytes())
     report = client.post("/api/report", session=answer.headers["X-Edge-Session"])
