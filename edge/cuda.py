@@ -201,6 +201,11 @@ class CudaDecoder(Decoder):
     def threads(self) -> int:
         return 1
 
+    def keep(self, ids: Iterable[int], bias: bool = True) -> int:
+        """The device does not know which rows it has: all text is dropped."""
+        self.rewind(0)
+        return 0
+
     @property
     def device(self) -> str:
         """Name of the device."""

@@ -337,6 +337,16 @@ class Decoder:
         """Drop the text rows after the first ``n_text``."""
         self._call(self._kernel.rewind, int(n_text))
 
+    def keep(self, ids: Iterable[int], bias: bool = True) -> int:
+        """Drop the text rows after those that a text of `ids`, rows of this `bias`, would begin with.
+
+        Returns
+        -------
+        int
+            How many rows are left: so many of `ids` need no :meth:`forward`.
+        """
+        return int(self._call(self._kernel.keep, np.asarray(list(ids), dtype=np.int32), bool(bias)))
+
     def generate(
         self,
         first_logits: npt.NDArray[np.float32] | None,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     CancelToken: TypeAlias = Any
     OnText: TypeAlias = Callable[[str], None]
 
+_FEW_ROWS = 4
 SYNTHETIC = "the model was trained on synthetic data only"
 
 
@@ -224,9 +225,13 @@ class FilmSession:
             assert self._seen.first_logits is not None  # a model without begin tokens has them
             return self._seen.first_logits
         self._in_cache()
-        engine._decoder.generate(None, engine._options(ids, max_new_tokens=1).but(bias_rows=self._rows))
-        engine._decoder.rewind(len(prompt) - 1)
-        logits: NDArray[np.float32] = engine._decoder.forward(prompt[-1:], self._rows != "none")[0]
+        decoder, bias = engine._decoder, self._rows != "none"
+        kept = min(decoder.keep(prompt, bias), len(prompt) - 1)
+        if len(prompt) - kept > _FEW_ROWS:  # without the logits of each
+            decoder.generate(None, engine._options(ids, max_new_tokens=1).but(bias_rows=self._rows))
+            kept = len(prompt) - 1
+        decoder.rewind(kept)
+        logits: NDArray[np.float32] = decoder.forward(prompt[kept:], bias)[-1]
         return logits
 
     def _completed(

@@ -43,14 +43,12 @@ def begin_word(text: TextDecoder, given: str, after: Callable[[list[int]], NDArr
     if not ids:
         rest = given
     while rest:
-        fits = [
-            i for i, piece in enumerate(text.pieces) if piece and (piece.startswith(rest) or rest.startswith(piece))
-        ]
+        fits = text.agreeing(rest)
         if not fits:
             return None
         best = fits[int(np.argmax(after(ids)[fits]))]
         ids.append(best)
-        rest = rest[len(text.pieces[best]) :]
+        rest = rest[len(text.decode([best])) :]
     return ids if text.decode(ids).startswith(given) else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -56,12 +57,28 @@ class TextDecoder:
             raise UsageError("prompt must be a text")
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def agreeing(self, begun: str) -> list[int]:
+        """The tokens whose text begins with `begun`, or that `begun` begins with; in the order of their ids.
+
+        Tokens without a text of their own (special ones, bytes within a character) are none of them.
+        """
+        ids, texts = self._sorted
+        longer = range(bisect_left(texts, begun), bisect_right(texts, begun + "\U0010ffff"))
+        found = [ids[at] for at in longer if texts[at].startswith(begun)]
+        for size in range(1, len(begun)):
+            at = bisect_left(texts, begun[:size])
+            while at < len(texts) and texts[at] == begun[:size]:
+                found.append(ids[at])
+                at += 1
+        return sorted(found)
+
     @cached_property
-    def pieces(self) -> list[str]:
-        """The text of each token; empty where it has none of its own (special, or bytes within a character)."""
+    def _sorted(self) -> tuple[list[int], list[str]]:
+        """Ids and texts of the tokens that have one, by text."""
         count = self._tokenizer.get_vocab_size()
         texts = self._tokenizer.decode_batch([[token] for token in range(count)], skip_special_tokens=True)
-        return ["" if _REPLACEMENT in text else text for text in texts]
+        known = sorted((text, token) for token, text in enumerate(texts) if text and _REPLACEMENT not in text)
+        return [token for _, token in known], [text for text, _ in known]
 
     def ends(self, ids: Sequence[int]) -> tuple[str, list[int]]:
         """Decode step by step.

@@ -137,6 +137,12 @@ void Decoder::rewind(int64_t text_rows) {
   network_.rewind(text_rows);
 }
 
+int64_t Decoder::keep(std::span<const int32_t> ids, bool bias) {
+  const Claim claim(*this);
+  network_.rewind(network_.matching_rows(ids, bias));
+  return network_.text_rows();
+}
+
 std::unique_ptr<Drafter> make_drafter(const GenerateOptions& options, const PassCosts& assumed) {
   if (!options.draft_script.empty())
     return std::make_unique<ScriptedDrafter>(options.draft_script, std::ssize(options.forced_ids));

@@ -83,6 +83,8 @@ class Decoder {
   // Appends rows to the text; logits [ids.size(), vocab].
   void forward(std::span<const int32_t> ids, bool bias, float* logits);
   void rewind(int64_t text_rows);
+  // Drops the text rows after those that `ids`, with this bias, would begin with; how many are left.
+  int64_t keep(std::span<const int32_t> ids, bool bias);
   // Drops the text there is, but for what it shares with the prompt, and writes a new one after the prefix.
   // `first_logits` [vocab] or null are those of the last prefix row; without them the prompt (begin and
   // forced ids) must not be empty.

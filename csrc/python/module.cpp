@@ -209,6 +209,13 @@ class PyDecoder {
 
   void rewind(int64_t n) { decoder_->rewind(n); }
 
+  int64_t keep(const IdArray& ids, bool bias)
+    requires std::same_as<D, Decoder>
+  {
+    if (ids.ndim() != 1) throw std::invalid_argument("ids must have one dimension");
+    return decoder_->keep({ids.data(), static_cast<size_t>(ids.shape(0))}, bias);
+  }
+
   py::object generate(const std::optional<FloatArray>& first_logits, std::vector<int32_t> begin_ids,
                       std::vector<int32_t> forced_ids, const std::string& bias_rows, int64_t max_new_tokens,
                       float repetition_penalty, std::vector<int32_t> stop_ids,
@@ -421,7 +428,8 @@ PYBIND11_MODULE(_kernel, m) {
       .def_property_readonly("kept_keys",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().kept_keys(); })
       .def_property_readonly("cache_bytes",
-                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().cache_bytes(); });
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().cache_bytes(); })
+      .def("keep", &PyDecoder<Decoder>::keep, py::arg("ids"), py::arg("bias"));
   bind_decoder(decoder);
 
   py::class_<PyDecoder<CudaDecoder>> cuda(m, "CudaDecoder");

@@ -68,6 +68,19 @@ def test_rows_that_a_prompt_shares_with_the_text_are_kept(kv: str, rows: str) ->
             generate(used, forced_ids=prompt, **(options | {"bias_rows": "none" if rows != "none" else "all"}))
 
 
+def test_keep(decoder: kernel.Decoder) -> None:
+    ids = np.array([3, 1, 4, 1, 5], np.int32)
+    want = decoder.forward(ids, True)
+    for other, kept in (([3, 1, 4, 1, 5], 5), ([3, 1, 4, 9], 3), ([7], 0), ([], 0)):
+        decoder.rewind(0)
+        decoder.forward(ids, True)
+        assert decoder.keep(np.array(other, np.int32), True) == kept == decoder.text_rows
+        np.testing.assert_array_equal(decoder.forward(ids[kept:], True), want[kept:])
+    assert decoder.keep(ids, False) == 0  # other rows
+    with pytest.raises(ValueError, match="one dimension"):
+        decoder.keep(np.zeros((2, 2), np.int32), True)
+
+
 def test_forced_ids(decoder: kernel.Decoder) -> None:
     result = generate(decoder, forced_ids=[3, 1, 4])
     assert result.forced_ids == [3, 1, 4]

@@ -84,6 +84,14 @@ def test_whole_words_are_left_alone(film: edge.FilmSession, text: str) -> None:
     assert found.text
 
 
+def test_tokens_that_agree(demo: edge.Engine) -> None:
+    text = demo._text
+    pieces = [text.decode([token]) for token in range(demo.manifest.decoder["vocab"])]
+    for begun in (" heart", " hea", "N", "\u00e4", " ", "zzzz", " pneumothorax and"):
+        want = [i for i, one in enumerate(pieces) if one and (one.startswith(begun) or begun.startswith(one))]
+        assert text.agreeing(begun) == [i for i in want if "\ufffd" not in pieces[i]]
+
+
 def test_nothing_given(film: edge.FilmSession) -> None:
     assert film.complete("", sentences=None).text == film.report().findings
     assert film.complete(" \n", sentences=2).text == " ".join(s.text for s in film.report().sentences[:2])
