@@ -140,6 +140,15 @@ def test_an_edited_report(engine: edge.Engine, phantom: Any) -> None:
     assert report.with_text([]).findings == ""
 
 
+def test_the_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    from edge_bench.complete import main
+
+    assert main(["--rounds", "2", "--threads", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[1:]] == ["in the engine", "over HTTP", "fresh"]
+    assert all("first word" in line and "n=2" in line for line in lines[1:])
+
+
 def test_errors_that_are_not_ours_are_not_quoted() -> None:
     assert "SECRET" not in described(ValueError("SECRET"))["message"]
     assert described(edge.UsageError("one line"))["message"] == "one line"

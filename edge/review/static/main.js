@@ -55,6 +55,7 @@ async function open(file, force = false) {
   panel("reading");
   failed(null);
   const start = performance.now();
+  let shown = false;
   try {
     if (model && file.size > model.upload_bytes) {
       const most = Math.floor(model.upload_bytes / 2 ** 20);
@@ -62,12 +63,12 @@ async function open(file, force = false) {
     }
     const found = await api.openFilm(file, force, abort.signal);
     showFilm(found);
+    shown = true;
     await write(abort.signal, start);
   } catch (error) {
     if (error.name === "AbortError") return;
     if (error.status === 401) askToken(error);
-    else if (meta === null || $("live").hidden) refuse(error);
-    else failed(error);
+    else (shown ? failed : refuse)(error);
     status("");
     show({ live: false });
   }
@@ -123,7 +124,8 @@ async function write(signal, start) {
 function panel(which) {
   $("drop").classList.toggle("away", which === null);
   $("drop").classList.toggle("quiet", which === "reading" || which === "token");
-  for (const id of ["warnings", "scroll", "saving", "tools"]) $(id).inert = which !== null; // they are of the film before
+  const before = which !== null && meta !== null; // what stands there is of the film before
+  for (const id of ["warnings", "scroll", "saving", "tools"]) $(id).inert = before;
   show({ invite: which === "invite" || which === "refused", refused: which === "refused", reading: which === "reading", "token-form": which === "token" });
   if (which === "reading") status("Reading the film…", true);
 }
