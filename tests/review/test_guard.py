@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from client import Client
@@ -79,6 +80,29 @@ def test_our_page_may(client: Client) -> None:
         "host": f"127.0.0.1:{client.port}",
     }
     assert client.get("/api/about", **own).status == 200
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("192.168.1.5:8741", 200), ("box.clinic", 200), ("[fe80::1]", 200), ("evil.example", 403), ("x.box.clinic", 403)],
+)
+def test_a_server_for_others(host: str, status: int) -> None:
+    """Addresses cannot be rebound, names can: only those given are taken."""
+    import asyncio
+
+    from edge.review.guard import Guard
+
+    async def app(_scope: object, _receive: object, send: Callable[..., Any]) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "path": "/", "headers": [(b"host", host.encode())]}
+    asyncio.run(Guard(app, names=["Box.Clinic"], token="t", any_address=True)(scope, None, send))
+    assert sent[0]["status"] == status
 
 
 def test_policy_is_on_every_answer(client: Client) -> None:
