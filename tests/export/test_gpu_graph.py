@@ -185,3 +185,58 @@ def test_a_weight_beyond_half_stays_float() -> None:
         graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": np.full((4, 4), 1e6, np.float32)})
     )
     assert not [node for node in to_fp16(model).graph.node if node.op_type == "Cast"]
+
+
+# ---- TensorRT for RTX, which parses and compiles without a GPU
+
+
+@pytest.fixture(scope="session")
+def rtx(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple[int, str]]:
+    """Compiles a graph ahead of time in a process of its own; the exit code and what it said."""
+    import os
+    import shutil
+    import subprocess
+    from importlib.util import find_spec
+
+    spec = find_spec("onnxruntime_ep_nv_tensorrt_rtx")
+    place = os.environ.get("EDGE_TEST_TENSORRT_RTX") or (spec and spec.origin and str(Path(spec.origin).parent))
+    headers, compiler = os.environ.get("EDGE_TEST_TENSORRT_HEADERS"), shutil.which(os.environ.get("CXX", "c++"))
+    if not place or not headers or compiler is None:
+        pytest.skip(
+            "no TensorRT for RTX here (onnxruntime-ep-nv-tensorrt-rtx-cu13, or EDGE_TEST_TENSORRT_RTX for its folder, "
+            "and EDGE_TEST_TENSORRT_HEADERS for TensorRT's and CUDA's include folders)"
+        )
+    libraries = [
+        next(iter(sorted(Path(place).glob(name)))) for name in ("libtensorrt_rtx.so*", "libtensorrt_onnx*.so*")
+    ]
+    program = tmp_path_factory.mktemp("rtx") / "rtx_compile"
+    source = Path(__file__).parents[1] / "helpers" / "rtx_compile.cpp"
+    include = [f"-I{folder}" for folder in headers.split(os.pathsep)]
+    subprocess.run([compiler, "-std=c++17", "-w", *include, str(source), "-o", str(program), "-ldl"], check=True)
+
+    def run(graph: Path) -> tuple[int, str]:
+        call = [str(program), *map(str, libraries), str(graph)]
+        environment = {**os.environ, "LD_LIBRARY_PATH": place}
+        done = subprocess.run(call, capture_output=True, text=True, timeout=300, env=environment)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize("options", KINDS, ids=lambda o: o["kind"])
+def test_tensorrt_takes_it(
+    rtx: Callable[[Path], tuple[int, str]], exported: Exported, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    _, folder = exported(**options)
+    half = tmp_path / "half.onnx"
+    onnx.save(to_fp16(onnx.load(folder / "vision.onnx")), half)
+    for graph in (folder / "vision.onnx", half):
+        code, said = rtx(graph)
+        assert (code, "compiled: " in said) == (0, True), said
+
+
+def test_tensorrt_refuses_int8(rtx: Callable[[Path], tuple[int, str]], exported: Exported) -> None:
+    """As the lint says."""
+    _, folder = exported(quantize="int8", gpu_graph=True)
+    assert rtx(folder / "vision.onnx")[0] == 1
+    assert rtx(folder / "vision.fp16.onnx")[0] == 0

@@ -346,7 +346,7 @@ void Network::start_text(int rows, int passes) {
 }
 
 void Network::start_pass(int rows, int key_blocks) {
-  if (together_) {
+  if (together_ && rows <= kPersistentRows) {
     start_text(rows, 1);
     return;
   }

@@ -42,6 +42,9 @@ struct PassArgs {
   int32_t passes;  // at most so many in one launch
 };
 
+// Rows of a pass at most: wider ones are recorded, with the same bits. Their code would double the build.
+inline constexpr int kPersistentRows = 4;
+
 // `blocks` must be able to run at once: the launch fails otherwise.
 cudaError_t launch_text(const PassArgs& args, int blocks, cudaStream_t stream);
 // Loads the kernels; how many blocks of them a multiprocessor holds at least.

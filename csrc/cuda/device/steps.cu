@@ -87,16 +87,14 @@ cudaError_t prepare_matmul() {
 
 cudaError_t launch_text(const PassArgs& args, int blocks, cudaStream_t stream) {
   if (args.rows == 1) return launch_text_of<1>(args, blocks, stream);
-  if (args.rows <= 4) return launch_text_of<4>(args, blocks, stream);
-  return launch_text_of<16>(args, blocks, stream);
+  return launch_text_of<4>(args, blocks, stream);
 }
 
 cudaError_t prepare_text(int* blocks_per_processor) {
-  int few = 0, several = 0, many = 0;
+  int few = 0, several = 0;
   cudaError_t status = prepare_text_of<1>(&few);
   if (status == cudaSuccess) status = prepare_text_of<4>(&several);
-  if (status == cudaSuccess) status = prepare_text_of<16>(&many);
-  *blocks_per_processor = min(few, min(several, many));
+  *blocks_per_processor = min(few, several);
   return status;
 }
 
