@@ -1,12 +1,224 @@
 // SPDX-License-Identifier: Apache-2.0
+// A vision graph in OpenVINO, on the CPU, by its C API (2023.0 and later): plain functions, found by name.
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
 #include "failure.h"
 #include "shared_library.h"
 #include "vision_runtime.h"
 
 namespace edge::capi {
+namespace {
 
-std::unique_ptr<VisionRuntime> open_openvino(const Graph&, const std::string&) {
-  throw Failure(EDGE_RUNTIME_MISSING, "OpenVINO is not taken by this build");
+struct Refused {};  // by the runtime
+
+struct Shape {
+  int64_t rank;
+  int64_t* sizes;
+};
+
+// Opaque objects of the runtime. Each kind is let go by a function of its own.
+using Object = void;
+
+class Api {
+ public:
+  explicit Api(SharedLibrary library) : library_(std::move(library)) {
+    if (!library_.symbol("ov_core_read_model_from_memory_buffer"))
+      throw Failure(EDGE_RUNTIME_MISSING, "this OpenVINO is older than 2023.0, or none");
+  }
+
+  // A function that returns a status, 0 for success.
+  template <class... Arguments>
+  void call(const char* name, Arguments... arguments) const {
+    const auto function = library_.function<int (*)(Arguments...)>(name);
+    if (!function || function(arguments...) != 0) throw Refused{};
+  }
+  void release(const char* name, Object* object) const {
+    const auto function = library_.function<void (*)(Object*)>(name);
+    if (function && object) function(object);
+  }
+  // Settings are pairs of texts behind the fixed arguments.
+  template <class... Texts>
+  void compile(Object* core, Object* model, Object** compiled, Texts... texts) const {
+    using Compile = int (*)(Object*, Object*, const char*, size_t, Object**, ...);
+    const auto function = library_.function<Compile>("ov_core_compile_model");
+    if (!function || function(core, model, "CPU", sizeof...(texts), compiled, texts...) != 0) throw Refused{};
+  }
+
+ private:
+  SharedLibrary library_;
+};
+
+class Owned {
+ public:
+  Owned(const Api& api, const char* release) : api_(&api), release_(release) {}
+  ~Owned() { api_->release(release_, object_); }
+  Owned(Owned&& other) noexcept
+      : api_(other.api_), release_(other.release_), object_(std::exchange(other.object_, nullptr)) {}
+  Owned& operator=(Owned&&) = delete;
+  Object* get() const { return object_; }
+  Object** out() { return &object_; }
+
+ private:
+  const Api* api_;
+  const char* release_;
+  Object* object_ = nullptr;
+};
+
+class OwnedShape {
+ public:
+  explicit OwnedShape(const Api& api) : api_(&api) {}
+  ~OwnedShape() {
+    if (shape_.sizes) api_->release("ov_shape_free", &shape_);
+  }
+  OwnedShape(const OwnedShape&) = delete;
+  OwnedShape& operator=(const OwnedShape&) = delete;
+  Shape* out() { return &shape_; }
+  std::vector<int64_t> sizes() const { return {shape_.sizes, shape_.sizes + shape_.rank}; }
+
+ private:
+  const Api* api_;
+  Shape shape_{};
+};
+
+class OpenVinoRuntime : public VisionRuntime {
+ public:
+  OpenVinoRuntime(const Graph& graph, SharedLibrary library)
+      : api_(std::move(library)),
+        core_(api_, "ov_core_free"),
+        compiled_(api_, "ov_compiled_model_free"),
+        request_(api_, "ov_infer_request_free") {
+    try {
+      open(graph);
+    } catch (const Refused&) {
+      throw bundle_failure("OpenVINO cannot load " + graph.name);
+    }
+  }
+
+  const char* name() const override { return "openvino"; }
+  const std::vector<Port>& inputs() const override { return inputs_; }
+  const std::vector<Port>& outputs() const override { return outputs_; }
+
+  std::vector<GraphOutput> run(std::span<const GraphInput> inputs,
+                               std::span<const std::string> names) override {
+    std::vector<GraphOutput> outputs;
+    try {
+      for (const GraphInput& input : inputs) feed(input);
+      api_.call("ov_infer_request_infer", request_.get());
+      made_.clear();
+      for (const std::string& name : names) outputs.push_back(fetch(name));
+    } catch (const Refused&) {
+      throw Failure(EDGE_PROCESSING, "the vision graph failed");
+    }
+    return outputs;
+  }
+
+ private:
+  void open(const Graph& graph) {
+    Owned model(api_, "ov_model_free");
+    api_.call("ov_core_create", core_.out());
+    api_.call("ov_core_read_model_from_memory_buffer", core_.get(),
+              reinterpret_cast<const char*>(graph.bytes.data()), graph.bytes.size(),
+              static_cast<const Object*>(nullptr), model.out());
+    // One stream, so that a film gets all threads; float32 stays float32. No compile cache, which would be
+    // code read from a folder that anybody may have written to.
+    const std::string threads = std::to_string(graph.threads);
+    api_.compile(core_.get(), model.get(), compiled_.out(), "INFERENCE_NUM_THREADS", threads.c_str(),
+                 "NUM_STREAMS", "1", "PERFORMANCE_HINT", "LATENCY", "ENABLE_CPU_PINNING", "NO",
+                 "INFERENCE_PRECISION_HINT", "f32");
+    api_.call("ov_compiled_model_create_infer_request", compiled_.get(), request_.out());
+    float_ = float_type();
+    inputs_ = ports("ov_compiled_model_inputs_size", "ov_compiled_model_input_by_index");
+    outputs_ = ports("ov_compiled_model_outputs_size", "ov_compiled_model_output_by_index");
+  }
+
+  // The number of float32 is not the same in every version; that of a tensor asked for by name would be. It
+  // is the one whose elements have four bytes among the numbers that versions have given it.
+  int float_type() const {
+    int64_t one = 1;
+    for (const int number : {4, 5}) {
+      Owned tensor(api_, "ov_tensor_free");
+      size_t bytes = 0;
+      try {
+        api_.call("ov_tensor_create", number, Shape{1, &one}, tensor.out());
+        api_.call("ov_tensor_get_byte_size", static_cast<const Object*>(tensor.get()), &bytes);
+      } catch (const Refused&) {
+        continue;
+      }
+      if (bytes == 4) return number;
+    }
+    throw Refused{};
+  }
+
+  std::vector<Port> ports(const char* count_of, const char* by_index) const {
+    size_t count = 0;
+    api_.call(count_of, compiled_.get(), &count);
+    std::vector<Port> found(count);
+    for (size_t i = 0; i < count; ++i) {
+      Owned port(api_, "ov_output_const_port_free");
+      api_.call(by_index, compiled_.get(), i, port.out());
+      char* name = nullptr;
+      api_.call("ov_port_get_any_name", port.get(), &name);
+      found[i].name = name;
+      api_.release("ov_free", name);
+      int type = 0;
+      api_.call("ov_port_get_element_type", port.get(), &type);
+      found[i].is_float = type == float_;
+      OwnedShape shape(api_);
+      try {
+        api_.call("ov_const_port_get_shape", port.get(), shape.out());
+        found[i].shape = shape.sizes();
+        found[i].is_fixed = true;
+      } catch (const Refused&) {  // a shape that the graph leaves open
+      }
+    }
+    return found;
+  }
+
+  void feed(const GraphInput& input) {
+    std::vector<int64_t> sizes = input.shape;
+    Owned tensor(api_, "ov_tensor_free");
+    void* data = nullptr;
+    api_.call("ov_tensor_create", float_, Shape{std::ssize(sizes), sizes.data()}, tensor.out());
+    api_.call("ov_tensor_data", static_cast<const Object*>(tensor.get()), &data);
+    std::memcpy(data, input.data.data(), input.data.size_bytes());
+    api_.call("ov_infer_request_set_tensor", request_.get(), input.name.c_str(),
+              static_cast<const Object*>(tensor.get()));
+  }
+
+  GraphOutput fetch(const std::string& name) {
+    made_.emplace_back(api_, "ov_tensor_free");
+    api_.call("ov_infer_request_get_tensor", static_cast<const Object*>(request_.get()), name.c_str(),
+              made_.back().out());
+    const auto* tensor = static_cast<const Object*>(made_.back().get());
+    GraphOutput output;
+    OwnedShape shape(api_);
+    int type = 0;
+    void* data = nullptr;
+    api_.call("ov_tensor_get_element_type", tensor, &type);
+    api_.call("ov_tensor_get_shape", tensor, shape.out());
+    if (type != float_) throw Refused{};
+    api_.call("ov_tensor_data", tensor, &data);
+    output.shape = shape.sizes();
+    size_t count = 1;
+    for (const int64_t size : output.shape) count *= static_cast<size_t>(size);
+    output.data = {static_cast<const float*>(data), count};
+    return output;
+  }
+
+  Api api_;
+  Owned core_, compiled_, request_;
+  int float_ = 0;
+  std::vector<Port> inputs_, outputs_;
+  std::vector<Owned> made_;  // by the last run
+};
+
+}  // namespace
+
+std::unique_ptr<VisionRuntime> open_openvino(const Graph& graph, const std::string& library) {
+  return std::make_unique<OpenVinoRuntime>(
+      graph, SharedLibrary(library, "EDGE_OPENVINO_LIBRARY", {"libopenvino_c.so"}, "OpenVINO"));
 }
 
 }  // namespace edge::capi
