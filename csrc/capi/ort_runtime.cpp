@@ -221,7 +221,8 @@ class OrtRuntime : public VisionRuntime {
 std::unique_ptr<VisionRuntime> open_onnxruntime(const Graph& graph, const std::string& library) {
   // Recent builds keep a device id and a database of events in the user's cache folder and send them to their
   // maker: nothing that software beside a scanner may do, and only the environment can stop it in time.
-  ::setenv("ORT_DISABLE_TELEMETRY", "1", 1);
+  const char* telemetry = std::getenv("ORT_DISABLE_TELEMETRY");
+  if (!telemetry || std::string(telemetry) != "1") ::setenv("ORT_DISABLE_TELEMETRY", "1", 1);
   const SharedLibrary opened(library, "EDGE_ONNXRUNTIME_LIBRARY",
                              {"libonnxruntime.so.1", "libonnxruntime.so"}, "ONNX Runtime");
   return std::make_unique<OrtRuntime>(graph, opened);

@@ -138,6 +138,14 @@ def test_pkg_config(prefix: Path, demo: Path, tmp_path: Path) -> None:
     run("cc", ROOT / "examples" / "embed.c", "-o", tmp_path / "embed", *flags.split())
 
 
+def test_the_pages_program_compiles(prefix: Path, tmp_path: Path) -> None:
+    need("cc")
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    (tmp_path / "page.c").write_text(page.split("```c\n")[1].split("```")[0])
+    flags = ("-std=c11", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
+    run("cc", *flags, f"-I{prefix / 'include'}", "-c", tmp_path / "page.c", "-o", tmp_path / "page.o")
+
+
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build with AddressSanitizer and UBSan; ``$EDGE_TEST_CAPI_SANITIZED`` where there is one."""

@@ -314,3 +314,22 @@ def test_smaller_structures_of_older_headers(library: Library, engine: Engine) -
     film.size = type(film).has_padding.offset
     film.has_padding, film.modality = 1, 1  # a pointer to nowhere
     assert engine.report(film)["token_ids"] == whole["token_ids"]
+
+
+def test_openvino(library: Library, demo: Path, engine: Engine) -> None:
+    """The other runtime, where it is installed: the same words, and the numbers of the Python package with it."""
+    openvino = pytest.importorskip("openvino")
+    file = next((Path(openvino.__file__).parent / "libs").glob("libopenvino_c.so*"))
+    film, picture = library.film_of_array(chest_picture(300)), chest_picture(300)
+    with library.engine(demo, runtime="openvino", runtime_library=str(file)) as other:
+        report = other.report(film)
+        assert report["software"]["vision"] == "openvino"
+        assert report["token_ids"] == engine.report(film)["token_ids"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("EDGE_ISA", engine.info["software"]["isa"])
+            same(report, edge.load(demo, threads=1, vision="openvino").report(picture))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_OPENVINO_LIBRARY", str(file))
+        patch.setenv("EDGE_ONNXRUNTIME_LIBRARY", "/nowhere")
+        with library.engine(demo, runtime_library=None) as found:  # the first that is found
+            assert found.info["software"]["vision"] == "openvino"

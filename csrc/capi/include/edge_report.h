@@ -72,14 +72,13 @@ typedef struct edge_engine edge_engine;
 
 typedef struct edge_options {
   uint32_t size;
-  int32_t threads; /* of the vision graph and the decoder, 1 to 512; 0: the physical cores there are */
-  const char*
-      runtime; /* vision runtime: "ort", "openvino"; NULL or "auto": whichever is found, in that order */
+  int32_t threads;             /* of the graph and the decoder, 1 to 512; 0: the physical cores there are */
+  const char* runtime;         /* "ort", "openvino"; NULL or "auto": the first of them that is found */
   const char* runtime_library; /* file of that runtime; NULL: searched for, see docs/embedding.md */
-  const char* bias_rows; /* "all", "prefill", "none": rows with the anatomical bias; NULL: the bundle's */
-  const char* kv_dtype;  /* of the KV cache: "fp32", "fp16", "int8"; NULL: the bundle's, or what fits */
-  const char* isa;       /* instruction set; NULL: $EDGE_ISA, or the best one */
-  int32_t draft; /* 1: write greedy texts several tokens per pass; the tokens are the same. Default 1 */
+  const char* bias_rows;       /* "all", "prefill", "none" get the anatomical bias; NULL: the bundle's */
+  const char* kv_dtype;        /* of the KV cache: "fp32", "fp16", "int8"; NULL: the bundle's or what fits */
+  const char* isa;             /* instruction set; NULL: $EDGE_ISA, or the best one */
+  int32_t draft;               /* 1: greedy texts several tokens per pass, the same tokens. Default 1 */
 } edge_options;
 
 EDGE_API void edge_options_init(edge_options* options);
@@ -126,31 +125,35 @@ typedef struct edge_lut {
   int32_t bits;            /* 8 to 16: nominal depth of the entries */
 } edge_lut;
 
-/* One film: the value of the DICOM elements named, uncompressed. The defaults are those of a plain 16-bit
+/* One film: the values of the DICOM elements named, uncompressed. The defaults are those of a plain 16-bit
  * picture in which higher is brighter; then only pixels, rows and columns need to be set. */
 typedef struct edge_film {
   uint32_t size;
   const void* pixels;     /* rows x columns cells of bits_allocated bits, row by row from the top left */
   int32_t rows, columns;  /* 64 to 12000, together 100 megapixels at most */
   int64_t row_stride;     /* bytes from one row to the next; 0: rows lie close together */
-  int32_t bits_allocated; /* 8 or 16; 32: float cells (higher is brighter; what follows here is not used) */
+  int32_t bits_allocated; /* 8, 16; 32: float cells, higher is brighter, and nothing up to modality is used */
   int32_t bits_stored;    /* 6 to bits_allocated; 0: bits_allocated */
   int32_t high_bit;       /* bits_stored - 1 to bits_allocated - 1; -1: bits_stored - 1 */
   int32_t is_signed;      /* PixelRepresentation */
   int32_t big_endian;     /* cells of 16 bits in big-endian order */
-  edge_photometric photometric;
-  edge_presentation
-      presentation; /* PresentationLUTShape: EDGE_INVERSE inverts like EDGE_MONOCHROME1, not twice */
-  double rescale_slope, rescale_intercept; /* 1, 0; unused with a modality_lut */
+  int32_t photometric;    /* an edge_photometric */
+  int32_t presentation;   /* an edge_presentation: PresentationLUTShape. INVERSE inverts as MONOCHROME1 does,
+                             both together once */
+  double rescale_slope;   /* 1 */
+  double rescale_intercept; /* 0; neither is used with a modality_lut */
   edge_lut modality_lut;
-  edge_voi voi; /* used where the bundle's pipeline wants the film's own window */
-  double window_center, window_width;
-  edge_lut voi_lut;    /* goes before the window */
-  int32_t has_padding; /* 1: stored values from padding_value to padding_limit are no picture */
-  int32_t padding_value, padding_limit; /* PixelPaddingValue, PixelPaddingRangeLimit (else the same value) */
-  const char* modality;         /* "CR", "DX", "DR", "RG", "RF": others are refused; NULL: not checked */
-  const char* view_position;    /* passed on to the JSON; a lateral or oblique view is the host's to refuse */
-  const char* sop_instance_uid; /* these three are passed on to the JSON; NULL: "" */
+  int32_t voi; /* an edge_voi; used where the bundle's pipeline wants the film's own window */
+  double window_center;
+  double window_width;
+  edge_lut voi_lut;      /* goes before the window */
+  int32_t has_padding;   /* 1: stored values from padding_value to padding_limit are no picture */
+  int32_t padding_value; /* PixelPaddingValue */
+  int32_t padding_limit; /* PixelPaddingRangeLimit, without one the same value */
+  const char* modality;  /* CR, DX, DR, RG or RF, others are refused; NULL: not checked */
+  /* Passed on to the JSON; NULL: "". A lateral or oblique view is the host's to refuse. */
+  const char* view_position;
+  const char* sop_instance_uid;
   const char* study_instance_uid;
   const char* series_instance_uid;
 } edge_film;
@@ -187,7 +190,7 @@ typedef struct edge_report_options {
   int32_t max_new_tokens;    /* 0: the bundle's */
   const char* bias_rows;     /* as in edge_options, for this report; NULL: the engine's */
   double repetition_penalty; /* 0.01 to 100; 0: the bundle's */
-  double temperature;        /* 0: greedy, which the bundle was checked with; up to 100 */
+  double temperature;        /* 0: greedy; up to 100 */
   int32_t top_k;             /* 0: off */
   double top_p;              /* above 0, up to 1: off */
   uint64_t seed;             /* of the sampling */
@@ -195,8 +198,7 @@ typedef struct edge_report_options {
   int32_t draft;             /* 0, 1; -1: the engine's */
   edge_on_text on_text;      /* may be NULL */
   void* user;                /* handed to on_text */
-  const edge_cancel*
-      cancel; /* may be NULL; looked at before the vision graph, after it, and at every token */
+  const edge_cancel* cancel; /* may be NULL; looked at before and after the vision graph and at every token */
 } edge_report_options;
 
 EDGE_API void edge_report_options_init(edge_report_options* options);
