@@ -123,7 +123,11 @@ class Running:
         silence()
         self.setup = setup
         self.node = Node(parse_config(setup.tables(**changes), setup.folder))
-        self.node.start()
+        try:
+            self.node.start()
+        except BaseException:
+            self.node.close()  # its threads would keep the tests from ending
+            raise
         self._thread = threading.Thread(target=self.node.serve)
         self._thread.start()
         self._open = True
