@@ -25,6 +25,13 @@ inline constexpr int64_t kGroup4 = 32;
 inline constexpr int8_t kCode4[16] = {-127, -98, -78, -62, -48, -36, -23, -11,
                                       1,    12,  24,  37,  50,  65,  83,  105};
 
+// What the caller reads after the present call: fetched while that ends, so that memory never waits for a
+// processor. Null: nothing is known.
+struct NextRead {
+  const void* data = nullptr;
+  const uint16_t* group_scale = nullptr;  // of int4 weights
+};
+
 // y[r, o] = scale[o] * sum_k w[o, k] x[r, k] + bias[o], for o in [begin, end) and r in [0, rows).
 // The order of every sum depends on `cols` alone, neither on the range nor on the number of rows.
 struct MatmulArgs {
@@ -35,7 +42,8 @@ struct MatmulArgs {
   const float* x;               // [rows, cols], row stride x_stride
   float* y;                     // [rows, *], row stride y_stride
   int64_t cols, begin, end, rows, x_stride, y_stride;
-  bool accumulate;  // y += instead of y =
+  bool accumulate;     // y += instead of y =
+  NextRead next = {};  // behind the rows of this range
 };
 
 // One head, one block of at most kKeyBlock keys, `rows` queries:
@@ -54,6 +62,7 @@ struct AttendArgs {
   float* p;    // row r at p + r * p_stride, [kKeyBlock], or null
   int64_t rows, head_dim, q_stride, stat_stride, acc_stride, p_stride;
   float scale;
+  const void* next = nullptr;  // keys of the block that the caller reads next, or null
 };
 
 struct Kernels {

@@ -6,15 +6,18 @@
 #include <stdint.h>
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_tile.h"
 
 namespace edge {
 namespace {
 
 constexpr int kGroupVecs = static_cast<int>(kKeyGroup) / kLanes;
 
-// Dot products of ROWS queries with GROUPS groups of kKeyGroup keys; each sum runs over d in order.
+// Dot products of ROWS queries with GROUPS groups of kKeyGroup keys; each sum runs over d in order. As many
+// bytes as the keys have are fetched from `ahead` on, unless it is null.
 template <class T, int ROWS, int GROUPS>
-inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t head_dim, float* scores) {
+inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t head_dim, const char* ahead,
+                       float* scores) {
   Vec sum[ROWS][GROUPS][kGroupVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
@@ -22,13 +25,13 @@ inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t hea
     for (int g = 0; g < GROUPS; ++g)
 #pragma GCC unroll 16
       for (int c = 0; c < kGroupVecs; ++c) sum[r][g][c] = set1(0.0f);
-  // The groups are walked side by side; the next ones are fetched in memory order.
   constexpr int kBytes = GROUPS * static_cast<int>(kKeyGroup * sizeof(T));
-  const char* ahead = reinterpret_cast<const char*>(k) + kBytes * head_dim;
   for (int64_t d = 0; d < head_dim; ++d) {
+    if (ahead) {
 #pragma GCC unroll 16
-    for (int line = 0; line < kBytes; line += 64) __builtin_prefetch(ahead + line);
-    ahead += kBytes;
+      for (int line = 0; line < kBytes; line += kLine) __builtin_prefetch(ahead + line);
+      ahead += kBytes;
+    }
 #pragma GCC unroll 16
     for (int g = 0; g < GROUPS; ++g)
 #pragma GCC unroll 16
@@ -58,11 +61,17 @@ inline void score_rows(const AttendArgs& a, int64_t row, int64_t groups, float* 
   const float* q = a.q + row * a.q_stride;
   const T* k = static_cast<const T*>(a.k);
   const int64_t group_size = a.head_dim * kKeyGroup;
+  // The block's values, which lie as the keys do, are read next.
+  const T* ahead = static_cast<const T*>(a.v);
+  const auto fetched = [&](int64_t g) {
+    return row == 0 ? reinterpret_cast<const char*>(ahead + g * group_size) : nullptr;
+  };
   int64_t g = 0;
   for (; g + kTile <= groups; g += kTile)
-    score_tile<T, ROWS, kTile>(q, a.q_stride, k + g * group_size, a.head_dim, scores + g * kKeyGroup);
+    score_tile<T, ROWS, kTile>(q, a.q_stride, k + g * group_size, a.head_dim, fetched(g),
+                               scores + g * kKeyGroup);
   for (; g < groups; ++g)
-    score_tile<T, ROWS, 1>(q, a.q_stride, k + g * group_size, a.head_dim, scores + g * kKeyGroup);
+    score_tile<T, ROWS, 1>(q, a.q_stride, k + g * group_size, a.head_dim, fetched(g), scores + g * kKeyGroup);
 }
 
 // The scales behind a whole int8 block; other blocks have none.
@@ -71,6 +80,16 @@ inline const float* block_scales(const void* block, int64_t head_dim) {
   if constexpr (sizeof(T) == 1)
     return reinterpret_cast<const float*>(static_cast<const T*>(block) + kKeyBlock * head_dim);
   return nullptr;
+}
+
+// The scales of an int8 block are read between its keys and its values.
+template <class T>
+inline void fetch_scales(const AttendArgs& a, int64_t row) {
+  if constexpr (sizeof(T) == 1)
+    for (int64_t j = 0; row == 0 && j < kKeyBlock; j += kLine / 4) {
+      __builtin_prefetch(block_scales<T>(a.k, a.head_dim) + j);
+      __builtin_prefetch(block_scales<T>(a.v, a.head_dim) + j);
+    }
 }
 
 // Turns the scores of one row into p = exp(score - max), in place, zero beyond `count`. `key_scale`: one
@@ -99,16 +118,23 @@ inline void softmax_part(float* scores, const float* key_scale, const float* bia
   *l_out = hsum(sum);
 }
 
-// acc[r][d .. d + VECS * kLanes) = sum_j p[r][j] v[j][d ..], j in order.
+// acc[r][d .. d + VECS * kLanes) = sum_j p[r][j] v[j][d ..], j in order. The first walk over the values
+// fetches the keys that are read next.
 template <class T, int ROWS, int VECS>
 inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t d, const float* p) {
   const T* v = static_cast<const T*>(a.v) + d;
+  const char* ahead = row == 0 && d == 0 ? static_cast<const char*>(a.next) : nullptr;
+  const int64_t row_bytes = a.head_dim * static_cast<int64_t>(sizeof(T));
   Vec sum[ROWS][VECS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
     for (int c = 0; c < VECS; ++c) sum[r][c] = set1(0.0f);
   for (int64_t j = 0; j < count; ++j) {
+    if (ahead) {
+      for (int64_t line = 0; line < row_bytes; line += kLine) __builtin_prefetch(ahead + line);
+      ahead += row_bytes;
+    }
     Vec weight[ROWS];
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) weight[r] = set1(p[r * kKeyBlock + j]);
@@ -148,6 +174,7 @@ inline void value_rows(const AttendArgs& a, int64_t row, int64_t count, const fl
 template <class T, int ROWS>
 inline void attend_rows(const AttendArgs& a, int64_t row) {
   alignas(64) float p[ROWS * kKeyBlock];
+  fetch_scales<T>(a, row);
   int64_t count = 0;
   for (int r = 0; r < ROWS; ++r) count = a.counts[row + r] > count ? a.counts[row + r] : count;
   if (count > 0) score_rows<T, ROWS>(a, row, (count + kKeyGroup - 1) / kKeyGroup, p);

@@ -74,13 +74,15 @@ inline void int4_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   for (int o = 0; o < OUT; ++o)
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) sum[o][r] = set1(0.0f);
-  const char* ahead = ahead_of(w, OUT * groups * kGroupBytes);
+  Ahead ahead(w, static_cast<const uint8_t*>(a.w) + a.end * groups * kGroupBytes, a.next.data, kAheadBytes);
+  Ahead ahead_scales(scale, a.group_scale + a.end * groups, a.next.group_scale,
+                     kAheadBytes / kGroupBytes * 2);
+  int64_t scale_lines = 0;  // fetched so far
   for (int64_t g = 0; g < groups; g += kGroupRound) {
     const int64_t n = groups - g < kGroupRound ? groups - g : kGroupRound;
     if (r0 == 0) {
-#pragma GCC unroll 16
-      for (int line = 0; line < kLines; ++line) __builtin_prefetch(ahead + line * kLine);
-      ahead += kLines * kLine;
+      ahead.fetch<kLines>();
+      for (; scale_lines * kLine < OUT * (g + n) * 2; ++scale_lines) ahead_scales.fetch<1>();
     }
     int4_round<OUT, ROWS>(a, w + g * kGroupBytes, scale + g, x + g * kGroup4, n, sum);
   }

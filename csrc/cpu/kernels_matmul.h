@@ -46,13 +46,9 @@ inline void wide_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) sum[o][r] = set1(0.0f);
   const int64_t rounds = a.cols - a.cols % kRound, whole = a.cols - a.cols % kLanes;
-  const char* ahead = ahead_of(w, OUT * a.cols * static_cast<int64_t>(sizeof(W)));
+  Ahead ahead(w, static_cast<const W*>(a.w) + a.end * a.cols, a.next.data, kAheadBytes);
   for (int64_t k = 0; k < rounds; k += kRound) {
-    if (r0 == 0) {
-#pragma GCC unroll 16
-      for (int line = 0; line < kLines; ++line) __builtin_prefetch(ahead + line * kLine);
-      ahead += kLines * kLine;
-    }
+    if (r0 == 0) ahead.fetch<kLines>();
 #pragma GCC unroll 16
     for (int64_t step = 0; step < kRound; step += kLanes) matmul_step<W, OUT, ROWS>(a, w, x, k + step, sum);
   }

@@ -10,16 +10,40 @@ namespace edge {
 namespace {
 
 constexpr int64_t kLine = 64;
-// How far ahead of its own first row a tile fetches weights, in bytes: its own size, so that the next tile is
-// there when it starts, within these bounds. The rows of a tile lie one behind the other in memory while the
-// sums walk them side by side; fetching strictly in memory order (and not at each row's own position) is what
-// reaches the speed of a plain read.
-constexpr int64_t kAheadLeast = 4096, kAheadMost = 12288;
+// How far ahead weights are fetched, in bytes. The rows of a tile lie one behind the other in memory while
+// the sums walk them side by side; fetching strictly in memory order (and not at each row's own position) is
+// what reaches the speed of a plain read, and a third of this distance does not.
+constexpr int64_t kAheadBytes = 12288;
 
-inline const char* ahead_of(const void* tile, int64_t size) {
-  const int64_t distance = size < kAheadLeast ? kAheadLeast : size > kAheadMost ? kAheadMost : size;
-  return static_cast<const char*>(tile) + distance;
-}
+// The lines to fetch while a tile is summed: `distance` ahead of the tile, and from the end of the range on
+// what is read after it.
+class Ahead {
+ public:
+  Ahead(const void* tile, const void* end, const void* next, int64_t distance)
+      : at_(reinterpret_cast<uintptr_t>(tile) + static_cast<uintptr_t>(distance)),
+        end_(next ? reinterpret_cast<uintptr_t>(end) : UINTPTR_MAX),
+        jump_(next ? reinterpret_cast<uintptr_t>(next) - end_ : 0) {
+    hop();
+  }
+
+  template <int LINES>
+  void fetch() {
+#pragma GCC unroll 16
+    for (int line = 0; line < LINES; ++line)
+      __builtin_prefetch(reinterpret_cast<const char*>(at_ + static_cast<uintptr_t>(line * kLine)));
+    at_ += static_cast<uintptr_t>(LINES * kLine);
+    hop();
+  }
+
+ private:
+  void hop() {
+    if (at_ < end_) return;
+    at_ += jump_;
+    end_ = UINTPTR_MAX;
+  }
+
+  uintptr_t at_, end_, jump_;
+};
 
 inline void put_sum(const MatmulArgs& a, int64_t o, int64_t r, float sum) {
   if (a.bias) sum += a.bias[o];

@@ -20,6 +20,8 @@ std::pair<int64_t, int64_t> share(int64_t count, int i, int n) {
   return {count * i / n, count * (i + 1) / n};
 }
 
+int64_t units_of(const Matrix& matrix, int64_t unit) { return (matrix.rows + unit - 1) / unit; }
+
 size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 
 }  // namespace
@@ -142,10 +144,11 @@ void Transformer::embed(const Step& step) {
   }
 }
 
-// Five barriers per layer (eight with cross-attention), and before each of them a member says what it reads
-// next, so that waiting costs no bandwidth. Norms are computed by every thread for itself.
+// Five barriers per layer (eight with cross-attention), and each member reads ahead of what it computes,
+// across its units and stages. Before a barrier it says what it reads next, so that waiting costs no
+// bandwidth. Norms are computed by every thread for itself.
 void Transformer::work(int thread, const Step& step) {
-  const int64_t rows = static_cast<int64_t>(step.ids.size()), hidden = spec_.hidden, mlp = spec_.mlp;
+  const int64_t rows = static_cast<int64_t>(step.ids.size()), mlp = spec_.mlp;
   float* own = own_[size_of(thread)].data();
   const auto activate = activation();
   for (int64_t i = 0; i < spec_.layers; ++i) {
@@ -153,17 +156,24 @@ void Transformer::work(int thread, const Step& step) {
     normalise(attn_input(i), x_.data(), own, rows);
     if (thread == 0)
       for (auto& left : blocks_left_) left.store(key_blocks(false, i, rows - 1), std::memory_order_relaxed);
-    spread(thread, kQkv, 3 * spec_.heads,
-           [&](int64_t begin, int64_t end) { project_qkv(thread, i, begin, end, rows); });
+    const int64_t tasks = spec_.heads * key_blocks(false, i, rows - 1);
+    const NextRead keys{keys_of(false, i, own_units(thread, tasks).first, rows)};
+    spread(thread, kQkv, 3 * spec_.heads, [&](int64_t begin, int64_t end, int64_t after) {
+      project_qkv(thread, i, begin, end, rows, after < 0 ? keys : layer.qkv.from_row(after * spec_.head_dim));
+    });
     expect_cache(thread, false, i, rows);
     pool_.barrier(thread);
-    spread(thread, kAttend, spec_.heads * key_blocks(false, i, rows - 1),
-           [&](int64_t begin, int64_t end) { attend(false, i, begin, end, rows, step); });
+    const NextRead projection = first_rows(thread, layer.attn_out, kRowUnit);
+    spread(thread, kAttend, tasks, [&](int64_t begin, int64_t end, int64_t after) {
+      attend(false, i, begin, end, after < 0 ? projection.data : keys_of(false, i, after, rows), rows, step);
+    });
     expect_rows(thread, layer.attn_out, kRowUnit);
     pool_.barrier(thread);
-    spread_rows(thread, kAttnOut, hidden, [&](int64_t begin, int64_t end) {
-      add_back(thread, layer.attn_out, attended_.data(), begin, end, rows);
-    });
+    const Matrix& behind = spec_.has_cross() ? layer.cross_q : layer.mlp_in;
+    spread_rows(thread, kAttnOut, layer.attn_out, first_rows(thread, behind, kRowUnit),
+                [&](int64_t begin, int64_t end, const NextRead& next) {
+                  add_back(thread, layer.attn_out, attended_.data(), begin, end, rows, next);
+                });
     if (spec_.has_cross())
       cross_attend(thread, i, rows, step);
     else if (gathers_evidence(i, step))
@@ -171,19 +181,21 @@ void Transformer::work(int thread, const Step& step) {
     expect_rows(thread, layer.mlp_in, kRowUnit);
     pool_.barrier(thread);
     normalise(mlp_input(layer), x_.data(), own, rows);
-    spread_rows(thread, kMlpIn, mlp, [&](int64_t begin, int64_t end) {
-      layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, begin, end);
-      for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + begin, end - begin);
-    });
+    spread_rows(thread, kMlpIn, layer.mlp_in, first_rows(thread, layer.mlp_out, kRowUnit),
+                [&](int64_t begin, int64_t end, const NextRead& next) {
+                  layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, begin, end, false, next);
+                  for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + begin, end - begin);
+                });
     expect_rows(thread, layer.mlp_out, kRowUnit);
     pool_.barrier(thread);
-    spread_rows(thread, kMlpOut, hidden, [&](int64_t begin, int64_t end) {
-      add_back(thread, layer.mlp_out, mlp_.data(), begin, end, rows);
-    });
-    if (i + 1 < spec_.layers)
-      expect_rows(thread, weights_.layers[size_of(i + 1)].qkv, spec_.head_dim);
-    else if (step.logits_from < rows)
-      expect_rows(thread, first_of_head(), spec_.head_transform ? kRowUnit : kVocabBlock);
+    const bool last = i + 1 == spec_.layers;
+    const Matrix& following = last ? first_of_head() : weights_.layers[size_of(i + 1)].qkv;
+    const int64_t unit = !last ? spec_.head_dim : spec_.head_transform ? kRowUnit : kVocabBlock;
+    spread_rows(thread, kMlpOut, layer.mlp_out, first_rows(thread, following, unit),
+                [&](int64_t begin, int64_t end, const NextRead& next) {
+                  add_back(thread, layer.mlp_out, mlp_.data(), begin, end, rows, next);
+                });
+    if (!last || step.logits_from < rows) expect_rows(thread, following, unit);
     pool_.barrier(thread);
   }
   project_logits(thread, rows, step);
@@ -201,29 +213,35 @@ void Transformer::cross_attend(int thread, int64_t index, int64_t rows, const St
   if (thread == 0)
     for (auto& left : blocks_left_) left.store(blocks, std::memory_order_relaxed);
   // In the place of the self-attention's queries.
-  spread_rows(thread, kCrossQ, hidden, [&](int64_t begin, int64_t end) {
-    layer.cross_q.multiply(kernels_, own, rows, qkv_.data(), 3 * hidden, begin, end);
+  const int64_t tasks = spec_.heads * blocks;
+  const NextRead keys{keys_of(true, index, own_units(thread, tasks).first, rows)};
+  spread_rows(thread, kCrossQ, layer.cross_q, keys, [&](int64_t begin, int64_t end, const NextRead& next) {
+    layer.cross_q.multiply(kernels_, own, rows, qkv_.data(), 3 * hidden, begin, end, false, next);
   });
   expect_cache(thread, true, index, rows);
   pool_.barrier(thread);
-  spread(thread, kCrossAttend, spec_.heads * blocks,
-         [&](int64_t begin, int64_t end) { attend(true, index, begin, end, rows, step); });
+  const NextRead projection = first_rows(thread, layer.cross_out, kRowUnit);
+  spread(thread, kCrossAttend, tasks, [&](int64_t begin, int64_t end, int64_t after) {
+    attend(true, index, begin, end, after < 0 ? projection.data : keys_of(true, index, after, rows), rows,
+           step);
+  });
   expect_rows(thread, layer.cross_out, kRowUnit);
   pool_.barrier(thread);
-  spread_rows(thread, kCrossOut, hidden, [&](int64_t begin, int64_t end) {
-    add_back(thread, layer.cross_out, attended_.data(), begin, end, rows);
-  });
+  spread_rows(thread, kCrossOut, layer.cross_out, first_rows(thread, layer.mlp_in, kRowUnit),
+              [&](int64_t begin, int64_t end, const NextRead& next) {
+                add_back(thread, layer.cross_out, attended_.data(), begin, end, rows, next);
+              });
   if (gathers_evidence(index, step)) gather_evidence(thread, index, rows, step);
 }
 
 // Behind a norm after the sublayer the stream goes on from what the sublayer read, which every thread has.
 void Transformer::add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end,
-                           int64_t rows) {
+                           int64_t rows, const NextRead& next) {
   const float* own = own_[size_of(thread)].data();
   for (int64_t r = 0; r < rows && post(); ++r)
     std::copy(own + r * spec_.hidden + begin, own + r * spec_.hidden + end,
               x_.data() + r * spec_.hidden + begin);
-  matrix.multiply(kernels_, from, rows, x_.data(), spec_.hidden, begin, end, true);
+  matrix.multiply(kernels_, from, rows, x_.data(), spec_.hidden, begin, end, true, next);
 }
 
 const Norm& Transformer::attn_input(int64_t layer) const {
@@ -261,22 +279,43 @@ std::pair<int64_t, int64_t> Transformer::own_units(int thread, int64_t units) co
   return share(units * 3 / 4, thread, pool_.team());
 }
 
-// Calls work(begin, end) for this member's units, and for further ones while there are any.
+// Calls work(begin, end, after) for this member's units, and for further ones while there are any. Each is
+// taken before the one before it is worked on, which so can fetch it: `after`, or -1 with the last.
 template <class Work>
 void Transformer::spread(int thread, Stage stage, int64_t units, Work work) {
   // Nobody counts the stage before any more.
   if (thread == 0) next_[stage_before(stage)].store(0, std::memory_order_relaxed);
-  const auto [begin, end] = own_units(thread, units);
-  if (begin < end) work(begin, end);
   const int64_t first = units * 3 / 4;
-  for (int64_t i; (i = first + next_[stage].fetch_add(1, std::memory_order_relaxed)) < units;) work(i, i + 1);
+  const auto take = [&] {
+    const int64_t unit = first + next_[stage].fetch_add(1, std::memory_order_relaxed);
+    return unit < units ? unit : -1;
+  };
+  auto [begin, end] = own_units(thread, units);
+  if (begin == end) begin = take(), end = begin + 1;
+  while (begin >= 0) {
+    const int64_t after = take();
+    work(begin, end, after);
+    begin = after, end = after + 1;
+  }
 }
 
-// The same for the rows of a matrix.
+// The same for the rows of a matrix; `behind` is read after the last of them.
 template <class Work>
-void Transformer::spread_rows(int thread, Stage stage, int64_t rows, Work work) {
-  spread(thread, stage, (rows + kRowUnit - 1) / kRowUnit,
-         [&](int64_t begin, int64_t end) { work(begin * kRowUnit, std::min(end * kRowUnit, rows)); });
+void Transformer::spread_rows(int thread, Stage stage, const Matrix& matrix, const NextRead& behind,
+                              Work work) {
+  spread(thread, stage, units_of(matrix, kRowUnit), [&](int64_t begin, int64_t end, int64_t after) {
+    work(begin * kRowUnit, std::min(end * kRowUnit, matrix.rows),
+         after < 0 ? behind : matrix.from_row(after * kRowUnit));
+  });
+}
+
+NextRead Transformer::first_rows(int thread, const Matrix& matrix, int64_t unit) const {
+  return matrix.from_row(own_units(thread, units_of(matrix, unit)).first * unit);
+}
+
+const void* Transformer::keys_of(bool cross, int64_t layer, int64_t task, int64_t rows) const {
+  const int64_t blocks = key_blocks(cross, layer, rows - 1);
+  return cache_of(cross).key_block(layer, task / blocks, task % blocks);
 }
 
 void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
@@ -307,10 +346,11 @@ void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t 
 }
 
 // Units are whole heads, so that the thread that computes a head's key or value also stores it.
-void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t end, int64_t rows) {
+void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t end, int64_t rows,
+                              const NextRead& next) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
   weights_.layers[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows, qkv_.data(),
-                                               stride, begin * head_dim, end * head_dim);
+                                               stride, begin * head_dim, end * head_dim, false, next);
   const int64_t at = own_keys(index);
   for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
     const float* from = qkv_.data() + unit * head_dim;
@@ -340,8 +380,8 @@ bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
 }
 
 // Units are the key blocks of one head after the other.
-void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, int64_t rows,
-                         const Step& step) {
+void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, const void* after,
+                         int64_t rows, const Step& step) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
   const int64_t blocks = key_blocks(cross, layer, rows - 1), keys = own_keys(layer);
   const int64_t image_blocks = this->image_blocks(layer);
@@ -374,7 +414,8 @@ void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, 
                             .stat_stride = heads * max_blocks_,
                             .acc_stride = heads * max_blocks_ * head_dim,
                             .p_stride = heads * image_blocks * kKeyBlock,
-                            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim))});
+                            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                            .next = task + 1 < end ? keys_of(cross, layer, task + 1, rows) : after});
     // Whoever finishes the last block of a head joins them.
     ++finished;
     if (task + 1 < end && block + 1 < blocks) continue;
@@ -420,19 +461,26 @@ void Transformer::project_logits(int thread, int64_t rows, const Step& step) {
   float* own = own_[size_of(thread)].data();
   normalise(head_input(), x_.data() + step.logits_from * spec_.hidden, own, n);
   if (spec_.head_transform) {
-    spread_rows(thread, kTransform, spec_.hidden, [&](int64_t begin, int64_t end) {
-      weights_.transform.multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end);
-      for (int64_t r = 0; r < n; ++r)
-        activation()(transformed_.data() + r * spec_.hidden + begin, end - begin);
-    });
+    spread_rows(thread, kTransform, weights_.transform, first_rows(thread, weights_.head, kVocabBlock),
+                [&](int64_t begin, int64_t end, const NextRead& next) {
+                  weights_.transform.multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end,
+                                              false, next);
+                  for (int64_t r = 0; r < n; ++r)
+                    activation()(transformed_.data() + r * spec_.hidden + begin, end - begin);
+                });
     expect_rows(thread, weights_.head, kVocabBlock);
     pool_.barrier(thread);
     normalise(weights_.transform_norm, transformed_.data(), own, n);
   }
-  spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end) {
+  const Matrix& head = weights_.head;
+  const NextRead behind =
+      first_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
+  spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end, int64_t after) {
     for (int64_t b = begin; b < end; ++b) {
-      weights_.head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,
-                             std::min((b + 1) * kVocabBlock, spec_.vocab));
+      const int64_t next = b + 1 < end ? b + 1 : after;
+      head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,
+                    std::min((b + 1) * kVocabBlock, spec_.vocab), false,
+                    next < 0 ? behind : head.from_row(next * kVocabBlock));
       if (step.on_block)
         for (int64_t r = 0; r < n; ++r) (*step.on_block)(r, b);
     }

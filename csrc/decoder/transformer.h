@@ -105,13 +105,14 @@ class Transformer {
 
   void embed(const Step& step);
   void work(int thread, const Step& step);
-  void project_qkv(int thread, int64_t layer, int64_t begin, int64_t end, int64_t rows);
+  void project_qkv(int thread, int64_t layer, int64_t begin, int64_t end, int64_t rows, const NextRead& next);
   void cross_attend(int thread, int64_t layer, int64_t rows, const Step& step);
   // Rows that a sublayer adds to the residual stream.
-  void add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end,
-                int64_t rows);
+  void add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end, int64_t rows,
+                const NextRead& next);
   // `cross`: to the image's own keys instead of those of prefix and text.
-  void attend(bool cross, int64_t layer, int64_t begin, int64_t end, int64_t rows, const Step& step);
+  void attend(bool cross, int64_t layer, int64_t begin, int64_t end, const void* after, int64_t rows,
+              const Step& step);
   void join(bool cross, int64_t layer, int64_t head, int64_t rows);
   void gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step);
   void project_logits(int thread, int64_t rows, const Step& step);
@@ -131,9 +132,11 @@ class Transformer {
   template <class Work>
   void spread(int thread, Stage stage, int64_t units, Work work);
   template <class Work>
-  void spread_rows(int thread, Stage stage, int64_t rows, Work work);
+  void spread_rows(int thread, Stage stage, const Matrix& matrix, const NextRead& behind, Work work);
   // What this member takes first of a matrix that is spread in units of so many rows.
+  NextRead first_rows(int thread, const Matrix& matrix, int64_t unit) const;
   void expect_rows(int thread, const Matrix& matrix, int64_t unit);
+  const void* keys_of(bool cross, int64_t layer, int64_t task, int64_t rows) const;
   void expect_cache(int thread, bool cross, int64_t layer, int64_t rows);
   bool gathers_evidence(int64_t layer, const Step& step) const;
   int64_t key_blocks(bool cross, int64_t layer, int64_t row) const;

@@ -87,7 +87,7 @@ class Binder {
 }  // namespace
 
 void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* y, int64_t y_stride,
-                      int64_t begin, int64_t end, bool accumulate) const {
+                      int64_t begin, int64_t end, bool accumulate, const NextRead& next) const {
   const MatmulArgs args{.w = data,
                         .scale = scale,
                         .group_scale = group_scale,
@@ -100,7 +100,8 @@ void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* 
                         .rows = n,
                         .x_stride = cols,
                         .y_stride = y_stride,
-                        .accumulate = accumulate};
+                        .accumulate = accumulate,
+                        .next = next};
   switch (dtype) {
     case DType::i8:
       return kernels.matmul_i8(args);

@@ -35,8 +35,9 @@ struct Matrix {
   DType dtype = DType::f32;
 
   // y = W x + b for the weight rows [begin, end).
+  // `next`: what is read after them.
   void multiply(const Kernels& kernels, const float* x, int64_t n, float* y, int64_t y_stride, int64_t begin,
-                int64_t end, bool accumulate = false) const;
+                int64_t end, bool accumulate = false, const NextRead& next = {}) const;
   // out += row `index`, dequantised.
   void add_row(const Kernels& kernels, int64_t index, float* out) const;
   // Without scales.
@@ -45,6 +46,9 @@ struct Matrix {
   int64_t bytes() const { return rows * (row_bytes() + (dtype == DType::i4 ? cols / kGroup4 * 2 : 0)); }
   const std::byte* row(int64_t index) const {
     return static_cast<const std::byte*>(data) + index * row_bytes();
+  }
+  NextRead from_row(int64_t index) const {
+    return {row(index), group_scale ? group_scale + index * (cols / kGroup4) : nullptr};
   }
 };
 
