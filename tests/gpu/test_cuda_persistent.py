@@ -27,8 +27,8 @@ def same(one: kernel.GenerationResult, two: kernel.GenerationResult) -> None:
     ("shape", "precision", "options"),
     [
         ("small", "mixed", {"kv_dtype": "int8"}),
-        ("odd", "fp32", {"kv_dtype": "fp16"}),
-        ("erf_untied_offset", "int4", {"weight_dtype": "bf16"}),
+        pytest.param("odd", "fp32", {"kv_dtype": "fp16"}, marks=pytest.mark.slow),
+        pytest.param("erf_untied_offset", "int4", {"weight_dtype": "bf16"}, marks=pytest.mark.slow),
     ],
 )
 def test_same_bits(library: Path, shape: str, precision: str, options: dict[str, Any]) -> None:

@@ -157,7 +157,7 @@ def test_reports(bundle: Path, film: np.ndarray, on_stand_in: StandIn, caplog: p
     assert on_stand_in.get("allocations") == before
 
 
-@pytest.mark.parametrize("change", ["version", "uuid", "capability"])
+@pytest.mark.parametrize("change", ["version", "uuid"])
 def test_another_machine_builds_again(
     bundle: Path,
     on_stand_in: StandIn,
