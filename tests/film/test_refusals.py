@@ -234,7 +234,7 @@ def test_placeholders_name_nothing(read, part):
 def test_other_body_parts(read, refused, part):
     ds = film(BodyPartExamined=part)
     error = refused(ds, NotFrontalChest)
-    assert "--force" in str(error)
+    assert "--force" in error.hint
     got = read(ds, force=True)
     assert any("force" in w for w in got.warnings)
     assert got.meta.body_part not in ("", "CHEST")
