@@ -12,6 +12,7 @@ TITLES = {
     "dicom": "read film",
     "preprocess": "preprocess",
     "vision": "vision",
+    "prefill": "  its prefill",
     "first_token": "first token",
     "decode": "decode",
     "total": "total",

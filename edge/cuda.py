@@ -113,6 +113,9 @@ class CudaDecoder(Decoder):
         As for :class:`edge.decoder.Decoder`.
     """
 
+    host: Decoder | None = None
+    """The CPU's decoder, which computes the prefill of bundles whose graph ends before it."""
+
     def __init__(
         self,
         spec: Mapping[str, Any],
@@ -157,6 +160,21 @@ class CudaDecoder(Decoder):
         self.weight_dtype = weight_dtype
         self.way = way
         self._draft_table = draft_table
+
+    def prefill(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        key_bias: npt.NDArray[np.float32] | None = None,
+        *,
+        bias: bool = True,
+        drop_hidden: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """As for :class:`edge.decoder.Decoder`; the processor computes it, and keys and values go to the device."""
+        if self.host is None:
+            raise ProcessingError("decoder: this device has no prefill of its own, and no decoder of the CPU beside it")
+        logits, keys, values = self.host.prefill_with_cache(embeddings, key_bias, bias=bias)
+        self.set_prefix(keys, values, key_bias, drop_hidden)
+        return logits
 
     @property
     def isa(self) -> str:
@@ -246,6 +264,7 @@ def decoder_on_gpu(
         log.info("decoding on the CPU: %s", error)
         return cpu
     log.info("decoding on %s", device.name)
+    decoder.host = cpu
     return decoder
 
 

@@ -314,6 +314,55 @@ class Decoder:
         self.prefix_serial += 1
         self._call(self._kernel.set_prefix, keys, values, key_bias, bool(drop_hidden))
 
+    def prefill(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        key_bias: npt.NDArray[np.float32] | None = None,
+        *,
+        bias: bool = True,
+        drop_hidden: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """Begin a new film: compute its prefix from embeddings, put it into the cache and drop all text.
+
+        Parameters
+        ----------
+        embeddings : ndarray, float32, [prefix, hidden]
+            Without positions: these are added here.
+        key_bias : ndarray, float32, [layers, n], optional
+            As for :meth:`set_prefix`.
+        bias : bool
+            Whether the rows of the prefix get the key bias; text rows say so themselves.
+        drop_hidden : bool
+            As for :meth:`set_prefix`; the prefix itself is computed with all keys.
+
+        Returns
+        -------
+        ndarray, float32, [vocab]
+            Logits of the last row.
+
+        Raises
+        ------
+        ProcessingError
+            A wrong shape, or a prefix longer than the decoder's positions.
+        """
+        self.prefix_serial += 1
+        logits: npt.NDArray[np.float32] = self._call(
+            self._kernel.prefill, embeddings, key_bias, bias=bool(bias), drop_hidden=bool(drop_hidden)
+        )
+        return logits
+
+    def prefill_with_cache(
+        self,
+        embeddings: npt.NDArray[np.float32],
+        key_bias: npt.NDArray[np.float32] | None = None,
+        *,
+        bias: bool = True,
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """:meth:`prefill`, and beside the logits its keys and values in float32 [layers, heads, prefix, head_dim]."""
+        self.prefix_serial += 1
+        logits, keys, values = self._call(self._kernel.prefill, embeddings, key_bias, bias=bool(bias), with_cache=True)
+        return logits, keys, values
+
     def forward(self, ids: npt.ArrayLike, bias: bool = True) -> npt.NDArray[np.float32]:
         """Append rows to the text and return their logits [n, vocab] (teacher forcing).
 

@@ -223,8 +223,11 @@ class Engine:
             ready = source if isinstance(source, Prepared) else prepare(source, self.manifest.image, force=force)
             clock = Clock(ready.laps)
             seen, rows, warnings = self._look(ready.pixels, rows)
+            session = FilmSession(self, ready, seen, rows, warnings, clock)
+            with clock.part("prefill", of="vision"):
+                session._in_cache()
             clock.lap("vision")
-        return FilmSession(self, ready, seen, rows, warnings, clock.laps)
+        return session
 
     def _look(self, pixels: NDArray[np.float32], rows: BiasRows) -> tuple[VisionOutput, BiasRows, list[str]]:
         """Run the vision graph; the rows that get the bias in the end, and what to warn about."""
@@ -238,7 +241,8 @@ class Engine:
         patches = seen.key_bias[:, prefix.length - prefix.patches : prefix.length]
         if hides_everything(patches, self.manifest.bias):
             warnings.append("the strict mask hides the whole image: reported without anatomical guidance")
-            return self._vision.run(pixels, bias=False), "none", warnings
+            unguided = seen if self.manifest.kernel_prefill else self._vision.run(pixels, bias=False)
+            return unguided, "none", warnings
         if gives_no_guidance(patches):
             warnings.append("the mask gives no anatomical guidance: every part of the image counts the same")
         return seen, rows, warnings

@@ -106,11 +106,17 @@ class Manifest:
     kv_dtype: Literal["fp32", "fp16", "int8"] | None
     labels: tuple[str, ...]
     files: dict[str, FileEntry]
+    prefill: Literal["graph", "kernel"] = "graph"
 
     @property
     def has_mask(self) -> bool:
         """Whether the vision graph yields a mask and a key bias."""
         return self.bias.kind != "none"
+
+    @property
+    def kernel_prefill(self) -> bool:
+        """Whether the vision graph ends at the prefix embeddings, and the decoder does the rest."""
+        return self.prefill == "kernel"
 
     @property
     def text_room(self) -> int:
@@ -171,6 +177,7 @@ def parse_manifest(data: bytes) -> Manifest:
         kv_dtype=cast(Any, top.choice("kv_dtype", ("fp32", "fp16", "int8"))) if "kv_dtype" in top.value else None,
         labels=top.strings("labels", 4096, 128),
         files=files,
+        prefill=cast(Any, top.choice("prefill", ("graph", "kernel"))) if "prefill" in top.value else "graph",
     )
     graphs.done()
     top.done()
@@ -314,6 +321,13 @@ def _generation(section: Section, decoder: Mapping[str, Any]) -> GenerationSpec:
     return spec
 
 
+def _is_plain(decoder: Mapping[str, Any]) -> bool:
+    """Whether it is a plain pre-norm decoder behind an image prefix."""
+    more = ("cross_keys", "embed_norm", "head_transform", "head_bias")
+    plain = decoder["norm_position"] == "pre" and decoder.get("embed_scale", 1.0) == 1.0
+    return plain and not any(decoder.get(key) for key in more)
+
+
 def _check_together(manifest: Manifest) -> None:
     decoder, prefix, begin = manifest.decoder, manifest.prefix, len(manifest.generation.begin_ids)
     positions = decoder["max_positions"] - decoder["position_offset"]
@@ -327,6 +341,8 @@ def _check_together(manifest: Manifest) -> None:
             raise BundleError("generation: a decoder with cross-attention needs begin_ids")
         if manifest.bias.span != "prefix":
             raise BundleError("bias: a cross-attention has no text keys for the span sequence")
+    if manifest.kernel_prefill and not _is_plain(decoder):
+        raise BundleError("prefill: the kernel does not take such a decoder")
     sequence = manifest.bias.sequence_length
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -72,9 +72,9 @@ class Completion:
 class FilmSession:
     """A film that the model has looked at; made by :meth:`edge.Engine.open`.
 
-    The vision graph has run; its keys and values stay with the session (``nbytes``), and in the decoder's cache as long
-    as no other film is reported in between. Any number of sessions of one engine may be open; their calls are made
-    one after the other, from any thread.
+    The vision graph has run; what it gave stays with the session (``nbytes``), and the image in the decoder's cache as
+    long as no other film is looked at in between. Any number of sessions of one engine may be open; their calls are
+    made one after the other, from any thread.
 
     Attributes
     ----------
@@ -93,15 +93,14 @@ class FilmSession:
         seen: VisionOutput,
         rows: BiasRows,
         warnings: list[str],
-        laps: Mapping[str, float],
+        clock: Clock,
     ) -> None:
-        self._engine, self._seen, self._rows, self._laps = engine, seen, rows, dict(laps)
+        self._engine, self._seen, self._rows, self._clock = engine, seen, rows, clock
         self._gray, self._input = ready.gray, provenance(ready.film)
         self._prefix_serial = -1
         self.mask: NDArray[np.uint8] | None = None if seen.mask is None else (seen.mask > 0.5).astype("uint8")
         self.warnings = tuple(dict.fromkeys([*ready.film.warnings, *warnings]))
-        arrays = (ready.gray, seen.keys, seen.values, seen.first_logits, seen.key_bias, seen.mask)
-        self.nbytes = sum(array.nbytes for array in arrays if array is not None)
+        self.nbytes = ready.gray.nbytes + seen.nbytes
 
     def report(
         self,
@@ -222,8 +221,9 @@ class FilmSession:
         engine = self._engine
         prompt = [*engine.manifest.generation.begin_ids, *ids]
         if not prompt:
-            assert self._seen.first_logits is not None  # a model without begin tokens has them
-            return self._seen.first_logits
+            self._in_cache()
+            assert self._first_logits is not None  # a model without begin tokens has them
+            return self._first_logits
         self._in_cache()
         decoder, bias = engine._decoder, self._rows != "none"
         kept = min(decoder.keep(prompt, bias), len(prompt) - 1)
@@ -258,22 +258,21 @@ class FilmSession:
             clock.lap("first_token", once=True)
             return on_token(token)
 
-        decoder, seen, rows = self._engine._decoder, self._seen, self._rows
         self._in_cache()
-        options = asked.options.but(bias_rows=rows)
-        result = decoder.generate(seen.first_logits, options, on_token=first, cancel=asked.cancel)
+        options = asked.options.but(bias_rows=self._rows)
+        result = self._engine._decoder.generate(self._first_logits, options, on_token=first, cancel=asked.cancel)
         clock.lap("first_token", once=True)
         clock.lap("decode")
         return result
 
     def _in_cache(self) -> None:
-        """See to it that the decoder's cache holds this film."""
-        decoder, seen, rows = self._engine._decoder, self._seen, self._rows
+        """See to it that the decoder's cache holds this film; under the engine's lock."""
+        decoder, rows = self._engine._decoder, self._rows
         if self._prefix_serial == decoder.prefix_serial:
             return
         # A strict mask hides keys from every row that follows, where these all get the bias.
         strict = rows == "all" and self._engine.manifest.bias.kind == "hidden"
-        decoder.set_prefix(*seen.for_decoder(bias=rows != "none"), drop_hidden=strict)
+        self._first_logits = self._seen.fill(decoder, key_bias=rows != "none", drop_hidden=strict)
         self._prefix_serial = decoder.prefix_serial
 
     def _report(self, asked: Asked) -> Report:
@@ -285,7 +284,7 @@ class FilmSession:
             if stream is not None and on_text is not None and (piece := stream.push(token)):
                 on_text(piece)
 
-        clock = Clock(self._laps)
+        clock = Clock(self._clock.laps, self._clock.parts)
         with engine._lock:
             result = self._write(asked, clock, on_token)
             if result.stop_reason == "cancelled":

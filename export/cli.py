@@ -69,6 +69,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="add the vision graph in float16, which --device cuda and --device tensorrt run",
     )
+    add(
+        "--prefill",
+        choices=("graph", "kernel"),
+        help="who takes the image through the decoder: the vision graph, or the decoding kernel, whose bundle holds "
+        "the decoder's weights once (default: graph)",
+    )
     add("--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the runtime's choice)")
     add(
         "--keep-int8",
@@ -262,6 +268,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         keep_int8=arguments.keep_int8,
         calibrate=arguments.calibrate,
         gpu_graph=arguments.gpu_graph,
+        prefill=arguments.prefill,
         kv_dtype=arguments.kv,
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],

@@ -53,6 +53,7 @@ def model_card(
             "generation",
             f"up to {generation['max_new_tokens']} tokens, repetition penalty {generation['repetition_penalty']:g}",
         ),
+        ("prefill", "by the decoding kernel" if manifest.get("prefill") == "kernel" else "in the vision graph"),
         *((name, f"{size / 1e6:.1f} MB") for name, size in sizes.items()),
     ]
     parts += [f"| {name} | {value} |" for name, value in rows]

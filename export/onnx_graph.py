@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 OPSET = 20
 CHECK_ONLY = ("prefix_embeddings",)
-"""Outputs that only the self-check looks at; they are not part of a bundle's graph."""
+"""Outputs that only the self-check looks at where the graph holds the prefill."""
 
 
 @contextlib.contextmanager
@@ -71,8 +71,10 @@ def to_onnx(graph: nn.Module) -> onnx.ModelProto:
 
 
 def without_check_outputs(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with the outputs of ``CHECK_ONLY`` taken off (in place)."""
+    """The same model with the outputs of ``CHECK_ONLY`` taken off (in place), if it holds the prefill."""
     kept = [output for output in model.graph.output if output.name not in CHECK_ONLY]
+    if not any(output.name == "first_logits" for output in kept):
+        return model
     del model.graph.output[:]
     model.graph.output.extend(kept)
     return model

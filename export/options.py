@@ -9,6 +9,7 @@ from typing import Any
 
 PRODUCER = "edge-report 0.1.0"
 QUANTIZATIONS = ("none", "int8", "int4")
+PREFILLS = ("graph", "kernel")
 INTENDED_USE = (
     "Drafting findings of frontal chest radiographs for a radiologist to check and correct. "
     "Not a medical device; not for diagnosis without a reader."
@@ -60,6 +61,8 @@ class ExportOptions:
         Folder with films on which the errors of an int8 graph are measured, beside the drawn pictures.
     gpu_graph : bool
         Add the vision graph in float16, for the devices ``cuda`` and ``tensorrt``.
+    prefill : str or None
+        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the graph.
     kv_dtype : str or None
         Of the KV cache: ``fp32``, ``fp16``, ``int8``; None: the runtime's choice for the precision.
     force : bool
@@ -83,6 +86,7 @@ class ExportOptions:
     keep_int8: list[str] = field(default_factory=list)
     calibrate: Path | None = None
     gpu_graph: bool = False
+    prefill: str | None = None
     kv_dtype: str | None = None
     force: bool = False
     sources: list[str] = field(default_factory=list)

@@ -26,7 +26,7 @@ from .gpu_graph import write_gpu_graph
 from .graph_int8 import plan_products, quantize_graph
 from .model_card import draft_section, model_card
 from .onnx_graph import GraphSession, inputs, to_onnx, without_check_outputs
-from .options import PRODUCER, QUANTIZATIONS, ExportOptions
+from .options import PREFILLS, PRODUCER, QUANTIZATIONS, ExportOptions
 from .quantize import quantize_decoder
 from .verify import verify
 
@@ -82,6 +82,8 @@ def export_model(
         manifest["graphs"]["vision_fp16"] = writer.VISION_FP16
     if options.kv_dtype is not None:
         manifest["kv_dtype"] = options.kv_dtype
+    if options.prefill == "kernel":
+        manifest["prefill"] = "kernel"
     writer.check_manifest(manifest)
     writer.check_target(out, force=options.force)
     films = film_paths(options.calibrate) if options.calibrate is not None else []
@@ -89,7 +91,12 @@ def export_model(
     with writer.staged_bundle(out, force=options.force) as stage:
         progress("tracing the vision graph")
         length = sequence_length(model, options)
-        graph = VisionGraph(model, with_mask=manifest["bias"]["kind"] != "none", sequence_length=length)
+        graph = VisionGraph(
+            model,
+            with_mask=manifest["bias"]["kind"] != "none",
+            sequence_length=length,
+            with_prefill=manifest.get("prefill") != "kernel",
+        )
         onnx_model = to_onnx(graph)
         arrays = decoder_arrays(model)
         pictures = images if images is not None else check_images(manifest["image"])
@@ -103,7 +110,7 @@ def export_model(
             progress("quantizing")
             bias = manifest["bias"]["rows"] != "none"
             every = chain(pictures, read_films(films, manifest["image"]))
-            feeds = (inputs(pixels, bias=bias, switch=graph.with_mask) for pixels in every)
+            feeds = (inputs(pixels, bias=bias, switch=graph.has_switch) for pixels in every)
             plan = plan_products(onnx_model, feeds, stage, torch.get_num_threads())
             notes.append(plan.describe())
             quantize_graph(onnx_model, plan)
@@ -154,6 +161,8 @@ def build_manifest(model: LanaModel, options: ExportOptions) -> dict[str, Any]:
     config, generation = model.config, options.generation
     if options.quantize not in QUANTIZATIONS:
         raise UsageError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {options.quantize!r}")
+    if options.prefill not in (None, *PREFILLS):
+        raise UsageError(f"prefill must be one of {', '.join(PREFILLS)}, not {options.prefill!r}")
     rows = options.bias_rows or config.bias.rows
     kind = config.bias.kind
     if model.segmenter is None:

@@ -173,7 +173,7 @@ def _check_image(
     limits = LIMITS[manifest["precision"]]
     rows, kind = manifest["bias"]["rows"], manifest["bias"]["kind"]
     with_bias = kind != "none"
-    got = session.run(pixels, bias=rows != "none")
+    got = _run(session, decoder, manifest, pixels, bias=rows != "none")
     with torch.no_grad():
         embeddings = model.prefix(torch.from_numpy(pixels))[0]
         result.compare("patch features", got["prefix_embeddings"], embeddings.numpy(), limits["nmse"])
@@ -195,7 +195,8 @@ def _check_image(
     result.compare("prefix values", got["prefix_values"], values, limits["nmse"])
     result.compare("first logits", got["first_logits"], reference.first_logits.numpy(), limits["nmse"])
     if with_bias and not quantized:
-        _check_switch(result, model, session, pixels, embeddings, key_bias, sequence_length, rows)
+        other = _run(session, decoder, manifest, pixels, bias=rows == "none")
+        _check_switch(result, model, other, embeddings, key_bias, sequence_length, rows)
     generation = manifest["generation"]
     text = reference.greedy(
         count,
@@ -205,9 +206,24 @@ def _check_image(
         stop_ids=generation["stop_ids"],
         suppressed_ids=generation["suppressed_ids"],
     )
-    decoder.set_prefix(got["prefix_keys"], got["prefix_values"], got.get("key_bias"))
+    if manifest.get("prefill") == "kernel":
+        got["first_logits"] = decoder.prefill(got["prefix_embeddings"], got.get("key_bias"), bias=rows != "none")
+    else:
+        decoder.set_prefix(got["prefix_keys"], got["prefix_values"], got.get("key_bias"))
     _check_forced(result, decoder, got["first_logits"], text, generation, rows, limits)
     _check_greedy(result, decoder, got["first_logits"], text, generation, rows, count, limits, quantized)
+
+
+def _run(
+    session: GraphSession, decoder: Any, manifest: dict[str, Any], pixels: np.ndarray, *, bias: bool
+) -> dict[str, np.ndarray]:
+    """What the graph gives, and the prefill where that is the kernel's."""
+    got = session.run(pixels, bias=bias)
+    if manifest.get("prefill") == "kernel":
+        names = ("first_logits", "prefix_keys", "prefix_values")
+        arrays = decoder.prefill_with_cache(got["prefix_embeddings"], got.get("key_bias"), bias=bias)
+        got |= dict(zip(names, arrays, strict=True))
+    return got
 
 
 def _compare_mask(result: Verification, got: np.ndarray, want: np.ndarray, limit: float) -> None:
@@ -234,16 +250,14 @@ def _compare_bias(result: Verification, got: np.ndarray, want: np.ndarray, limit
 def _check_switch(
     result: Verification,
     model: LanaModel,
-    session: GraphSession,
-    pixels: np.ndarray,
+    got: dict[str, np.ndarray],
     embeddings: torch.Tensor,
     key_bias: torch.Tensor | None,
     sequence_length: int,
     rows: str,
 ) -> None:
-    """The same graph with the prefill bias switched the other way."""
+    """The same film with the prefill bias switched the other way."""
     other = rows == "none"
-    got = session.run(pixels, bias=other)
     want = ReferenceDecoder(model, embeddings, key_bias, sequence_length=sequence_length, prefill_bias=other)
     name = f"prefix values, bias {'on' if other else 'off'}"
     result.compare(name, got["prefix_values"], torch.stack(want.values).numpy(), EXACT["nmse"])

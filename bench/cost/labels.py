@@ -77,8 +77,8 @@ def run_labels(
         seen, rows, _ = engine._look(ready.pixels, manifest.bias.rows)
         truth[row] = [name in film.labels for name in LABELS]
         for index, decoder in enumerate(decoders):
-            decoder.set_prefix(seen.keys, seen.values, seen.key_bias if rows != "none" else None)
-            result = decoder.generate(seen.first_logits, options.but(bias_rows=rows))
+            first_logits = seen.fill(decoder, key_bias=rows != "none")
+            result = decoder.generate(first_logits, options.but(bias_rows=rows))
             text = engine._text.decode([int(i) for i in result.token_ids]).strip()
             read = label(text)
             found[index, row] = [name in read for name in LABELS]

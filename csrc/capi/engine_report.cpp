@@ -132,19 +132,34 @@ VisionOutput Engine::look(const Prepared& film, Plan& plan, std::vector<std::str
 GenerationResult Engine::write(const VisionOutput& seen, Plan& plan, Clock& clock) {
   const Manifest& m = manifest();
   const bool biased = plan.options.bias_rows != BiasRows::none;
-  Prefix prefix{.keys = seen.keys.data(), .values = seen.values.data(), .length = m.prefix};
-  if (biased) {
-    prefix.key_bias = seen.key_bias.data();
-    prefix.bias_length = std::ssize(seen.key_bias) / m.decoder.layers;
-    // A strict mask hides keys from every row that follows, where these all get the bias.
-    prefix.drop_hidden = plan.options.bias_rows == BiasRows::all && m.bias_kind == "hidden";
+  const float* bias = biased ? seen.key_bias.data() : nullptr;
+  const int64_t bias_length = biased ? std::ssize(seen.key_bias) / m.decoder.layers : 0;
+  // A strict mask hides keys from every row that follows, where these all get the bias.
+  const bool drop_hidden = plan.options.bias_rows == BiasRows::all && m.bias_kind == "hidden";
+  std::vector<float> logits;
+  if (m.kernel_prefill) {
+    logits.resize(static_cast<size_t>(m.decoder.vocab));
+    decoder_->prefill({.embeddings = seen.embeddings.data(),
+                       .length = m.prefix,
+                       .key_bias = bias,
+                       .bias_length = bias_length,
+                       .bias = biased,
+                       .drop_hidden = drop_hidden},
+                      logits.data());
+  } else {
+    decoder_->set_prefix({.keys = seen.keys.data(),
+                          .values = seen.values.data(),
+                          .length = m.prefix,
+                          .key_bias = bias,
+                          .bias_length = bias_length,
+                          .drop_hidden = drop_hidden});
   }
-  decoder_->set_prefix(prefix);
   const auto on_token = [&](int32_t id, float) {
     if (!clock.has("first_token")) clock.lap("first_token");
     return !plan.stream || plan.send(plan.stream->push(id));
   };
-  const float* first = seen.first_logits.empty() ? nullptr : seen.first_logits.data();
+  const std::span<const float> first_logits = logits.empty() ? seen.first_logits : logits;
+  const float* first = first_logits.empty() ? nullptr : first_logits.data();
   GenerationResult result = decoder_->generate(first, plan.options, on_token, plan.cancel);
   if (result.stop_reason == StopReason::cancelled) Plan::fail();
   if (!clock.has("first_token")) clock.lap("first_token");

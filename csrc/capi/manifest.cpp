@@ -243,6 +243,9 @@ Manifest parse_manifest(std::string_view text) {
   m.weights_file = reference(top, "weights", m);
   m.tokenizer_file = reference(top, "tokenizer", m);
   if (top.has("draft")) m.draft_file = reference(top, "draft", m);
+  if (top.has("prefill")) m.kernel_prefill = top.choice("prefill", {"graph", "kernel"}) == "kernel";
+  if (m.kernel_prefill && !m.decoder.is_plain())
+    throw bundle_failure("prefill: the kernel does not take such a decoder");
   if (top.has("kv_dtype")) m.kv_dtype = top.choice("kv_dtype", kKv);
   top.strings("labels", 4096, 128);
   graphs.done();

@@ -31,13 +31,15 @@ Vision::Vision(const Manifest& manifest, std::unique_ptr<VisionRuntime> runtime)
   const DecoderSpec& spec = manifest.decoder;
   const std::vector<int64_t> cache{spec.layers, spec.heads, manifest.prefix, spec.head_dim};
   inputs_ = {{"pixels", {1, 3, manifest.image.height, manifest.image.width}}};
-  if (manifest.has_cross())
+  if (manifest.kernel_prefill)
+    outputs_ = {{"prefix_embeddings", {manifest.prefix, spec.hidden}}};
+  else if (manifest.has_cross())
     outputs_ = {{"cross_keys", cache}, {"cross_values", cache}};
   else
     outputs_ = {{"prefix_keys", cache}, {"prefix_values", cache}, {"first_logits", {spec.vocab}}};
   if (manifest.has_mask()) {
-    // With a cross-attention no row of the graph attends with the bias.
-    if (!manifest.has_cross()) inputs_.push_back({"bias_switch", {1}});
+    // With a cross-attention, or without the prefill, no row of the graph attends with the bias.
+    if (!manifest.has_cross() && !manifest.kernel_prefill) inputs_.push_back({"bias_switch", {1}});
     const int64_t span = manifest.bias_sequence ? manifest.bias_sequence : manifest.prefix;
     outputs_.push_back({"key_bias", {spec.layers, span}});
     outputs_.push_back({"mask", {-1, -1}});
@@ -86,8 +88,11 @@ VisionOutput Vision::run(std::span<const float> pixels, bool bias) {
       throw Failure(EDGE_PROCESSING,
                     "the vision graph yields numbers that are not finite (" + names[i] + ")");
   }
-  VisionOutput out{made[0].data, made[1].data, {}, {}, {}};
-  for (size_t i = 2; i < made.size(); ++i) {
+  VisionOutput out;
+  for (size_t i = 0; i < made.size(); ++i) {
+    if (names[i] == "prefix_embeddings") out.embeddings = made[i].data;
+    if (names[i].ends_with("_keys")) out.keys = made[i].data;
+    if (names[i].ends_with("_values")) out.values = made[i].data;
     if (names[i] == "first_logits") out.first_logits = made[i].data;
     if (names[i] == "key_bias") out.key_bias = made[i].data;
     if (names[i] == "mask") {

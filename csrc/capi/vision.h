@@ -18,6 +18,7 @@ struct VisionOutput {
   std::span<const float> keys,
       values;  // [layers, heads, image keys, head_dim], of the prefix or cross-attention
   std::span<const float> first_logits;  // [vocab]; empty where the image is no prefix
+  std::span<const float> embeddings;    // [prefix, hidden] instead, where the prefill is the kernel's
   std::span<const float> key_bias;      // [layers, prefix or sequence]; empty without segmenters
   std::span<const float> mask;          // [mask_rows, mask_columns] of 0 and 1; empty without segmenters
   int64_t mask_rows = 0, mask_columns = 0;

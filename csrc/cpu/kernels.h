@@ -65,11 +65,58 @@ struct AttendArgs {
   const void* next = nullptr;  // keys of the block that the caller reads next, or null
 };
 
+// One panel of weights (gemm_outs outputs, see kernels_gemm.h) times many rows:
+// y[r, o] = x_scale[r] * scale[o] * sum_k w[o, k] x[r, k] + bias[o], for o in [0, outs) and r in [0, rows).
+struct GemmArgs {
+  const void* x;         // [rows, cols], row stride x_stride: float, or int16 with one scale per row
+  const float* x_scale;  // [rows] for int16
+  const void* panel;     // float [cols][gemm_outs], or int16 [cols / 2][gemm_outs][2]
+  const float* scale;    // [gemm_outs] for int16
+  const float* bias;     // [gemm_outs]
+  float* y;              // row stride y_stride
+  void* sums;            // [rows][gemm_outs] floats or int32: working space
+  int64_t cols, rows, outs, x_stride, y_stride;
+  bool accumulate;  // y += instead of y =
+};
+
+// Lays up to gemm_outs rows of weights [outs, cols] out as a panel of `panel_cols` columns.
+struct PackArgs {
+  const void* w;
+  const float* scale;           // [outs] for int8
+  const uint16_t* group_scale;  // [outs, cols / kGroup4] for int4
+  const float* bias;            // [outs] or null
+  void* panel;
+  float* panel_scale;  // [gemm_outs]
+  float* panel_bias;   // [gemm_outs]
+  int64_t cols, panel_cols, outs;
+  float levels;  // of int4: the largest integer in the panel
+};
+
+// Many rows of one head: row r sees the keys [0, first_key + r], each score with its key's bias; see
+// kernels_flash.h.
+struct FlashArgs {
+  const float* q;     // row r at q + r * q_stride, [head_dim]
+  const float* k;     // blocks of kKeyBlock keys, [groups][head_dim][kKeyGroup] each
+  const float* v;     // blocks of kKeyBlock keys, [kKeyBlock][head_dim] each
+  const float* bias;  // whole blocks of keys, or null
+  float* out;         // row r at out + r * out_stride, [head_dim]
+  int64_t rows, head_dim, first_key, block_stride, q_stride, out_stride;
+  float scale;
+};
+
 struct Kernels {
   const char* name;
   void (*matmul_f32)(const MatmulArgs&);
   void (*matmul_i8)(const MatmulArgs&);
   void (*matmul_i4)(const MatmulArgs&);
+  // Outputs per panel, and rows per tile, of a product of many rows.
+  int64_t gemm_outs, gemm_rows;
+  void (*pack_f32)(const PackArgs&);
+  void (*pack_i8)(const PackArgs&);
+  void (*pack_i4)(const PackArgs&);
+  void (*gemm_f32)(const GemmArgs&);
+  void (*gemm_i16)(const GemmArgs&);
+  float (*to_int16)(const float* x, int16_t* y, int64_t n, int64_t padded, float levels);
   // y = (x - mean) / sqrt(var + eps) * weight + bias over n values
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps);
   void (*gelu_tanh)(float* x, int64_t n);
@@ -81,6 +128,7 @@ struct Kernels {
   void (*attend_f32)(const AttendArgs&);
   void (*attend_f16)(const AttendArgs&);
   void (*attend_i8)(const AttendArgs&);
+  void (*flash)(const FlashArgs&);
   // Joins the partial results of `blocks` blocks of one row and head, in block order: out = sum_b f[b] acc[b]
   // with f[b] = exp(m[b] - max m) / sum_b' exp(m[b'] - max m) l[b'].
   void (*attend_join)(const float* m, const float* l, const float* acc, int64_t blocks, int64_t head_dim,

@@ -7,6 +7,10 @@
 
 #include "cpu/kernels_matmul.h"
 
+#include "cpu/kernels_flash.h"
+
+#include "cpu/kernels_gemm.h"
+
 #include "cpu/kernels_attention.h"
 
 #include "cpu/kernels_table.h"

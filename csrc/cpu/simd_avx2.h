@@ -64,6 +64,28 @@ inline void store_half(uint16_t* p, Vec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(inside, _MM_FROUND_TO_NEAREST_INT));
 }
 
+// Eight 32-bit sums, or as many pairs of 16-bit numbers.
+typedef __m256i Ints;
+constexpr int kGemmRows = 6;                    // rows per tile of a product of many rows
+constexpr int kFlashRows = 6, kFlashSums = 12;  // and of attention; its sums in registers
+inline Ints zero_ints() { return _mm256_setzero_si256(); }
+inline Ints load_ints(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline void store_ints(int32_t* p, Ints v) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
+inline Ints load_pairs(const int16_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+inline Ints set1_pair(const int16_t* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm256_set1_epi32(pair);
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+inline Vec to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
+// Rounded to even; in range.
+inline void store_int16(int16_t* p, Vec v) {
+  const __m256i whole = _mm256_cvtps_epi32(v);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1)));
+}
+
 // A bfloat16 holds a level of kCode4 exactly, and its two bytes come from two table look-ups; in the upper
 // half of a 32-bit lane it is the float.
 struct CodeBytes {

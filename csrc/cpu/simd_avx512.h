@@ -69,6 +69,32 @@ inline void store_half(uint16_t* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(inside, _MM_FROUND_TO_NEAREST_INT));
 }
 
+// Sixteen 32-bit sums, or as many pairs of 16-bit numbers.
+typedef __m512i Ints;
+constexpr int kGemmRows = 12;                    // rows per tile of a product of many rows
+constexpr int kFlashRows = 12, kFlashSums = 24;  // and of attention; its sums in registers
+inline Ints zero_ints() { return _mm512_setzero_si512(); }
+inline Ints load_ints(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_ints(int32_t* p, Ints v) { _mm512_storeu_si512(p, v); }
+inline Ints load_pairs(const int16_t* p) { return _mm512_loadu_si512(p); }
+inline Ints set1_pair(const int16_t* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return _mm512_set1_epi32(pair);
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) {
+#ifdef __AVX512VNNI__
+  return _mm512_dpwssd_epi32(sum, a, b);
+#else
+  return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+}
+inline Vec to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+// Rounded to even; in range.
+inline void store_int16(int16_t* p, Vec v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));
+}
+
 // The weights of one int4 group without their scale, in column order: a permutation looks sixteen nibbles up
 // at a time and ignores the bits above them.
 inline void widen_group(const uint8_t* p, Vec (&w)[2]) {

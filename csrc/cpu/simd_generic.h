@@ -103,6 +103,37 @@ inline void store_half(uint16_t* p, Vec v) {
   for (int i = 0; i < kLanes; ++i) p[i] = half_of(v[i]);
 }
 
+// Four 32-bit sums, or as many pairs of 16-bit numbers: the first of a pair in the lower half.
+typedef VecInt Ints;
+constexpr int kGemmRows = 4;                    // rows per tile of a product of many rows
+constexpr int kFlashRows = 3, kFlashSums = 12;  // and of attention; its sums in registers
+inline Ints zero_ints() { return Ints{}; }
+inline Ints load_ints(const int32_t* p) {
+  Ints v;
+  memcpy(&v, p, sizeof v);
+  return v;
+}
+inline void store_ints(int32_t* p, Ints v) { memcpy(p, &v, sizeof v); }
+inline Ints load_pairs(const int16_t* p) {
+  Ints v;
+  for (int i = 0; i < kLanes; ++i)
+    v[i] = static_cast<int32_t>(static_cast<uint16_t>(p[2 * i]) | static_cast<uint32_t>(p[2 * i + 1]) << 16);
+  return v;
+}
+inline Ints set1_pair(const int16_t* p) {
+  const auto pair = static_cast<int32_t>(static_cast<uint16_t>(p[0]) | static_cast<uint32_t>(p[1]) << 16);
+  return Ints{pair, pair, pair, pair};
+}
+inline Ints add_products(Ints sum, Ints a, Ints b) {
+  return sum + ((a << 16) >> 16) * ((b << 16) >> 16) + (a >> 16) * (b >> 16);
+}
+inline Vec to_floats(Ints v) { return __builtin_convertvector(v, Vec); }
+// Rounded to even; in range.
+inline void store_int16(int16_t* p, Vec v) {
+  const Vec whole = round_near(v);
+  for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int16_t>(whole[i]);
+}
+
 // The weights of one int4 group without their scale, in column order.
 inline void widen_group(const uint8_t* p, Vec (&w)[8]) {
   for (int v = 0; v < 8; ++v)

@@ -82,19 +82,34 @@ Decoder::Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t th
                checked_layers(spec, std::move(evidence_layers))) {}
 
 void Decoder::set_prefix(const Prefix& prefix) {
-  const DecoderSpec& spec = network_.spec();
-  const int64_t most = spec.has_cross() ? spec.cross_keys : spec.rows();
-  if (prefix.length < 1 || prefix.length > most)
-    throw std::invalid_argument("the prefix has " + std::to_string(prefix.length) +
-                                " rows, the decoder takes 1 to " + std::to_string(most));
-  const int64_t longest = spec.has_cross() ? prefix.length : most;  // a cross-attention has no text keys
-  if (prefix.key_bias && (prefix.bias_length < prefix.length || prefix.bias_length > longest))
-    throw std::invalid_argument("key_bias has " + std::to_string(prefix.bias_length) +
-                                " keys per layer, not " + std::to_string(prefix.length) +
-                                " (the prefix) to " + std::to_string(longest));
+  check_prefix(prefix.length, prefix.key_bias, prefix.bias_length);
   const Claim claim(*this);
   network_.set_prefix(prefix);
   has_prefix_ = true;
+}
+
+void Decoder::prefill(const PrefixEmbeddings& prefix, float* logits) {
+  if (!network_.spec().is_plain())
+    throw std::invalid_argument(
+        "the prefill of this decoder is not implemented: only that of a plain pre-norm one behind a prefix "
+        "is");
+  check_prefix(prefix.length, prefix.key_bias, prefix.bias_length);
+  const Claim claim(*this);
+  has_prefix_ = false;
+  network_.prefill(prefix, logits);
+  has_prefix_ = true;
+}
+
+void Decoder::check_prefix(int64_t length, const float* key_bias, int64_t bias_length) const {
+  const DecoderSpec& spec = network_.spec();
+  const int64_t most = spec.has_cross() ? spec.cross_keys : spec.rows();
+  if (length < 1 || length > most)
+    throw std::invalid_argument("the prefix has " + std::to_string(length) +
+                                " rows, the decoder takes 1 to " + std::to_string(most));
+  const int64_t longest = spec.has_cross() ? length : most;  // a cross-attention has no text keys
+  if (key_bias && (bias_length < length || bias_length > longest))
+    throw std::invalid_argument("key_bias has " + std::to_string(bias_length) + " keys per layer, not " +
+                                std::to_string(length) + " (the prefix) to " + std::to_string(longest));
 }
 
 void Decoder::check_ids(std::span<const int32_t> ids, const char* what) const {

@@ -80,6 +80,8 @@ class Decoder {
   using OnToken = std::function<bool(int32_t id, float logprob)>;
 
   void set_prefix(const Prefix& prefix);
+  // Computes the prefix from its embeddings instead; logits [vocab] of its last row.
+  void prefill(const PrefixEmbeddings& prefix, float* logits);
   // Appends rows to the text; logits [ids.size(), vocab].
   void forward(std::span<const int32_t> ids, bool bias, float* logits);
   void rewind(int64_t text_rows);
@@ -98,6 +100,7 @@ class Decoder {
  private:
   class Claim;
   void check_ids(std::span<const int32_t> ids, const char* what) const;
+  void check_prefix(int64_t length, const float* key_bias, int64_t bias_length) const;
   void require_bias(bool bias) const;
 
   int threads_;

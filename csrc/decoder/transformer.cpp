@@ -62,34 +62,71 @@ int64_t Transformer::weight_bytes() const {
 int64_t Transformer::kept_keys() const { return std::accumulate(kept_.begin(), kept_.end(), int64_t{0}); }
 
 void Transformer::set_prefix(const Prefix& prefix) {
-  const bool cross = spec_.has_cross();
-  prefix_rows_ = cross ? 0 : prefix.length;
-  cross_rows_ = cross ? prefix.length : 0;
-  rewind(0);
-  kept_.assign(size_of(spec_.layers), prefix.length);
-  kept_at_.assign(size_of(spec_.layers), {});
-  for (int64_t l = 0; l < spec_.layers && prefix.key_bias && prefix.drop_hidden && !cross; ++l) {
-    std::vector<int64_t>& kept = kept_at_[size_of(l)];
-    for (int64_t j = 0; j < prefix.length; ++j)
-      if (prefix.key_bias[l * prefix.bias_length + j] > std::numeric_limits<float>::lowest())
-        kept.push_back(j);
-    kept_[size_of(l)] = std::ssize(kept);
-    if (std::ssize(kept) == prefix.length) kept.clear();
-  }
+  begin_prefix(prefix.length, prefix.key_bias, prefix.bias_length, prefix.drop_hidden);
   pool_.run([&](int thread) {
     const auto [begin, end] = share(spec_.layers * spec_.heads, thread, pool_.team());
     for (int64_t i = begin; i < end; ++i) store_prefix(prefix, i / spec_.heads, i % spec_.heads);
   });
+}
+
+void Transformer::prefill(const PrefixEmbeddings& prefix, float* logits) {
+  begin_prefix(prefix.length, prefix.key_bias, prefix.bias_length, prefix.drop_hidden);
+  if (!prefill_) prefill_ = std::make_unique<Prefill>(spec_, weights_, kernels_, pool_);
+  const int64_t head_dim = spec_.head_dim;
+  const auto store = [&](int64_t layer, int64_t at, int64_t n, const float* keys, const float* values,
+                         int64_t stride) {
+    for (int64_t h = 0; h < spec_.heads; ++h) {
+      const float* k = keys + h * head_dim;
+      const float* v = values + h * head_dim;
+      for (int64_t r = 0; r < n && prefix.keys; ++r) {
+        const int64_t to = ((layer * spec_.heads + h) * prefix.length + at + r) * head_dim;
+        std::copy_n(k + r * stride, head_dim, prefix.keys + to);
+        std::copy_n(v + r * stride, head_dim, prefix.values + to);
+      }
+      if (kept_[size_of(layer)] == prefix.length) {
+        cache_.store_keys(kernels_, layer, h, at, k, n, stride);
+        cache_.store_values(kernels_, layer, h, at, v, n, stride);
+        continue;
+      }
+      const std::vector<int64_t>& kept = kept_at_[size_of(layer)];
+      for (auto i = std::lower_bound(kept.begin(), kept.end(), at); i != kept.end() && *i < at + n; ++i) {
+        cache_.store_keys(kernels_, layer, h, i - kept.begin(), k + (*i - at) * stride, 1, stride);
+        cache_.store_values(kernels_, layer, h, i - kept.begin(), v + (*i - at) * stride, 1, stride);
+      }
+    }
+  };
+  const bool whole = cache_.type() == KvType::f32 && !needs_bias();
+  prefill_->run({.embeddings = prefix.embeddings,
+                 .length = prefix.length,
+                 .key_bias = prefix.bias ? prefix.key_bias : nullptr,
+                 .bias_stride = prefix.bias_length},
+                whole ? &cache_ : nullptr, store, logits);
+}
+
+void Transformer::begin_prefix(int64_t length, const float* key_bias, int64_t bias_length, bool drop_hidden) {
+  const bool cross = spec_.has_cross();
+  prefix_rows_ = cross ? 0 : length;
+  cross_rows_ = cross ? length : 0;
+  rewind(0);
+  kept_.assign(size_of(spec_.layers), length);
+  kept_at_.assign(size_of(spec_.layers), {});
+  for (int64_t l = 0; l < spec_.layers && key_bias && drop_hidden && !cross; ++l) {
+    std::vector<int64_t>& kept = kept_at_[size_of(l)];
+    for (int64_t j = 0; j < length; ++j)
+      if (key_bias[l * bias_length + j] > std::numeric_limits<float>::lowest()) kept.push_back(j);
+    kept_[size_of(l)] = std::ssize(kept);
+    if (std::ssize(kept) == length) kept.clear();
+  }
   const int64_t capacity = image_cache().capacity();
-  key_bias_.assign(prefix.key_bias ? size_of(spec_.layers * capacity) : 0, 0.0f);
-  for (int64_t l = 0; l < spec_.layers && prefix.key_bias; ++l) {
-    const float* from = prefix.key_bias + l * prefix.bias_length;
+  key_bias_.assign(key_bias ? size_of(spec_.layers * capacity) : 0, 0.0f);
+  for (int64_t l = 0; l < spec_.layers && key_bias; ++l) {
+    const float* from = key_bias + l * bias_length;
     auto to = key_bias_.begin() + l * capacity;
-    if (kept_[size_of(l)] == prefix.length)
-      to = std::copy_n(from, prefix.length, to);
+    if (kept_[size_of(l)] == length)
+      to = std::copy_n(from, length, to);
     else
       for (const int64_t at : kept_at_[size_of(l)]) *to++ = from[at];
-    std::copy(from + prefix.length, from + prefix.bias_length, to);
+    std::copy(from + length, from + bias_length, to);
   }
   if (has_evidence()) {
     const int64_t blocks = (image_rows() + kKeyBlock - 1) / kKeyBlock;

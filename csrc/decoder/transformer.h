@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
 #include "decoder/cache.h"
+#include "decoder/prefill.h"
 #include "decoder/spec.h"
 #include "decoder/weights.h"
 
@@ -35,6 +37,19 @@ struct Prefix {
   // them the weight 0 exactly, because it always sees its own key. Only rows with the bias may follow.
   // Without effect on a cross-attention, where no key of a row's own is sure to be seen.
   bool drop_hidden = false;
+};
+
+// The same for a prefix that the decoder computes itself.
+struct PrefixEmbeddings {
+  const float* embeddings = nullptr;  // [length, hidden], without positions
+  int64_t length = 0;
+  const float* key_bias = nullptr;
+  int64_t bias_length = 0;
+  bool bias = false;  // the prefix rows get the key bias
+  bool drop_hidden = false;
+  // [layers, heads, length, head_dim] for a copy of what goes into the cache, or null.
+  float* keys = nullptr;
+  float* values = nullptr;
 };
 
 // Called on the pool's threads when the logits of one block of kVocabBlock entries of one row are there.
@@ -73,6 +88,8 @@ class Transformer {
 
   // Copies the prefix into the cache and drops all text. Shapes are the caller's to check.
   void set_prefix(const Prefix& prefix);
+  // Computes the prefix, puts it into the cache and drops all text; logits [vocab] of its last row.
+  void prefill(const PrefixEmbeddings& prefix, float* logits);
   // Drops the text rows after the first n.
   void rewind(int64_t n) {
     text_rows_ = n;
@@ -146,6 +163,7 @@ class Transformer {
   int64_t image_blocks(int64_t layer) const;
   const KvCache& cache_of(bool cross) const { return cross ? cross_cache_ : cache_; }
   const KvCache& image_cache() const { return cache_of(spec_.has_cross()); }
+  void begin_prefix(int64_t length, const float* key_bias, int64_t bias_length, bool drop_hidden);
   void store_prefix(const Prefix& prefix, int64_t layer, int64_t head);
   int64_t vocab_blocks() const;
 
@@ -187,6 +205,7 @@ class Transformer {
   // [threads][kMaxRows, hidden]: normalised rows, which every thread computes for itself because that is
   // cheaper than a barrier.
   std::vector<std::vector<float>> own_;
+  std::unique_ptr<Prefill> prefill_;  // made when it is first needed
 };
 
 }  // namespace edge

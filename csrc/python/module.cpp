@@ -195,6 +195,44 @@ class PyDecoder {
     decoder_->set_prefix(prefix, true);
   }
 
+  // Returns the logits of the last row; with `with_cache` the keys and values [layers, heads, rows,
+  // head_dim], too.
+  py::object prefill(const FloatArray& embeddings, const std::optional<FloatArray>& key_bias, bool bias,
+                     bool drop_hidden, bool with_cache)
+    requires std::same_as<D, Decoder>
+  {
+    const DecoderSpec& spec = decoder_->spec();
+    if (embeddings.ndim() != 2) throw std::invalid_argument("embeddings must have the shape [rows, hidden]");
+    PrefixEmbeddings prefix{.embeddings = embeddings.data(),
+                            .length = embeddings.shape(0),
+                            .bias = bias && key_bias,
+                            .drop_hidden = drop_hidden};
+    require_shape(embeddings, {prefix.length, spec.hidden}, "embeddings");
+    if (key_bias) {
+      if (key_bias->ndim() != 2) throw std::invalid_argument("key_bias must have the shape [layers, keys]");
+      require_shape(*key_bias, {spec.layers, key_bias->shape(1)}, "key_bias");
+      prefix.key_bias = key_bias->data();
+      prefix.bias_length = key_bias->shape(1);
+    }
+    // Not allocated for rows that cannot fit.
+    if (prefix.length > spec.rows()) throw std::invalid_argument("more embeddings than positions");
+    py::array_t<float> logits(static_cast<py::ssize_t>(spec.vocab)), keys, values;
+    if (with_cache) {
+      const std::vector<py::ssize_t> shape{spec.layers, spec.heads, prefix.length, spec.head_dim};
+      keys = py::array_t<float>(shape);
+      values = py::array_t<float>(shape);
+      prefix.keys = keys.mutable_data();
+      prefix.values = values.mutable_data();
+    }
+    float* out = logits.mutable_data();
+    {
+      const py::gil_scoped_release released;
+      decoder_->prefill(prefix, out);
+    }
+    if (with_cache) return py::make_tuple(std::move(logits), std::move(keys), std::move(values));
+    return logits;
+  }
+
   py::array_t<float> forward(const IdArray& ids, bool bias) {
     if (ids.ndim() != 1) throw std::invalid_argument("ids must have one dimension");
     // Not allocated for rows that cannot fit.
@@ -429,7 +467,10 @@ PYBIND11_MODULE(_kernel, m) {
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().kept_keys(); })
       .def_property_readonly("cache_bytes",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().cache_bytes(); })
-      .def("keep", &PyDecoder<Decoder>::keep, py::arg("ids"), py::arg("bias"));
+      .def("keep", &PyDecoder<Decoder>::keep, py::arg("ids"), py::arg("bias"))
+      .def("prefill", &PyDecoder<Decoder>::prefill, py::arg("embeddings"), py::arg("key_bias") = py::none(),
+           py::kw_only(), py::arg("bias") = true, py::arg("drop_hidden") = false,
+           py::arg("with_cache") = false);
   bind_decoder(decoder);
 
   py::class_<PyDecoder<CudaDecoder>> cuda(m, "CudaDecoder");

@@ -12,6 +12,7 @@
 
 #include "cpu/isa.h"
 #include "decoder/cache.h"
+#include "decoder/panels.h"
 #include "decoder/sampling.h"
 #include "decoder/weights.h"
 
@@ -44,18 +45,14 @@ Floats layer_norm(const std::string& isa, const Floats& x, const Floats& weight,
   return y;
 }
 
-// w float32 or int8 [out, in] or int4 (uint8 [out, in / 2], scales as the bits of halves [out, in / 32]), x
-// [rows, in], bias [out] or none, start [rows, out] to add to, or none.
-Floats matmul(const std::string& isa, const py::array& w, const std::optional<py::array>& scale,
-              const Floats& x, const std::optional<Floats>& bias, const std::optional<Floats>& start,
-              int64_t begin, int64_t end) {
+// w float32 or int8 [out, in] or int4 (uint8 [out, in / 2], scales as the bits of halves [out, in / 32]).
+Matrix matrix_of(const py::array& w, const std::optional<py::array>& scale,
+                 const std::optional<Floats>& bias) {
   const bool int4 = py::isinstance<Nibbles>(w);
-  require(w.ndim() == 2 && x.ndim() == 2, "w [out, in] and x [rows, in]");
-  require(x.shape(1) == w.shape(1) * (int4 ? 2 : 1), "w and x with as many columns");
-  const int64_t out = w.shape(0), rows = x.shape(0);
+  require(w.ndim() == 2, "w [out, in]");
+  const int64_t out = w.shape(0);
   require(!bias || bias->size() == out, "bias [out]");
-  require(0 <= begin && begin <= end && end <= out, "0 <= begin <= end <= out");
-  Matrix m{.rows = out, .cols = x.shape(1)};
+  Matrix m{.rows = out, .cols = w.shape(1) * (int4 ? 2 : 1)};
   if (bias) m.bias = bias->data();
   if (py::isinstance<Bytes>(w)) {
     require(scale && py::isinstance<Floats>(*scale) && scale->size() == out, "int8 weights need scale [out]");
@@ -71,13 +68,49 @@ Floats matmul(const std::string& isa, const py::array& w, const std::optional<py
     require(py::isinstance<Floats>(w), "w must be C-contiguous float32, int8 or uint8");
   }
   m.data = w.data();
+  return m;
+}
+
+// [rows, out], zeros without `start`.
+Floats outputs(int64_t rows, int64_t out, const std::optional<Floats>& start) {
   Floats y({rows, out});
   std::memset(y.mutable_data(), 0, static_cast<size_t>(y.nbytes()));
   if (start) {
     require(start->ndim() == 2 && start->shape(0) == rows && start->shape(1) == out, "start [rows, out]");
     std::memcpy(y.mutable_data(), start->data(), static_cast<size_t>(y.nbytes()));
   }
-  m.multiply(kernels_for(isa), x.data(), rows, y.mutable_data(), out, begin, end, start.has_value());
+  return y;
+}
+
+// x [rows, in], bias [out] or none, start [rows, out] to add to, or none.
+Floats matmul(const std::string& isa, const py::array& w, const std::optional<py::array>& scale,
+              const Floats& x, const std::optional<Floats>& bias, const std::optional<Floats>& start,
+              int64_t begin, int64_t end) {
+  const Matrix m = matrix_of(w, scale, bias);
+  require(x.ndim() == 2 && x.shape(1) == m.cols, "w and x with as many columns");
+  require(0 <= begin && begin <= end && end <= m.rows, "0 <= begin <= end <= out");
+  Floats y = outputs(x.shape(0), m.rows, start);
+  m.multiply(kernels_for(isa), x.data(), x.shape(0), y.mutable_data(), m.rows, begin, end, start.has_value());
+  return y;
+}
+
+// The same product with the weights in panels; outputs of panels that end before `from` stay as they were.
+Floats matmul_panels(const std::string& isa, const py::array& w, const std::optional<py::array>& scale,
+                     const Floats& x, const std::optional<Floats>& bias, const std::optional<Floats>& start,
+                     int64_t from) {
+  const Matrix m = matrix_of(w, scale, bias);
+  require(x.ndim() == 2 && x.shape(1) == m.cols, "w and x with as many columns");
+  require(0 <= from && from <= m.rows, "0 <= from <= out");
+  const Kernels& kernels = kernels_for(isa);
+  Panels panels(m, kernels);
+  std::vector<std::byte> memory(static_cast<size_t>(panels.bytes()) + 64);
+  std::vector<float> ends(static_cast<size_t>(panels.ends()));
+  const auto address = reinterpret_cast<uintptr_t>(memory.data());
+  panels.place(memory.data() + (64 - address % 64) % 64, ends.data());
+  panels.pack(0, panels.count());
+  PanelScratch scratch(x.shape(0), m.cols, kernels);
+  Floats y = outputs(x.shape(0), m.rows, start);
+  panels.multiply(x.data(), x.shape(0), y.mutable_data(), m.rows, start.has_value(), scratch, from);
   return y;
 }
 
@@ -181,6 +214,8 @@ void bind_ops(py::module_& m) {
   m.def("layer_norm", &layer_norm);
   m.def("matmul", &matmul, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"), py::arg("bias"),
         py::arg("start"), py::arg("begin"), py::arg("end"));
+  m.def("matmul_panels", &matmul_panels, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"),
+        py::arg("bias"), py::arg("start"), py::arg("from_row"));
   m.def("attend", &attend, py::arg("isa"), py::arg("kv"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("bias"), py::arg("counts"));
   m.def("to_half", &to_half);

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.bundle import Bundle
+    from edge.decoder import Decoder
     from edge.manifest import Manifest
     from edge.vision.backend import Backend, Port
 
@@ -33,10 +34,10 @@ class VisionOutput:
 
     Attributes
     ----------
-    keys, values : ndarray [layers, heads, image keys, head_dim]
-        Of the prefix, or of the cross-attention.
+    keys, values : ndarray [layers, heads, image keys, head_dim], or None
+        Of the prefix, or of the cross-attention; None where the prefill is the kernel's.
     first_logits : ndarray [vocab], or None
-        Of the last prefix row; None where the image is no prefix.
+        Of the last prefix row; None where the image is no prefix, or the prefill is the kernel's.
     key_bias : ndarray [layers, prefix] or [layers, sequence], or None
         Added to the attention scores of these keys; the second shape where the bias spans the sequence.
     mask : ndarray [mask_h, mask_w] of 0 and 1, or None
@@ -44,18 +45,55 @@ class VisionOutput:
     there : DeviceArray or None
         The key bias on the GPU, where keys and values lie there too: then they are no arrays, but
         :class:`edge.vision.backend.DeviceArray`.
+    embeddings : ndarray [prefix, hidden], or None
+        The image prefix without positions, where the prefill is the kernel's.
+    bias : bool
+        Whether the rows of the prefix get the key bias.
     """
 
-    keys: NDArray[np.float32] | DeviceArray
-    values: NDArray[np.float32] | DeviceArray
+    keys: NDArray[np.float32] | DeviceArray | None
+    values: NDArray[np.float32] | DeviceArray | None
     first_logits: NDArray[np.float32] | None
     key_bias: NDArray[np.float32] | None
     mask: NDArray[np.float32] | None
     there: DeviceArray | None = None
+    embeddings: NDArray[np.float32] | None = None
+    bias: bool = True
 
-    def for_decoder(self, *, bias: bool) -> tuple[Any, Any, Any]:
-        """Keys, values and key bias, all of them where the keys lie."""
-        return self.keys, self.values, (self.there or self.key_bias) if bias else None
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = (self.keys, self.values, self.first_logits, self.key_bias, self.mask, self.embeddings)
+        return sum(array.nbytes for array in arrays if array is not None)
+
+    def fill(self, decoder: Decoder, *, key_bias: bool = True, drop_hidden: bool = False) -> Any:
+        """Put the image into a decoder's cache: computed there, or copied where the graph has computed it.
+
+        Parameters
+        ----------
+        decoder : Decoder
+        key_bias : bool
+            Hand the bias over; without it no row, of the prefix or of the text, gets one.
+        drop_hidden : bool
+            As for :meth:`edge.decoder.Decoder.set_prefix`.
+
+        Returns
+        -------
+        ndarray [vocab], or None
+            Logits of the last row of the prefix; None where the image is no prefix.
+
+        Raises
+        ------
+        ProcessingError
+        """
+        if self.embeddings is not None:
+            bias = self.key_bias if key_bias else None
+            return decoder.prefill(self.embeddings, bias, bias=self.bias, drop_hidden=drop_hidden)
+        keys: Any = self.keys
+        values: Any = self.values
+        there: Any = (self.there or self.key_bias) if key_bias else None  # all of them where the keys lie
+        decoder.set_prefix(keys, values, there, drop_hidden=drop_hidden)
+        return self.first_logits
 
 
 class VisionSession:
@@ -98,7 +136,8 @@ class VisionSession:
         """Whether keys, values and bias remain on the GPU, for a decoder that is there too."""
         self.device, self.runtime = self._backend.device, self._backend.runtime
         self.outputs = _check_graph(self._backend, manifest)
-        self._has_switch = manifest.has_mask and not manifest.has_cross
+        self._kernel_prefill = manifest.kernel_prefill
+        self._has_switch = manifest.has_mask and not manifest.has_cross and not manifest.kernel_prefill
         self._image = "cross" if manifest.has_cross else "prefix"
         log.info("vision graph on %s by %s, %d threads", self.device, self.runtime, threads)
 
@@ -110,7 +149,7 @@ class VisionSession:
         pixels : ndarray float32 [1, 3, height, width]
             Normalised as the bundle says.
         bias : bool
-            Whether the prefill rows get the key bias; no effect on a bundle without one.
+            Whether the rows of the prefix get the key bias; no effect on a bundle without one.
 
         Raises
         ------
@@ -136,12 +175,14 @@ class VisionSession:
             if not isinstance(array, DeviceArray) and not np.isfinite(array).all():
                 raise ProcessingError(f"the vision graph yields numbers that are not finite ({name})")
         return VisionOutput(
-            named[f"{self._image}_keys"],
-            named[f"{self._image}_values"],
+            named.get(f"{self._image}_keys"),
+            named.get(f"{self._image}_values"),
             named.get("first_logits"),
             named.get("key_bias"),
             named.get("mask"),
             there if isinstance(there, DeviceArray) else None,
+            named.get("prefix_embeddings"),
+            bias,
         )
 
     def _run(self, feed: dict[str, Any]) -> dict[str, Any]:
@@ -153,8 +194,9 @@ class VisionSession:
         return dict(zip(names, backend.run_there(feed, names, stay), strict=True))
 
     def stay(self) -> bool:
-        """Let keys, values and bias remain on the GPU from now on; False where this runtime cannot."""
-        self.stays = self.device != "cpu" and hasattr(self._backend, "run_there")
+        """Let keys, values and bias remain on the GPU from now on; False where this runtime cannot, or where the
+        processor does the prefill."""
+        self.stays = self.device != "cpu" and hasattr(self._backend, "run_there") and not self._kernel_prefill
         return self.stays
 
 
@@ -164,12 +206,14 @@ def _check_graph(backend: Backend, manifest: Manifest) -> tuple[str, ...]:
     cache: list[int | None] = [spec["layers"], spec["heads"], prefix.length, spec["head_dim"]]
     inputs: dict[str, list[int | None]] = {"pixels": [1, 3, image["height"], image["width"]]}
     outputs: dict[str, list[int | None]]
-    if manifest.has_cross:
+    if manifest.kernel_prefill:
+        outputs = {"prefix_embeddings": [prefix.length, spec["hidden"]]}
+    elif manifest.has_cross:
         outputs = {"cross_keys": cache, "cross_values": cache}
     else:
         outputs = {"prefix_keys": cache, "prefix_values": cache, "first_logits": [spec["vocab"]]}
     if manifest.has_mask:
-        if not manifest.has_cross:  # there no row of the graph attends with the bias
+        if not manifest.has_cross and not manifest.kernel_prefill:  # else no row of the graph attends with the bias
             inputs["bias_switch"] = [1]
         outputs["key_bias"] = [spec["layers"], manifest.bias.sequence_length or prefix.length]
         outputs["mask"] = [None, None]

@@ -71,9 +71,9 @@ def compare(
                     order.append(order.pop(0))
                     for name in order:
                         decoder = decoders[name]
-                        decoder.set_prefix(seen.keys, seen.values, seen.key_bias if rows != "none" else None)
+                        first_logits = seen.fill(decoder, key_bias=rows != "none")
                         texts[name] = decoder.generate(
-                            seen.first_logits,
+                            first_logits,
                             options.but(bias_rows=rows, draft=name == "drafts"),
                             on_token=lambda _token, _logprob: None,
                         )

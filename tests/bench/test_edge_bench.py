@@ -21,7 +21,7 @@ from edge_bench.reference import random_weights
 from handmade import make_bundle, seal
 from safetensors.numpy import save_file
 
-STAGES = ["dicom", "preprocess", "vision", "first_token", "decode", "total"]
+STAGES = ["dicom", "preprocess", "vision", "prefill", "first_token", "decode", "total"]
 
 
 def other_weights(bundle: Path, quantize: str, **decoder: Any) -> Path:

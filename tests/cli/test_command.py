@@ -50,7 +50,8 @@ def check_contract(report: dict[str, object]) -> None:
         "source",
     }
     stages = ["dicom", "preprocess", "vision", "first_token", "decode", "total"]
-    assert list(report["timings_ms"]) == stages
+    assert list(report["timings_ms"]) == [*stages[:3], "prefill", *stages[3:]]
+    assert report["timings_ms"]["prefill"] <= report["timings_ms"]["vision"]
     assert all(value >= 0 for value in report["timings_ms"].values())
     assert sum(report["timings_ms"][stage] for stage in stages[:-1]) <= report["timings_ms"]["total"] + 0.01
     assert set(report["software"]) >= {"version", "device", "isa"}

@@ -82,6 +82,29 @@ def test_graph(exported: Exported) -> None:
     assert not {"If", "Loop", "Scan", "Dropout", "RandomNormal"} & set(operators(folder))
 
 
+def test_graph_without_the_prefill(exported: Exported) -> None:
+    """It ends at the prefix embeddings and holds none of the decoder's weights."""
+    _, whole = exported(kind="gaussian")
+    _, folder = exported(kind="gaussian", prefill="kernel")
+    graph = onnx.load(folder / "vision.onnx")
+    onnx.checker.check_model(graph)
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*graph.graph.input, *graph.graph.output]
+    }
+    assert shapes == {"pixels": [1, 3, 64, 64], "prefix_embeddings": [16, 64], "key_bias": [3, 16], "mask": [8, 8]}
+    decoder = sum(a.nbytes for name, a in load_file(folder / "decoder.safetensors").items() if "layers" in name)
+    assert (whole / "vision.onnx").stat().st_size - (folder / "vision.onnx").stat().st_size > decoder
+    assert "by the decoding kernel" in (folder / "MODEL_CARD.md").read_text()
+    assert "prefill" not in json.loads((whole / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_with_the_kernels_prefill(exported: Exported, quantize: str) -> None:
+    _, folder = exported(kind="hidden", quantize=quantize, prefill="kernel")
+    assert Bundle.open(folder).manifest.kernel_prefill
+
+
 def test_last_block_computes_one_row(exported: Exported) -> None:
     """Of the decoder's matrices only the last block's see a single row."""
     _, folder = exported(kind="gaussian")

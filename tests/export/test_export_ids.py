@@ -42,6 +42,17 @@ def test_ids_equal_pytorch(exported: Exported, kind: str, rows: str, penalty: fl
 
 
 @pytest.mark.parametrize("rows", ["all", "prefill", "none"])
+@pytest.mark.parametrize("kind", ["gaussian", "hidden"])
+def test_ids_with_the_kernels_prefill_equal_pytorch(exported: Exported, kind: str, rows: str) -> None:
+    model, folder = exported(kind=kind, prefill="kernel")
+    pixels = pictures(IMAGES)
+    runtime = Runtime(folder)
+    assert runtime.manifest.kernel_prefill
+    want = ReferenceModel(model, pixels, kind).greedy(60, rows, 1.2)
+    assert_same([runtime.ids(pixels[i : i + 1], rows, 1.2, 60) for i in range(IMAGES)], want, ties=2)
+
+
+@pytest.mark.parametrize("rows", ["all", "prefill", "none"])
 def test_the_reference_with_its_cache_is_the_reference_without(exported: Exported, rows: str) -> None:
     import torch
 
@@ -63,6 +74,7 @@ def test_modes_differ(exported: Exported) -> None:
     assert texts["all"] != texts["prefill"] != texts["none"] != texts["all"]
 
 
+@pytest.mark.parametrize("prefill", [None, "kernel"], ids=["graph", "kernel"])
 @pytest.mark.parametrize("rows", ["all", "prefill", "none"])
 @pytest.mark.parametrize(
     ("kind", "options"),
@@ -73,12 +85,11 @@ def test_modes_differ(exported: Exported) -> None:
         ("none", {"segmenter": False, "begin": True}),
     ],
 )
-def test_variants(exported: Exported, kind: str, options: dict[str, Any], rows: str) -> None:
+def test_variants(exported: Exported, kind: str, options: dict[str, Any], rows: str, prefill: str | None) -> None:
     if kind == "none" and rows != "none":
         pytest.skip("there is no bias to switch")
-    strength = options.pop("strength", 2.0 if kind in ("layerwise", "gaussian_legacy") else 1.0)
-    model, folder = exported(kind=kind, **options, strength=strength)
-    options["strength"] = strength
+    strength = options.get("strength", 2.0 if kind in ("layerwise", "gaussian_legacy") else 1.0)
+    model, folder = exported(kind=kind, prefill=prefill, **(options | {"strength": strength}))
     pixels = pictures(6)
     runtime = Runtime(folder)
     generation = runtime.manifest.generation

@@ -43,7 +43,7 @@ class Runtime:
         from edge.decoder import GenerationOptions
 
         seen = self.see(pixels, rows != "none")
-        self.decoder.set_prefix(seen.keys, seen.values, seen.key_bias)
+        first_logits = seen.fill(self.decoder)
         generation = self.manifest.generation
         options = GenerationOptions(
             max_new_tokens=count,
@@ -52,7 +52,7 @@ class Runtime:
             begin_ids=generation.begin_ids,
             suppressed_ids=generation.suppressed_ids,
         )
-        return self.decoder.generate(seen.first_logits, options).token_ids
+        return self.decoder.generate(first_logits, options).token_ids
 
 
 def assert_same(texts: list[list[int]], want: ReferenceTexts, ties: int) -> None:

@@ -74,6 +74,30 @@ def matmul(w: NDArray[Any], scale: NDArray[Any] | None, x: NDArray[Any], bias: N
     return y if bias is None else y + bias
 
 
+def integers(x: NDArray[Any], levels: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Rows as integers up to `levels` with one scale each, in the kernel's float32 arithmetic."""
+    largest = np.abs(x).max(-1)
+    steps = np.divide(np.float32(levels), largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.rint(x * steps[:, None]).astype(np.int64), largest / np.float32(levels)
+
+
+def matmul_integers(
+    w: NDArray[Any], scale: NDArray[Any], x: NDArray[np.float32], bias: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    """A product of many rows with int8 or int4 weights, to the bit: sums of integers below 2^31, then float32."""
+    cols, most = x.shape[1], 2**31 - 1
+    levels = 127 if w.dtype == np.int8 else min(math.isqrt(most // cols), 32767)
+    small, x_scale = integers(x, min(most // cols // levels, 32767))
+    if w.dtype == np.int8:
+        whole, w_scale = w.astype(np.int64), scale
+    else:
+        whole, w_scale = integers(full(w, scale).astype(np.float32), levels)
+    sums = small @ whole.T
+    assert np.abs(sums).max() <= most
+    y = sums.astype(np.float32) * (x_scale[:, None] * w_scale)
+    return y if bias is None else y + bias
+
+
 def attention(q: F64, k: F64, v: F64, bias: NDArray[Any] | None, counts: Sequence[int]) -> tuple[F64, F64]:
     """q [rows, d], k and v [keys, d], bias [rows, keys]; row r sees counts[r] keys. Output and attention."""
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
@@ -231,3 +255,36 @@ class Twin:
             x = self.norm("transform_norm", self.activation(self.linear("transform", x)))
         logits = self.linear("embed" if s["tied_head"] else "head", x)
         return logits + (w["head.bias"] if s.get("head_bias") and s["tied_head"] else 0), np.stack(mass)
+
+
+def prefill(
+    spec: Mapping[str, Any], weights: Weights, embeddings: NDArray[Any], bias: NDArray[Any] | None
+) -> tuple[F64, F64, F64]:
+    """Logits of the last row, and the keys and values [layers, heads, rows, head_dim] of all rows.
+
+    Hidden keys and later ones have the lowest score, and -inf together: a row that sees nothing looks at the keys it
+    may not see, and evenly.
+    """
+    slow, rows = Twin(spec, weights), len(embeddings)
+    lowest = float(np.finfo(np.float32).min)
+    at = spec["position_offset"]
+    x = np.asarray(embeddings, np.float64) + weights["positions.weight"][at : at + rows]
+    keys, values = [], []
+    for i in range(spec["layers"]):
+        qkv = slow.linear(f"layers.{i}.qkv", slow.norm(f"layers.{i}.attn_norm", x))
+        q, k, v = qkv.reshape(rows, 3, spec["heads"], -1).transpose(1, 2, 0, 3)
+        scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
+        added = np.triu(np.full((rows, rows), lowest), 1)
+        if bias is not None:
+            added = added + bias[i][:rows].astype(np.float64)
+        # In float32 a score vanishes beside the lowest number, and twice the lowest is -inf.
+        scores = np.where(added > lowest / 2, scores + added, np.where(added < 1.5 * lowest, -np.inf, lowest))
+        p = np.exp(scores - scores.max(-1, keepdims=True))
+        mixed = (p / p.sum(-1, keepdims=True)) @ v
+        x = x + slow.linear(f"layers.{i}.attn_out", mixed.transpose(1, 0, 2).reshape(rows, -1))
+        hidden = slow.activation(slow.linear(f"layers.{i}.mlp_in", slow.norm(f"layers.{i}.mlp_norm", x)))
+        x = x + slow.linear(f"layers.{i}.mlp_out", hidden)
+        keys.append(k)
+        values.append(v)
+    head = "embed" if spec["tied_head"] else "head"
+    return slow.linear(head, slow.norm("final_norm", x[-1])), np.stack(keys), np.stack(values)

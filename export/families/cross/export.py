@@ -110,6 +110,8 @@ def build_manifest(loaded: Loaded, decoder: Decoder, options: ExportOptions) -> 
     UsageError
         Options that contradict each other.
     """
+    if options.prefill == "kernel":
+        raise UsageError("there is no prefix to prefill: this model's decoder looks at the image by cross-attention")
     if options.quantize not in QUANTIZATIONS:
         raise UsageError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {options.quantize!r}")
     image = loaded.image

@@ -4,7 +4,8 @@
 pixels -> image tokens -> prefix embeddings -> prefill of the decoder -> K/V of every layer and first
 logits, and pixels -> mask -> key bias. The prefill is written out over the GPT-2 weights: the last block
 computes its query, MLP and logits for the last row only, and a switch input turns the bias of the prefill
-rows on and off.
+rows on and off. Where the kernel does the prefill, the graph ends at the prefix embeddings (positions are
+added by the kernel) and holds none of the decoder's weights.
 """
 
 from __future__ import annotations
@@ -38,9 +39,11 @@ class VisionGraph(nn.Module):
         Whether the mask branch is part of the graph. Needs a segmenter.
     sequence_length : int
         Positions over which the kind ``layerwise`` stretches its values: prefix, begin ids and new tokens.
+    with_prefill : bool
+        Whether the prefill is part of the graph.
     """
 
-    def __init__(self, model: LanaModel, *, with_mask: bool, sequence_length: int) -> None:
+    def __init__(self, model: LanaModel, *, with_mask: bool, sequence_length: int, with_prefill: bool = True) -> None:
         super().__init__()
         if with_mask and model.segmenter is None:
             raise ValueError("a graph with a mask needs a segmenter")
@@ -48,13 +51,16 @@ class VisionGraph(nn.Module):
         self.config = config
         self.encoder = model.encoder
         self.connector = model.linear_projection
-        self.decoder = model.decoder
         self.with_mask = with_mask
+        self.with_prefill = with_prefill
         self.sequence_length = sequence_length
         self.shared_trunk = with_mask and trunks_are_equal(model)
         if with_mask:
             self.segmenter = model.segmenter
             self.anatomy = model.anatomy
+        if not with_prefill:
+            return
+        self.decoder = model.decoder
         length, width = config.prefix_length, config.decoder_hidden
         attention = model.decoder.transformer.h[-1].attn.c_attn
         # Slices of weights as constants of their own: a slice at run time could be neither folded nor
@@ -72,18 +78,23 @@ class VisionGraph(nn.Module):
             self.register_buffer(name, value.detach().clone(), persistent=False)
 
     @property
+    def has_switch(self) -> bool:
+        """Whether there is an input that turns the bias of the prefill rows on and off."""
+        return self.with_mask and self.with_prefill
+
+    @property
     def input_names(self) -> list[str]:
-        return ["pixels", "bias_switch"] if self.with_mask else ["pixels"]
+        return ["pixels", "bias_switch"] if self.has_switch else ["pixels"]
 
     @property
     def output_names(self) -> list[str]:
-        names = ["prefix_keys", "prefix_values", "first_logits"]
+        names = ["prefix_keys", "prefix_values", "first_logits"] if self.with_prefill else []
         return [*names, "key_bias", "mask", "prefix_embeddings"] if self.with_mask else [*names, "prefix_embeddings"]
 
     def example_inputs(self) -> tuple[Tensor, ...]:
         size = self.config.image_size
         pixels = torch.zeros(1, 3, size, size)
-        return (pixels, torch.ones(1)) if self.with_mask else (pixels,)
+        return (pixels, torch.ones(1)) if self.has_switch else (pixels,)
 
     def forward(self, pixels: Tensor, bias_switch: Tensor | None = None) -> tuple[Tensor, ...]:
         """Run the graph.
@@ -102,11 +113,13 @@ class VisionGraph(nn.Module):
         """
         embeddings = self.connector(self.encoder(pixels))[0]
         if not self.with_mask:
-            return (*self.prefill(embeddings, None), embeddings)
+            return (*self.prefill(embeddings, None), embeddings) if self.with_prefill else (embeddings,)
         mask = self.segmenter(pixels, self.shared_trunk)
         key_bias = self.anatomy(mask)
         if self.config.bias.span == "sequence":
             key_bias = stretch(key_bias, self.sequence_length)
+        if not self.with_prefill:
+            return key_bias[0], mask[0, 0], embeddings
         used = key_bias[0, :, : self.config.prefix_length]
         keys, values, logits = self.prefill(embeddings, used * bias_switch)
         return keys, values, logits, key_bias[0], mask[0, 0], embeddings

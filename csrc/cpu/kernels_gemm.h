@@ -1,0 +1,232 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of many rows at once (the prefill), bound by arithmetic and not by reading the weights. Weights
+// are laid out in panels first: kGemmOuts outputs side by side, so that one broadcast of an activation serves
+// all of them and no sum is ever taken across a vector.
+//
+// Quantized weights are multiplied as 16-bit integers, two columns per instruction, with activations of as
+// many levels as keep every sum inside 32 bits: sums are exact, in any order. On processors without dot
+// product instructions this is as fast as bytes would be (a byte product needs two instructions for the same
+// sums), and an activation has about 14 bits instead of 8.
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernels.h"
+#include "cpu/kernels_int4.h"
+
+namespace edge {
+namespace {
+
+constexpr int kGemmVecs = 2;  // vectors of outputs per panel
+constexpr int kGemmOuts = kGemmVecs * kLanes;
+// Columns between two visits of a tile's sums: a panel of so many stays in the first cache.
+constexpr int64_t kGemmDepth = 384;
+
+// A tile fills all registers: inside another function the compiler would spill a sum.
+#define EDGE_APART __attribute__((noinline))
+
+// One tile: ROWS rows x one panel, columns [from, to) of all. `sums` [ROWS][kGemmOuts] holds what earlier
+// columns gave.
+template <int ROWS>
+EDGE_APART void gemm_sums(const int16_t* x, int64_t stride, const int16_t* panel, int64_t from, int64_t to,
+                          int32_t* sums) {
+  Ints sum[ROWS][kGemmVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < kGemmVecs; ++v)
+      sum[r][v] = from ? load_ints(sums + r * kGemmOuts + v * kLanes) : zero_ints();
+  const int16_t* w = panel + from * kGemmOuts;
+  for (int64_t k = from; k < to; k += 2, w += 2 * kGemmOuts) {
+    Ints weight[kGemmVecs];
+#pragma GCC unroll 16
+    for (int v = 0; v < kGemmVecs; ++v) weight[v] = load_pairs(w + 2 * v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Ints pair = set1_pair(x + r * stride + k);
+#pragma GCC unroll 16
+      for (int v = 0; v < kGemmVecs; ++v) sum[r][v] = add_products(sum[r][v], weight[v], pair);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < kGemmVecs; ++v) store_ints(sums + r * kGemmOuts + v * kLanes, sum[r][v]);
+}
+
+template <int ROWS>
+EDGE_APART void gemm_sums(const float* x, int64_t stride, const float* panel, int64_t from, int64_t to,
+                          float* sums) {
+  Vec sum[ROWS][kGemmVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < kGemmVecs; ++v)
+      sum[r][v] = from ? load(sums + r * kGemmOuts + v * kLanes) : set1(0.0f);
+  const float* w = panel + from * kGemmOuts;
+  for (int64_t k = from; k < to; ++k, w += kGemmOuts) {
+    Vec weight[kGemmVecs];
+#pragma GCC unroll 16
+    for (int v = 0; v < kGemmVecs; ++v) weight[v] = load(w + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Vec row = set1(x[r * stride + k]);
+#pragma GCC unroll 16
+      for (int v = 0; v < kGemmVecs; ++v) sum[r][v] = fma(weight[v], row, sum[r][v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < kGemmVecs; ++v) store(sums + r * kGemmOuts + v * kLanes, sum[r][v]);
+}
+
+template <class T, class S, int ROWS>
+inline void gemm_rows(const GemmArgs& a, int64_t row, int64_t rows, int64_t from, int64_t to, S* sums) {
+  if (rows == ROWS) {
+    const T* x = static_cast<const T*>(a.x) + row * a.x_stride;
+    gemm_sums<ROWS>(x, a.x_stride, static_cast<const T*>(a.panel), from, to, sums + row * kGemmOuts);
+  } else if constexpr (ROWS > 1) {
+    gemm_rows<T, S, ROWS - 1>(a, row, rows, from, to, sums);
+  }
+}
+
+inline Vec scaled_sum(const GemmArgs& a, int64_t row, int v, const int32_t* sums) {
+  return mul(to_floats(load_ints(sums + v * kLanes)), mul(set1(a.x_scale[row]), load(a.scale + v * kLanes)));
+}
+inline Vec scaled_sum(const GemmArgs&, int64_t, int v, const float* sums) { return load(sums + v * kLanes); }
+
+// What becomes of the sums of one row.
+template <class S>
+inline void gemm_finish(const GemmArgs& a, int64_t row, const S* sums) {
+  float* y = a.y + row * a.y_stride;
+  float out[kGemmOuts];
+#pragma GCC unroll 16
+  for (int v = 0; v < kGemmVecs; ++v)
+    store(out + v * kLanes, add(scaled_sum(a, row, v, sums), load(a.bias + v * kLanes)));
+  if (a.outs < kGemmOuts) {
+    for (int64_t o = 0; o < a.outs; ++o) y[o] = a.accumulate ? y[o] + out[o] : out[o];
+    return;
+  }
+#pragma GCC unroll 16
+  for (int v = 0; v < kGemmVecs; ++v) {
+    const Vec sum = load(out + v * kLanes);
+    store(y + v * kLanes, a.accumulate ? add(load(y + v * kLanes), sum) : sum);
+  }
+}
+
+// One panel of outputs for all rows. Each sum takes its columns in order, whatever the number of rows.
+template <class T, class S>
+void gemm(const GemmArgs& a) {
+  S* sums = static_cast<S*>(a.sums);
+  for (int64_t from = 0; from < a.cols; from += kGemmDepth) {
+    const int64_t to = from + kGemmDepth < a.cols ? from + kGemmDepth : a.cols;
+    for (int64_t r = 0; r < a.rows; r += kGemmRows) {
+      const int64_t n = a.rows - r < kGemmRows ? a.rows - r : kGemmRows;
+      gemm_rows<T, S, kGemmRows>(a, r, n, from, to, sums);
+    }
+  }
+  for (int64_t r = 0; r < a.rows; ++r) gemm_finish<S>(a, r, sums + r * kGemmOuts);
+}
+
+// Where the integer of column k and output o lies in a panel.
+constexpr int64_t pair_place(int64_t k, int64_t o) { return (k / 2 * kGemmOuts + o) * 2 + k % 2; }
+
+// Scales and biases of a panel; outputs that it does not have are zeros.
+inline void pack_ends(const PackArgs& a, int64_t o, float scale) {
+  a.panel_scale[o] = scale;
+  a.panel_bias[o] = a.bias && o < a.outs ? a.bias[o] : 0.0f;
+}
+
+// Column by column, so that a panel is written in order.
+void pack_f32(const PackArgs& a) {
+  float* panel = static_cast<float*>(a.panel);
+  const float* w = static_cast<const float*>(a.w);
+  for (int64_t k = 0; k < a.panel_cols; ++k, panel += kGemmOuts) {
+    for (int64_t o = 0; o < a.outs; ++o) panel[o] = w[o * a.cols + k];
+    for (int64_t o = a.outs; o < kGemmOuts; ++o) panel[o] = 0.0f;
+  }
+  for (int64_t o = 0; o < kGemmOuts; ++o) pack_ends(a, o, 1.0f);
+}
+
+inline int32_t pair_of(int8_t first, int8_t second) {
+  return static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint16_t>(first)) |
+                              static_cast<uint32_t>(second) << 16);
+}
+
+void pack_i8(const PackArgs& a) {
+  int32_t* panel = static_cast<int32_t*>(a.panel);
+  const int8_t* w = static_cast<const int8_t*>(a.w);
+  for (int64_t k = 0; k < a.panel_cols; k += 2, panel += kGemmOuts) {
+    if (k + 1 < a.cols)
+      for (int64_t o = 0; o < a.outs; ++o) panel[o] = pair_of(w[o * a.cols + k], w[o * a.cols + k + 1]);
+    else
+      for (int64_t o = 0; o < a.outs; ++o) panel[o] = pair_of(w[o * a.cols + k], 0);
+    for (int64_t o = a.outs; o < kGemmOuts; ++o) panel[o] = 0;
+  }
+  for (int64_t o = 0; o < kGemmOuts; ++o) pack_ends(a, o, o < a.outs ? a.scale[o] : 0.0f);
+}
+
+// A row of int4 weights has many scales: it is rounded anew, to `levels` integers with one scale.
+void pack_i4(const PackArgs& a) {
+  int16_t* panel = static_cast<int16_t*>(a.panel);
+  const int64_t groups = a.cols / kGroup4;
+  for (int64_t o = 0; o < kGemmOuts; ++o) {
+    float scale = 0.0f;
+    for (int64_t k = 0; k < a.panel_cols; ++k) panel[pair_place(k, o)] = 0;
+    if (o < a.outs) {
+      const uint8_t* w = static_cast<const uint8_t*>(a.w) + o * groups * kGroupBytes;
+      const uint16_t* group_scale = a.group_scale + o * groups;
+      float wide[kGroup4];
+      const auto widen = [&](int64_t g) {
+        for (int64_t k = 0; k < kGroup4; ++k) wide[k] = 0.0f;
+        add_int4_row(w + g * kGroupBytes, group_scale + g, wide, kGroup4);
+      };
+      float largest = 0.0f;
+      for (int64_t g = 0; g < groups; ++g) {
+        widen(g);
+        for (const float x : wide) largest = __builtin_fabsf(x) > largest ? __builtin_fabsf(x) : largest;
+      }
+      const bool tiny = largest < 1e-30f;
+      scale = tiny ? 0.0f : largest / a.levels;
+      const float steps = tiny ? 0.0f : a.levels / largest;
+      for (int64_t g = 0; g < groups; ++g) {
+        widen(g);
+        for (int64_t k = 0; k < kGroup4; ++k)
+          panel[pair_place(g * kGroup4 + k, o)] = static_cast<int16_t>(__builtin_rintf(wide[k] * steps));
+      }
+    }
+    pack_ends(a, o, scale);
+  }
+}
+
+// y = round(x * levels / max |x|), to even, and zeros up to `padded`; returns the scale that undoes it, which
+// is not a number where one of x is not finite.
+float to_int16_row(const float* x, int16_t* y, int64_t n, int64_t padded, float levels) {
+  const Vec zero = set1(0.0f);
+  Vec top = zero, rest = zero;
+  int64_t i = 0;
+  const auto look = [&](Vec v) {
+    top = max(top, max(v, sub(zero, v)));
+    rest = fma(v, zero, rest);
+  };
+  for (; i + kLanes <= n; i += kLanes) look(load(x + i));
+  if (i < n) look(load_part(x + i, n - i));
+  const float largest = hmax(top), finite = hsum(rest);
+  // Below this the quotient would overflow; all is zero then.
+  const bool none = largest < 1e-30f || finite != 0.0f;
+  const Vec steps = set1(none ? 0.0f : levels / largest);
+  for (i = 0; !none && i + kLanes <= n; i += kLanes) store_int16(y + i, mul(load(x + i), steps));
+  if (!none && i < n) {
+    int16_t last[kLanes];
+    store_int16(last, mul(load_part(x + i, n - i), steps));
+    for (int64_t j = 0; i < n; ++i, ++j) y[i] = last[j];
+  }
+  for (; i < padded; ++i) y[i] = 0;
+  return finite != 0.0f ? finite : none ? 0.0f : largest / levels;
+}
+
+#undef EDGE_APART
+
+}  // namespace
+}  // namespace edge

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The prefill against its twin: products in panels, and the whole prefix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import twin
+from numpy.typing import NDArray
+from small import caches, isas, need, precisions, quantise, quantise4, spec_of, weights_of
+
+import edge._kernel as kernel
+
+LOWEST = np.finfo(np.float32).min
+# Squared error over squared signal against float64: activations of quantized products have about 14 bits, and the
+# weights of int4 are rounded anew.
+TOLERANCE = {"fp32": 1e-11, "int8": 1e-6, "int4": 1e-5, "mixed": 1e-5}
+ROWS = (1, 2, 5, 6, 7, 47, 48)
+
+
+def panels(isa: str, w: Any, scale: Any, x: Any, bias: Any = None, start: Any = None, first: int = 0) -> NDArray[Any]:
+    bits = scale.view(np.uint16) if scale is not None and scale.dtype == np.float16 else scale
+    return kernel.ops.matmul_panels(isa, w, bits, x, bias, start, first)
+
+
+@isas
+@pytest.mark.parametrize(("out", "cols"), [(1, 1), (16, 2), (33, 7), (50, 384), (17, 385), (96, 769)])
+def test_float_products(isa: str, out: int, cols: int) -> None:
+    need(isa)
+    rng = np.random.default_rng(out)
+    for rows in ROWS:
+        w, x = (rng.standard_normal((n, cols), dtype=np.float32) for n in (out, rows))
+        bias, start = rng.standard_normal(out, dtype=np.float32), rng.standard_normal((rows, out), dtype=np.float32)
+        assert twin.nmse(panels(isa, w, None, x, bias), twin.matmul(w, None, x, bias)) < 1e-12
+        assert twin.nmse(panels(isa, w, None, x, bias, start), twin.matmul(w, None, x, bias) + start) < 1e-12
+
+
+@isas
+@pytest.mark.parametrize(("out", "cols"), [(1, 1), (16, 2), (33, 7), (50, 384), (17, 385), (40, 3072)])
+def test_int8_products_to_the_bit(isa: str, out: int, cols: int) -> None:
+    """The sums are integers: nothing is left to the order of additions."""
+    need(isa)
+    rng = np.random.default_rng(out)
+    for rows in ROWS:
+        w, scale = quantise(rng.standard_normal((out, cols), dtype=np.float32))
+        x = rng.standard_normal((rows, cols), dtype=np.float32) * 10.0 ** rng.integers(-3, 4, (rows, 1))
+        x[0] = 0
+        x = x.astype(np.float32)
+        bias, start = rng.standard_normal(out, dtype=np.float32), rng.standard_normal((rows, out), dtype=np.float32)
+        want = twin.matmul_integers(w, scale, x, bias)
+        np.testing.assert_array_equal(panels(isa, w, scale, x, bias), want)
+        np.testing.assert_array_equal(panels(isa, w, scale, x, bias, start), start + want)
+        assert twin.nmse(want, twin.matmul(w, scale, x, bias)) < 1e-6
+
+
+@isas
+def test_the_largest_sums_stay_inside_32_bits(isa: str) -> None:
+    need(isa)
+    for cols in (1, 2, 768, 3072, 10_000):
+        w, scale = np.full((17, cols), -127, np.int8), np.ones(17, np.float32)
+        x = np.full((3, cols), -2.5, np.float32)
+        np.testing.assert_allclose(panels(isa, w, scale, x), np.full((3, 17), 127 * 2.5 * cols), rtol=1e-3)
+
+
+@isas
+@pytest.mark.parametrize(("out", "cols"), [(1, 32), (33, 96), (20, 768)])
+def test_int4_products_to_the_bit(isa: str, out: int, cols: int) -> None:
+    need(isa)
+    rng = np.random.default_rng(out)
+    w, scale = quantise4(rng.standard_normal((out, cols), dtype=np.float32))
+    x = rng.standard_normal((7, cols), dtype=np.float32)
+    got = panels(isa, w, scale, x)
+    np.testing.assert_array_equal(got, twin.matmul_integers(w, scale, x, None))
+    assert twin.nmse(got, twin.matmul(w, scale, x, None)) < 1e-5
+
+
+@isas
+def test_outputs_before_the_first_panel_stay(isa: str) -> None:
+    need(isa)
+    rng = np.random.default_rng(0)
+    w, x = rng.standard_normal((100, 20), dtype=np.float32), rng.standard_normal((5, 20), dtype=np.float32)
+    got, whole = panels(isa, w, None, x, first=70), panels(isa, w, None, x)
+    np.testing.assert_array_equal(got[:, 70:], whole[:, 70:])
+    assert not got[:, :32].any()
+
+
+@isas
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_not_hidden(isa: str, value: float) -> None:
+    need(isa)
+    w, scale = quantise(np.ones((5, 40), np.float32))
+    x = np.ones((3, 40), np.float32)
+    x[1, 7] = value
+    got = panels(isa, w, scale, x)
+    assert np.isfinite(got).all(1).tolist() == [True, False, True]
+
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "small": {},
+    "odd": {"layers": 2, "hidden": 60, "heads": 5, "kv_heads": 5, "head_dim": 12, "mlp": 100, "vocab": 333},
+    "erf_untied_offset": {"layers": 2, "activation": "gelu_erf", "tied_head": False, "position_offset": 2},
+    "one_layer": {"layers": 1},
+    "deep": {"layers": 5, "vocab": 40},
+}
+
+
+def film(spec: dict[str, Any], length: int, seed: int = 1) -> dict[str, Any]:
+    """Embeddings, and biases: a soft one, a strict one whose first keys are hidden, one longer than the prefix."""
+    rng = np.random.default_rng(seed)
+    soft = rng.random((spec["layers"], length), dtype=np.float32) * 2
+    strict = np.where(rng.random(soft.shape) < 0.6, LOWEST, soft).astype(np.float32)
+    strict[:, : length // 3] = LOWEST
+    strict[-1, length // 3 :] = soft[-1, length // 3 :]
+    everything = np.full_like(soft, LOWEST)
+    return {
+        "embeddings": rng.standard_normal((length, spec["hidden"]), dtype=np.float32),
+        "soft": soft,
+        "strict": strict,
+        "everything": everything,
+        "long": rng.random((spec["layers"], length + 20), dtype=np.float32) * 2,
+        None: None,
+    }
+
+
+@isas
+@precisions
+@pytest.mark.parametrize(
+    ("shape", "bias"),
+    [
+        *(("small", bias) for bias in (None, "soft", "strict", "everything", "long")),
+        *((shape, "strict") for shape in SHAPES if shape != "small"),
+    ],
+)
+def test_prefill(isa: str, precision: str, shape: str, bias: str | None) -> None:
+    need(isa)
+    spec = spec_of(**SHAPES[shape])
+    weights = weights_of(spec, precision)
+    seen = film(spec, 140)
+    decoder = kernel.Decoder(spec, weights, threads=2, isa=isa)
+    logits, keys, values = decoder.prefill(seen["embeddings"], seen[bias], with_cache=True)
+    want = twin.prefill(spec, weights, seen["embeddings"], seen[bias])
+    for got, right in zip((logits, keys, values), want, strict=True):
+        assert twin.nmse(got, right) < TOLERANCE[precision]
+
+
+@isas
+@caches
+@pytest.mark.parametrize("length", [1, 16, 17, 129])
+def test_the_cache_goes_on_where_the_prefill_ends(isa: str, kv: str, length: int) -> None:
+    """Rows after a prefill are those after a prefix set from its keys and values, bit for bit."""
+    need(isa)
+    spec = spec_of(vocab=100)
+    weights, seen = weights_of(spec, "int8"), film(spec, length)
+    ids = np.arange(20, dtype=np.int32)
+    for bias in (None, "soft", "long"):
+        one, two = (kernel.Decoder(spec, weights, threads=3, isa=isa, kv_dtype=kv) for _ in range(2))
+        first, keys, values = one.prefill(seen["embeddings"], seen[bias], with_cache=True)
+        two.set_prefix(keys, values, seen[bias])
+        np.testing.assert_array_equal(one.forward(ids, True), two.forward(ids, True))
+        a, b = (d.generate(first, max_new_tokens=10) for d in (one, two))
+        assert a.token_ids == b.token_ids
+        assert one.prefix_rows == length
+
+
+@isas
+@precisions
+@pytest.mark.parametrize("bias", ["soft", "strict"])
+def test_same_bits_for_any_threads(isa: str, precision: str, bias: str) -> None:
+    need(isa)
+    spec = spec_of(layers=4, vocab=50)
+    weights, seen = weights_of(spec, precision), film(spec, 200)
+    results = []
+    for threads in (1, 2, 4, 7):
+        decoder = kernel.Decoder(spec, weights, threads=threads, isa=isa, kv_dtype="fp16")
+        for _ in range(2):  # the second film of a decoder finds its buffers used
+            results.append(decoder.prefill(seen["embeddings"], seen[bias], with_cache=True))
+    for other in results[1:]:
+        for got, want in zip(other, results[0], strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+@isas
+@caches
+def test_hidden_keys_are_dropped(isa: str, kv: str) -> None:
+    need(isa)
+    spec = spec_of(vocab=100)
+    weights, seen = weights_of(spec, "int8"), film(spec, 200)
+    ids = np.arange(20, dtype=np.int32)
+    full, less = (kernel.Decoder(spec, weights, threads=2, isa=isa, kv_dtype=kv) for _ in range(2))
+    one = full.prefill(seen["embeddings"], seen["strict"])
+    two = less.prefill(seen["embeddings"], seen["strict"], drop_hidden=True)
+    np.testing.assert_array_equal(one, two)
+    assert full.kept_keys == seen["strict"].size
+    assert less.kept_keys == (seen["strict"] > LOWEST).sum()
+    assert twin.nmse(less.forward(ids, True), full.forward(ids, True)) < 1e-10
+    with pytest.raises(ValueError, match="hidden keys were left out"):
+        less.forward(ids, False)
+
+
+def test_the_bias_can_be_for_the_text_alone() -> None:
+    spec = spec_of(vocab=100)
+    weights, seen = weights_of(spec), film(spec, 100)
+    decoder = kernel.Decoder(spec, weights, threads=2)
+    plain = decoder.prefill(seen["embeddings"])
+    np.testing.assert_array_equal(decoder.prefill(seen["embeddings"], seen["soft"], bias=False), plain)
+    ids = np.arange(5, dtype=np.int32)
+    biased = decoder.forward(ids, True)
+    decoder.rewind(0)
+    assert not np.array_equal(biased, decoder.forward(ids, False))
+
+
+def test_shapes_that_do_not_fit() -> None:
+    spec = spec_of(max_positions=64)
+    decoder = kernel.Decoder(spec, weights_of(spec), threads=2)
+
+    def zeros(*shape: int) -> NDArray[np.float32]:
+        return np.zeros(shape, np.float32)
+
+    for wrong in (zeros(0, 64), zeros(65, 64), zeros(10, 63), zeros(10), zeros(1, 10, 64)):
+        with pytest.raises(ValueError, match=r"embeddings|prefix"):
+            decoder.prefill(wrong)
+    for wrong in (zeros(3, 9), zeros(2, 10), zeros(10), zeros(3, 65)):
+        with pytest.raises(ValueError, match="key_bias"):
+            decoder.prefill(zeros(10, 64), wrong)
+    with pytest.raises(ValueError, match="set_prefix must be called first"):
+        decoder.forward(np.array([1], np.int32), False)
