@@ -98,6 +98,7 @@ class FilmSession:
         self._engine, self._seen, self._rows, self._clock = engine, seen, rows, clock
         self._gray, self._input = ready.gray, provenance(ready.film)
         self._prefix_serial = -1
+        self._first_logits: NDArray[np.float32] | None = None
         self.mask: NDArray[np.uint8] | None = None if seen.mask is None else (seen.mask > 0.5).astype("uint8")
         self.warnings = tuple(dict.fromkeys([*ready.film.warnings, *warnings]))
         self.nbytes = ready.gray.nbytes + seen.nbytes

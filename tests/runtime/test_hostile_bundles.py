@@ -564,6 +564,24 @@ def test_graph_with_an_unknown_input(bundle: Path) -> None:
         VisionSession(Bundle.open(bundle))
 
 
+@pytest.mark.parametrize(
+    ("value", "decoder", "words"),
+    [
+        ("kernel", {}, "prefix_embeddings is missing"),
+        ("nobody", {}, "prefill"),
+        (True, {}, "prefill"),
+        ("kernel", {"norm_position": "post"}, "the kernel does not take such a decoder"),
+    ],
+)
+def test_prefill_that_does_not_fit(bundle: Path, value: Any, decoder: dict[str, Any], words: str) -> None:
+    manifest = make_manifest(320)
+    manifest["prefill"] = value
+    manifest["decoder"].update(decoder)
+    seal(bundle, manifest)
+    with pytest.raises(BundleError, match=words):
+        VisionSession(Bundle.open(bundle))
+
+
 def test_graph_with_an_unknown_operator(bundle: Path) -> None:
     model = make_graph(320)
     model.graph.node[0].op_type = "Exec"
