@@ -99,9 +99,8 @@ def test_graph_without_the_prefill(exported: Exported) -> None:
     assert "prefill" not in json.loads((whole / "manifest.json").read_text())
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
-def test_quantized_with_the_kernels_prefill(exported: Exported, quantize: str) -> None:
-    _, folder = exported(kind="hidden", quantize=quantize, prefill="kernel")
+def test_int8_with_the_kernels_prefill(exported: Exported) -> None:
+    _, folder = exported(kind="hidden", quantize="int8", prefill="kernel")
     assert Bundle.open(folder).manifest.kernel_prefill
 
 
