@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -44,6 +44,24 @@ class GenerationOptions:
     draft : bool
         Greedy texts only: guess tokens from the decoder's draft table and from the text itself, and check several in
         one pass. The result is the same bit by bit.
+    no_repeat_ngram : int
+        No group of so many ids, prompt included, appears twice; 0 is off.
+    min_new_tokens : int
+        No stop id before so many tokens.
+    penalise_prompt : bool
+        The repetition penalty counts the prompt's ids, too.
+    forced_end_id : int
+        Takes the last place of a text that reaches the cap (it is no part of the text); -1 is off.
+    counted_begin : int
+        So many of the begin ids count as text in the length penalty.
+    beams : int
+        Texts searched at once, 1 to 16; 1 is greedy or sampled.
+    length_penalty : float
+        A finished text's score is divided by its length to this power.
+    early_stopping : {"no", "yes", "never"}
+        As ``False``, ``True`` and ``"never"`` in transformers.
+    sequences : int
+        Texts to return with beams; the best one is the result, all are in `Generation.sequences`.
     """
 
     max_new_tokens: int = 100
@@ -58,6 +76,15 @@ class GenerationOptions:
     top_p: float = 1.0
     seed: int = 0
     draft: bool = True
+    no_repeat_ngram: int = 0
+    min_new_tokens: int = 0
+    penalise_prompt: bool = False
+    forced_end_id: int = -1
+    counted_begin: int = 0
+    beams: int = 1
+    length_penalty: float = 1.0
+    early_stopping: Literal["no", "yes", "never"] = "no"
+    sequences: int = 1
 
     @classmethod
     def from_manifest(cls, generation: Mapping[str, Any], **overrides: Any) -> GenerationOptions:
@@ -71,7 +98,7 @@ class GenerationOptions:
         UsageError
             An override is no option of the decoder.
         """
-        known = {field.name for field in fields(cls)}
+        known = {one.name for one in fields(cls)}
         values = {key: value for key, value in generation.items() if key in known}
         for key, value in overrides.items():
             if key not in known:
@@ -110,6 +137,8 @@ class Generation:
     drafted, accepted : int
         Ids drafted for these passes, and how many of them were right: the passes chose ``passes + accepted`` ids, a
         stop id included.
+    sequences : list of (list of int, float)
+        With beams: the texts asked for with their scores, best first.
     """
 
     token_ids: list[int]
@@ -121,6 +150,7 @@ class Generation:
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
+    sequences: list[tuple[list[int], float]] = field(default_factory=list)
 
     @property
     def tokens_per_pass(self) -> float:
@@ -458,6 +488,15 @@ class Decoder:
             draft_table=self._draft_table if o.draft else None,
             draft_script=[list(draft) for draft in draft_script],
             draft_costs=list(draft_costs),
+            no_repeat_ngram=o.no_repeat_ngram,
+            min_new_tokens=o.min_new_tokens,
+            penalise_prompt=o.penalise_prompt,
+            forced_end=o.forced_end_id,
+            counted_begin=o.counted_begin,
+            beams=o.beams,
+            length_penalty=o.length_penalty,
+            early_stopping=o.early_stopping,
+            sequences=o.sequences,
         )
         if raised:
             raise raised[0]
@@ -471,6 +510,7 @@ class Decoder:
             passes=int(result.passes),
             drafted=int(result.drafted),
             accepted=int(result.accepted),
+            sequences=[(list(ids), float(s)) for ids, s in zip(result.sequences, result.scores, strict=True)],
         )
 
     @staticmethod

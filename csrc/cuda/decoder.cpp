@@ -209,6 +209,9 @@ void CudaDecoder::rewind(int64_t text_rows) {
 
 GenerationResult CudaDecoder::generate(const float* first_logits, const GenerateOptions& options,
                                        const Decoder::OnToken& on_token, const CancelToken* cancel) {
+  if (options.beam.beams > 1 || options.rules.ban_anything() || options.rules.penalise_prompt ||
+      options.rules.forced_end >= 0)
+    throw std::invalid_argument("beams and rules on a text are not built for CUDA devices");
   const Claim claim(*this);
   if (prefix_ == 0) throw std::invalid_argument("set_prefix must be called first");
   check_ids(options.begin_ids, "begin_ids");

@@ -162,7 +162,7 @@ std::unique_ptr<Drafter> make_drafter(const GenerateOptions& options, const Pass
   if (!options.draft_script.empty())
     return std::make_unique<ScriptedDrafter>(options.draft_script, std::ssize(options.forced_ids));
   // A sampled id depends on the state of the random numbers, so there is nothing to check a draft against.
-  if (!options.draft || options.sampling.temperature > 0.0f) return nullptr;
+  if (!options.draft || options.sampling.temperature > 0.0f || options.rules.ban_anything()) return nullptr;
   std::vector<int32_t> ends(options.stop_ids);
   ends.insert(ends.end(), options.sampling.suppressed.begin(), options.sampling.suppressed.end());
   PassCosts costs = assumed;
@@ -196,6 +196,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   check_ids(options.forced_ids, "forced_ids");
   check_ids(options.stop_ids, "stop_ids");
   check_drafting(options, spec.vocab);
+  check_rules(options);
   require_bias(options.bias_rows == BiasRows::all);
   if (options.max_new_tokens < 0) throw std::invalid_argument("max_new_tokens must not be negative");
   TokenChooser chooser(network_.kernels(), spec.vocab, options.sampling);
@@ -244,6 +245,18 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
     return std::move(result);
   };
 
+  if (options.rules.penalise_prompt)
+    for (const int32_t id : prompt) chooser.generated(id);
+  // All ids before the next one, where rules look at them.
+  std::vector<int32_t> before(prompt);
+  const auto set_bans = [&] {
+    if (!options.rules.ban_anything()) return;
+    before.resize(prompt.size());
+    before.insert(before.end(), result.token_ids.begin(), result.token_ids.end());
+    chooser.ban(banned_after(options.rules, options.stop_ids, before, std::ssize(result.token_ids)));
+  };
+  const bool beams = options.beam.beams > 1;
+  if (!beams) set_bans();
   Step step;
   step.logits = logits.get();
   step.evidence = evidence.empty() ? nullptr : evidence.data();
@@ -251,7 +264,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
   Choice choice{};
   if (options.max_new_tokens == 0) return finish(StopReason::length);
   if (prompt.empty()) {
-    choice = chooser.choose(first_logits);
+    if (!beams) choice = chooser.choose(first_logits);
   } else {
     step.bias = prompt_bias;
     const auto ids = std::span<const int32_t>(prompt).subspan(static_cast<size_t>(shared));
@@ -262,8 +275,18 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
       step.logits_from = std::ssize(step.ids) - (last ? 1 : 0);
       network_.append(step);
     }
-    choice = choose(0);
+    if (!beams) choice = choose(0);
   }
+  if (beams) {
+    GenerationResult found =
+        search_beams(prompt.empty() ? first_logits : logits.get(), prompt.empty() ? nullptr : step.evidence,
+                     prompt, options, on_token, cancel);
+    found.forced_ids = options.forced_ids;
+    result = std::move(found);
+    return finish(result.stop_reason);
+  }
+  const int64_t cap = options.max_new_tokens - (options.rules.forced_end >= 0 ? 1 : 0);
+  if (cap <= 0) return finish(StopReason::length);
   step.bias = options.bias_rows == BiasRows::all;
   step.logits_from = 0;
   std::vector<int32_t> text(options.forced_ids), pass;  // what a draft follows; the ids of the running pass
@@ -279,7 +302,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
     chooser.generated(choice.id);
     text.push_back(choice.id);
     if (on_token && !on_token(choice.id, choice.logprob)) return finish(StopReason::cancelled);
-    const int64_t tokens_left = options.max_new_tokens - std::ssize(result.token_ids);
+    const int64_t tokens_left = cap - std::ssize(result.token_ids);
     const int64_t rows_left = network_.rows_left() + spare.count;
     if (tokens_left <= 0 || rows_left == 0) return finish(StopReason::length);
     if (cancelled()) return finish(StopReason::cancelled);
@@ -303,6 +326,7 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
         changed_before[r] = changed.size();
       }
       step.ids = pass;
+      set_bans();
       network_.append(step);
       row = 0;
       spare.count = std::ssize(pass) - 1;
@@ -311,6 +335,22 @@ GenerationResult Decoder::generate(const float* first_logits, const GenerateOpti
     }
     choice = choose(row);
   }
+}
+
+void Decoder::check_rules(const GenerateOptions& options) const {
+  const TextRules& rules = options.rules;
+  const auto require = [](bool ok, const char* message) {
+    if (!ok) throw std::invalid_argument(message);
+  };
+  require(rules.no_repeat_ngram >= 0 && rules.min_new_tokens >= 0 && rules.counted_begin >= 0,
+          "no_repeat_ngram, min_new_tokens and counted_begin must not be negative");
+  require(rules.forced_end < network_.spec().vocab, "forced_end is outside the vocabulary");
+  require(!rules.ban_anything() || options.draft_script.empty(),
+          "a text under these rules cannot be drafted");
+  require(options.beam.beams >= 1 && options.beam.beams <= kMaxRows, "beams must be 1 to 16");
+  if (options.beam.beams == 1) return;
+  require(options.sampling.temperature == 0.0f, "beams are not sampled");
+  require(!network_.biases_text(), "beams do not go with a bias on text keys");
 }
 
 }  // namespace edge

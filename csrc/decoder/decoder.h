@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "decoder/beams.h"
 #include "decoder/draft.h"
 #include "decoder/sampling.h"
 #include "decoder/transformer.h"
@@ -45,6 +46,9 @@ struct GenerateOptions {
   std::vector<std::vector<int32_t>> draft_script;
   // What passes over 1 to kMaxRows rows cost, instead of what is assumed of this decoder; empty: that.
   std::vector<float> draft_costs;
+  // What may follow a text. Texts under rules that depend on it are not drafted.
+  TextRules rules;
+  BeamOptions beam;
 };
 
 // Where drafts come from, or null where none are wanted. `costs` are assumed where the options tell none.
@@ -63,6 +67,9 @@ struct GenerationResult {
   int64_t passes = 0;
   int64_t drafted = 0;
   int64_t accepted = 0;
+  // With beams: the texts asked for, best first (the first is the one above), and their scores.
+  std::vector<std::vector<int32_t>> sequences;
+  std::vector<float> scores;
 };
 
 // Another call on the same decoder is running.
@@ -101,7 +108,12 @@ class Decoder {
   class Claim;
   void check_ids(std::span<const int32_t> ids, const char* what) const;
   void check_prefix(int64_t length, const float* key_bias, int64_t bias_length) const;
+  void check_rules(const GenerateOptions& options) const;
   void require_bias(bool bias) const;
+  // Behind a prompt that has been appended: from the last row's logits and evidence.
+  GenerationResult search_beams(const float* first_logits, const float* first_evidence,
+                                std::span<const int32_t> prompt, const GenerateOptions& options,
+                                const OnToken& on_token, const CancelToken* cancel);
 
   int threads_;
   Transformer network_;

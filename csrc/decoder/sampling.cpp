@@ -51,13 +51,15 @@ BlockStats TokenChooser::measure(const float* logits, int64_t block, std::span<c
   auto special =
       std::lower_bound(special_.begin(), special_.end(), Special{static_cast<int32_t>(begin), false});
   const auto inside = [&](int32_t id) { return id >= begin && id < begin + n; };
+  const auto banned = std::lower_bound(banned_.begin(), banned_.end(), static_cast<int32_t>(begin));
   if ((special != special_.end() && special->id < begin + n) ||
-      std::any_of(also.begin(), also.end(), inside)) {
+      (banned != banned_.end() && *banned < begin + n) || std::any_of(also.begin(), also.end(), inside)) {
     std::copy(raw, raw + n, scores);
     for (const int32_t id : also)
       if (inside(id)) scores[id - begin] = adjusted({id, false}, scores[id - begin]);
     for (; special != special_.end() && special->id < begin + n; ++special)
       scores[special->id - begin] = adjusted(*special, scores[special->id - begin]);
+    for (auto id = banned; id != banned_.end() && *id < begin + n; ++id) scores[*id - begin] = kNever;
     scored = scores;
   }
   stats.best = kernels_.max(scored, n);
@@ -103,6 +105,11 @@ bool TokenChooser::fresh(int32_t id) const {
          !std::binary_search(special_.begin(), special_.end(), Special{id, false});
 }
 
+void TokenChooser::ban(std::vector<int32_t> ids) {
+  banned_ = std::move(ids);
+  std::sort(banned_.begin(), banned_.end());
+}
+
 void TokenChooser::generated(int32_t id) {
   if (options_.repetition_penalty == 1.0f) return;
   const Special entry{id, false};
@@ -116,6 +123,7 @@ std::vector<Candidate> TokenChooser::candidates(const float* logits) const {
     float& score = scores[static_cast<size_t>(special.id)];
     score = adjusted(special, score);
   }
+  for (const int32_t id : banned_) scores[static_cast<size_t>(id)] = kNever;
   const float temperature = options_.temperature > 0.0f ? options_.temperature : 1.0f;
   for (float& score : scores) score /= temperature;
 

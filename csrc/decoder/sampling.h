@@ -72,6 +72,8 @@ class TokenChooser {
   // The next token of a row whose blocks have been measured. Equal scores: the lowest id.
   Choice choose(const float* logits, std::span<const BlockStats> stats);
   Choice choose(const float* logits);
+  // Ids that the rows to come cannot choose, until others are named.
+  void ban(std::vector<int32_t> ids);
   // From now on the id counts as generated.
   void generated(int32_t id);
 
@@ -90,6 +92,7 @@ class TokenChooser {
   int64_t vocab_;
   SamplingOptions options_;
   std::vector<Special> special_;  // sorted by id
+  std::vector<int32_t> banned_;   // sorted
   Random random_;
 };
 

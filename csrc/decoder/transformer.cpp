@@ -117,6 +117,7 @@ void Transformer::begin_prefix(int64_t length, const float* key_bias, int64_t bi
     kept_[size_of(l)] = std::ssize(kept);
     if (std::ssize(kept) == length) kept.clear();
   }
+  biases_text_ = key_bias && bias_length > length;
   const int64_t capacity = image_cache().capacity();
   key_bias_.assign(key_bias ? size_of(spec_.layers * capacity) : 0, 0.0f);
   for (int64_t l = 0; l < spec_.layers && key_bias; ++l) {
@@ -153,7 +154,10 @@ void Transformer::append(const Step& step) {
     std::fill_n(step.evidence, n, 0.0f);
   }
   next_[kHead].store(0, std::memory_order_relaxed);
+  branches_ = step.branches;
   pool_.run([&](int thread) { work(thread, step); });
+  branches_ = nullptr;
+  if (step.branches) return;
   for (const int32_t id : step.ids) text_.push_back({id, step.bias});
   text_rows_ = std::ssize(text_);
 }
@@ -167,7 +171,8 @@ int64_t Transformer::matching_rows(std::span<const int32_t> ids, bool bias) cons
 void Transformer::embed(const Step& step) {
   for (size_t r = 0; r < step.ids.size(); ++r) {
     float* x = x_.data() + static_cast<int64_t>(r) * spec_.hidden;
-    const int64_t position = prefix_rows_ + text_rows_ + static_cast<int64_t>(r) + spec_.position_offset;
+    const int64_t row = step.branches ? step.branches->position : static_cast<int64_t>(r);
+    const int64_t position = prefix_rows_ + text_rows_ + row + spec_.position_offset;
     const float* placed = weights_.positions + position * spec_.hidden;
     if (spec_.embed_scale == 1.0f) {
       std::copy_n(placed, spec_.hidden, x);
@@ -352,7 +357,8 @@ NextRead Transformer::first_rows(int thread, const Matrix& matrix, int64_t unit)
 
 const void* Transformer::keys_of(bool cross, int64_t layer, int64_t task, int64_t rows) const {
   const int64_t blocks = key_blocks(cross, layer, rows - 1);
-  return cache_of(cross).key_block(layer, task / blocks, task % blocks);
+  const auto [cache, at] = block_at(cross, layer, task % blocks);
+  return cache->key_block(layer, task / blocks, at);
 }
 
 void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
@@ -363,12 +369,12 @@ void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
 
 // Blocks that hold earlier keys only change in the lines that this step writes.
 void Transformer::expect_cache(int thread, bool cross, int64_t layer, int64_t rows) {
-  const KvCache& cache = cache_of(cross);
   const int64_t blocks = key_blocks(cross, layer, rows - 1);
   const auto [begin, end] = own_units(thread, spec_.heads * blocks);
   for (int64_t task = begin; task < end; ++task) {
-    pool_.expect(thread, cache.key_block(layer, task / blocks, task % blocks), cache.block_bytes());
-    pool_.expect(thread, cache.value_block(layer, task / blocks, task % blocks), cache.block_bytes());
+    const auto [cache, at] = block_at(cross, layer, task % blocks);
+    pool_.expect(thread, cache->key_block(layer, task / blocks, at), cache->block_bytes());
+    pool_.expect(thread, cache->value_block(layer, task / blocks, at), cache->block_bytes());
   }
 }
 
@@ -391,6 +397,14 @@ void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t 
   const int64_t at = own_keys(index);
   for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
     const float* from = qkv_.data() + unit * head_dim;
+    for (int64_t r = 0; branches_ && r < rows; ++r) {
+      const int64_t slot = branches_->slots[size_of(r)];
+      if (unit < 2 * heads)
+        branch_cache_->store_keys(kernels_, index, unit - heads, slot, from + r * stride, 1, stride);
+      else
+        branch_cache_->store_values(kernels_, index, unit - 2 * heads, slot, from + r * stride, 1, stride);
+    }
+    if (branches_) continue;
     if (unit < 2 * heads)
       cache_.store_keys(kernels_, index, unit - heads, at, from, rows, stride);
     else
@@ -403,7 +417,25 @@ int64_t Transformer::own_keys(int64_t layer) const {
 }
 
 int64_t Transformer::key_blocks(bool cross, int64_t layer, int64_t row) const {
-  return cross ? image_blocks(layer) : (own_keys(layer) + row + kKeyBlock) / kKeyBlock;
+  if (cross) return image_blocks(layer);
+  if (branches_) return shared_blocks(layer) + (branches_->used + kKeyBlock - 1) / kKeyBlock;
+  return (own_keys(layer) + row + kKeyBlock) / kKeyBlock;
+}
+
+std::pair<const KvCache*, int64_t> Transformer::block_at(bool cross, int64_t layer, int64_t block) const {
+  if (cross) return {&cross_cache_, block};
+  if (!branches_ || block < shared_blocks(layer)) return {&cache_, block};
+  return {branch_cache_.get(), block - shared_blocks(layer)};
+}
+
+void Transformer::reserve_branches(int64_t slots) {
+  if (branch_cache_ && branch_cache_->capacity() >= slots) return;
+  branch_cache_ = std::make_unique<KvCache>(spec_, cache_.type(), slots);
+  max_blocks_ = std::max(cache_.capacity() + branch_cache_->capacity(), cross_cache_.capacity()) / kKeyBlock;
+  max_.resize(size_of(kMaxRows * spec_.heads * max_blocks_));
+  sum_.resize(max_.size());
+  partial_.resize(max_.size() * size_of(spec_.head_dim));
+  factors_.resize(max_.size());
 }
 
 int64_t Transformer::image_blocks(int64_t layer) const {
@@ -422,37 +454,43 @@ void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, 
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
   const int64_t blocks = key_blocks(cross, layer, rows - 1), keys = own_keys(layer);
   const int64_t image_blocks = this->image_blocks(layer);
-  const KvCache& cache = cache_of(cross);
   const bool image = cross == spec_.has_cross();  // the image is among the keys
   const float* bias[kMaxRows] = {};
   int64_t counts[kMaxRows];
   int64_t finished = 0;  // blocks of the head at work
   for (int64_t task = begin; task < end; ++task) {
-    const int64_t head = task / blocks, block = task % blocks, first = block * kKeyBlock;
+    const int64_t head = task / blocks, block = task % blocks;
+    const auto [cache, place] = block_at(cross, layer, block);
+    const bool branch = cache == branch_cache_.get();
+    const int64_t first = place * kKeyBlock;
     for (int64_t r = 0; r < rows; ++r) {
-      counts[r] = std::clamp<int64_t>((cross ? cross_rows_ : keys + r + 1) - first, 0, kKeyBlock);
-      if (image && step.bias && !key_bias_.empty())
-        bias[r] = key_bias_.data() + layer * cache.capacity() + first;
+      const int64_t seen = cross ? cross_rows_ : branch ? branches_->used : branches_ ? keys : keys + r + 1;
+      counts[r] = std::clamp<int64_t>(seen - first, 0, kKeyBlock);
+      bias[r] = nullptr;
+      if (branch)
+        bias[r] = branches_->mask + r * branches_->mask_stride + first;
+      else if (image && step.bias && !key_bias_.empty())
+        bias[r] = key_bias_.data() + layer * cache->capacity() + first;
     }
     const int64_t at = head * max_blocks_ + block;
     const bool mass = image && block < image_blocks && gathers_evidence(layer, step);
-    cache.attend(kernels_, {.q = qkv_.data() + head * head_dim,
-                            .k = cache.key_block(layer, head, block),
-                            .v = cache.value_block(layer, head, block),
-                            .bias = bias,
-                            .counts = counts,
-                            .m = max_.data() + at,
-                            .l = sum_.data() + at,
-                            .acc = partial_.data() + at * head_dim,
-                            .p = mass ? mass_.data() + (head * image_blocks + block) * kKeyBlock : nullptr,
-                            .rows = rows,
-                            .head_dim = head_dim,
-                            .q_stride = 3 * spec_.hidden,
-                            .stat_stride = heads * max_blocks_,
-                            .acc_stride = heads * max_blocks_ * head_dim,
-                            .p_stride = heads * image_blocks * kKeyBlock,
-                            .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-                            .next = task + 1 < end ? keys_of(cross, layer, task + 1, rows) : after});
+    cache->attend(kernels_, {.q = qkv_.data() + head * head_dim,
+                             .k = cache->key_block(layer, head, place),
+                             .v = cache->value_block(layer, head, place),
+                             .bias = bias,
+                             .counts = counts,
+                             .m = max_.data() + at,
+                             .l = sum_.data() + at,
+                             .acc = partial_.data() + at * head_dim,
+                             .p = mass ? mass_.data() + (head * image_blocks + block) * kKeyBlock : nullptr,
+                             .rows = rows,
+                             .head_dim = head_dim,
+                             .q_stride = 3 * spec_.hidden,
+                             .stat_stride = heads * max_blocks_,
+                             .acc_stride = heads * max_blocks_ * head_dim,
+                             .p_stride = heads * image_blocks * kKeyBlock,
+                             .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                             .next = task + 1 < end ? keys_of(cross, layer, task + 1, rows) : after});
     // Whoever finishes the last block of a head joins them.
     ++finished;
     if (task + 1 < end && block + 1 < blocks) continue;

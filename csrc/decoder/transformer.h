@@ -55,6 +55,16 @@ struct PrefixEmbeddings {
 // Called on the pool's threads when the logits of one block of kVocabBlock entries of one row are there.
 using BlockHook = std::function<void(int64_t row, int64_t block)>;
 
+// Rows of texts that go on from the same prefix and text, in a cache of their own: every row has a slot
+// there, and a mask says which slots hold the text before it. Texts share slots, so none is ever copied.
+struct Branches {
+  std::span<const int64_t> slots;  // [ids] where the rows go
+  int64_t used = 0;                // slots below this one are looked at
+  int64_t position = 0;            // of the rows, counted from the end of the shared text
+  const float* mask = nullptr;     // [ids, mask_stride]: 0, or the lowest number where a slot is not seen
+  int64_t mask_stride = 0;
+};
+
 struct Step {
   std::span<const int32_t> ids;  // 1 to kMaxRows
   bool bias = false;             // these rows get the key bias
@@ -62,6 +72,7 @@ struct Step {
   float* logits = nullptr;       // [rows - logits_from, vocab]
   float* evidence = nullptr;     // [rows - logits_from, prefix length] or null
   const BlockHook* on_block = nullptr;
+  const Branches* branches = nullptr;  // else each row follows the one before it
 };
 
 class Transformer {
@@ -86,6 +97,9 @@ class Transformer {
   // Whether keys were left out that a row without the bias would see.
   bool needs_bias() const { return kept_keys() < spec_.layers * image_rows(); }
 
+  // Whether the key bias goes on behind the prefix.
+  bool biases_text() const { return biases_text_; }
+
   // Copies the prefix into the cache and drops all text. Shapes are the caller's to check.
   void set_prefix(const Prefix& prefix);
   // Computes the prefix, puts it into the cache and drops all text; logits [vocab] of its last row.
@@ -98,7 +112,9 @@ class Transformer {
   // How many leading text rows are those of `ids` with this bias: a row does not depend on how it was
   // appended.
   int64_t matching_rows(std::span<const int32_t> ids, bool bias) const;
-  // Appends the rows. Ids and room are the caller's to check.
+  // Makes room for so many slots of branches.
+  void reserve_branches(int64_t slots);
+  // Appends the rows; those of branches are no part of the text. Ids and room are the caller's to check.
   void append(const Step& step);
 
  private:
@@ -157,6 +173,10 @@ class Transformer {
   void expect_cache(int thread, bool cross, int64_t layer, int64_t rows);
   bool gathers_evidence(int64_t layer, const Step& step) const;
   int64_t key_blocks(bool cross, int64_t layer, int64_t row) const;
+  // Of them, those of the cache that all branches share.
+  int64_t shared_blocks(int64_t layer) const { return (own_keys(layer) + kKeyBlock - 1) / kKeyBlock; }
+  // The cache of a block, and the block's place in it.
+  std::pair<const KvCache*, int64_t> block_at(bool cross, int64_t layer, int64_t block) const;
   // Keys of prefix and text that were there before this step.
   int64_t own_keys(int64_t layer) const;
   // Blocks that hold keys of the image.
@@ -173,6 +193,8 @@ class Transformer {
   ThreadPool pool_;
   KvCache cache_;
   KvCache cross_cache_;  // empty where the image is a prefix
+  std::unique_ptr<KvCache> branch_cache_;
+  const Branches* branches_ = nullptr;  // of the step at work
   std::vector<int64_t> evidence_layers_;
   std::vector<bool> is_evidence_layer_;
   int64_t prefix_rows_ = 0;
@@ -187,6 +209,7 @@ class Transformer {
   std::vector<TextRow> text_;  // [text_rows_]
   int64_t max_blocks_;
 
+  bool biases_text_ = false;
   // [layers, capacity of the image's cache], zero beyond its length; empty: no bias
   std::vector<float> key_bias_;
 

@@ -106,6 +106,14 @@ KvType kv_type(const std::string& name) {
   return kinds.at(name);
 }
 
+EarlyStopping early_kind(const std::string& name) {
+  const std::map<std::string, EarlyStopping> kinds{
+      {"no", EarlyStopping::no}, {"yes", EarlyStopping::yes}, {"never", EarlyStopping::never}};
+  if (!kinds.contains(name))
+    throw std::invalid_argument("early_stopping '" + name + "' is not one of no, yes, never");
+  return kinds.at(name);
+}
+
 CudaOptions cuda_options(const std::string& kv, const std::string& weights, const std::string& way) {
   const std::map<std::string, EdgeCudaType> cache{
       {"fp32", EDGE_CUDA_F32}, {"fp16", EDGE_CUDA_F16}, {"int8", EDGE_CUDA_I8}};
@@ -260,7 +268,10 @@ class PyDecoder {
                       std::vector<int32_t> suppressed_ids, float temperature, int64_t top_k, float top_p,
                       uint64_t seed, const py::object& on_token, const std::shared_ptr<CancelToken>& cancel,
                       bool draft, const std::shared_ptr<PyDraftTable>& draft_table,
-                      std::vector<std::vector<int32_t>> draft_script, std::vector<float> draft_costs) {
+                      std::vector<std::vector<int32_t>> draft_script, std::vector<float> draft_costs,
+                      int64_t no_repeat_ngram, int64_t min_new_tokens, bool penalise_prompt,
+                      int32_t forced_end, int64_t counted_begin, int64_t beams, float length_penalty,
+                      const std::string& early_stopping, int64_t sequences) {
     GenerateOptions options{.begin_ids = std::move(begin_ids),
                             .forced_ids = std::move(forced_ids),
                             .max_new_tokens = max_new_tokens,
@@ -274,7 +285,16 @@ class PyDecoder {
                             .draft = draft,
                             .draft_table = draft_table ? &draft_table->table() : nullptr,
                             .draft_script = std::move(draft_script),
-                            .draft_costs = std::move(draft_costs)};
+                            .draft_costs = std::move(draft_costs),
+                            .rules = {.no_repeat_ngram = no_repeat_ngram,
+                                      .min_new_tokens = min_new_tokens,
+                                      .penalise_prompt = penalise_prompt,
+                                      .forced_end = forced_end,
+                                      .counted_begin = counted_begin},
+                            .beam = {.beams = beams,
+                                     .length_penalty = length_penalty,
+                                     .early = early_kind(early_stopping),
+                                     .sequences = sequences}};
     if (bias_rows == "all")
       options.bias_rows = BiasRows::all;
     else if (bias_rows == "prefill")
@@ -359,7 +379,10 @@ void bind_decoder(py::class_<PyDecoder<D>>& c) {
            py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
            py::arg("on_token") = py::none(), py::arg("cancel") = py::none(), py::arg("draft") = false,
            py::arg("draft_table") = py::none(), py::arg("draft_script") = std::vector<std::vector<int32_t>>{},
-           py::arg("draft_costs") = std::vector<float>{});
+           py::arg("draft_costs") = std::vector<float>{}, py::arg("no_repeat_ngram") = 0,
+           py::arg("min_new_tokens") = 0, py::arg("penalise_prompt") = false, py::arg("forced_end") = -1,
+           py::arg("counted_begin") = 0, py::arg("beams") = 1, py::arg("length_penalty") = 1.0f,
+           py::arg("early_stopping") = "no", py::arg("sequences") = 1);
 }
 
 }  // namespace
@@ -396,6 +419,8 @@ PYBIND11_MODULE(_kernel, m) {
       .def_property_readonly("stop_reason",
                              [](const GenerationResult& r) { return reason_text(r.stop_reason); })
       .def_readonly("decode_seconds", &GenerationResult::decode_seconds)
+      .def_readonly("sequences", &GenerationResult::sequences)
+      .def_property_readonly("scores", [](const GenerationResult& r) { return to_array(r.scores); })
       .def_readonly("passes", &GenerationResult::passes)
       .def_readonly("drafted", &GenerationResult::drafted)
       .def_readonly("accepted", &GenerationResult::accepted);
