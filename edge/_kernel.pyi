@@ -57,6 +57,10 @@ class GenerationResult:
     @property
     def decode_seconds(self) -> float: ...
     @property
+    def sequences(self) -> list[list[int]]: ...
+    @property
+    def scores(self) -> NDArray[np.float32]: ...
+    @property
     def passes(self) -> int: ...
     @property
     def drafted(self) -> int: ...
@@ -127,6 +131,15 @@ class Decoder:
         draft_table: DraftTable | None = None,
         draft_script: Sequence[Sequence[int]] = ...,
         draft_costs: Sequence[float] = ...,
+        no_repeat_ngram: int = 0,
+        min_new_tokens: int = 0,
+        penalise_prompt: bool = False,
+        forced_end: int = -1,
+        counted_begin: int = 0,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: str = "no",
+        sequences: int = 1,
     ) -> GenerationResult: ...
     @property
     def isa(self) -> str: ...

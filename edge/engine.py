@@ -152,6 +152,7 @@ class Engine:
         seed: int = 0,
         cut: bool | None = None,
         draft: bool | None = None,
+        beams: int | None = None,
         on_text: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Report:
@@ -179,6 +180,8 @@ class Engine:
             Drop a last sentence that the token cap broke off. Default: the bundle's.
         draft
             As in :func:`load`, for this report.
+        beams
+            Texts searched at once; 1 is greedy. Default: the bundle's. With beams the text comes in one piece.
         on_text
             Called with pieces of the findings as they become certain, never inside a character; put together
             they are `Report.findings`.
@@ -198,6 +201,7 @@ class Engine:
             sampling=(temperature, top_k, top_p, seed),
             cut=cut,
             draft=draft,
+            beams=beams,
             on_text=on_text,
             cancel=cancel,
         )
@@ -256,6 +260,7 @@ class Engine:
         sampling: tuple[float, int, float, int] = (0.0, 0, 1.0, 0),
         cut: bool | None = None,
         draft: bool | None = None,
+        beams: int | None = None,
         on_text: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
     ) -> Asked:
@@ -266,6 +271,7 @@ class Engine:
             max_new_tokens=self._check_cap(max_new_tokens, len(forced)),
             repetition_penalty=self._check_penalty(repetition_penalty),
             draft=self._draft if draft is None else bool(draft),
+            beams=self._check_beams(beams, sampled=sampling[0] != 0.0),
             **_check_sampling(*sampling),
         )
         whole = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
@@ -280,8 +286,15 @@ class Engine:
             suppressed_ids=generation.suppressed_ids,
             begin_ids=generation.begin_ids,
             forced_ids=tuple(forced),
-            **values,
+            **{**generation.rules, **values},
         )
+
+    def _check_beams(self, beams: int | None, *, sampled: bool) -> int:
+        if beams is None:
+            return 1 if sampled else int(self.manifest.generation.rules.get("beams", 1))
+        if type(beams) is not int or not 1 <= beams <= 16 or (sampled and beams > 1):
+            raise UsageError("beams must be a whole number from 1 to 16, and 1 with a temperature")
+        return beams
 
     def _check_rows(self, rows: str | None) -> BiasRows:
         own = self.manifest.bias.rows

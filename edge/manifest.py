@@ -8,8 +8,8 @@ an ignored key could change what the model computes. Nothing here opens a file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from edge.errors import BundleError
@@ -62,6 +62,14 @@ class BiasSpec:
 
 
 @dataclass(frozen=True)
+class ReportSection:
+    """A section of the report: the token that begins it, and what it is."""
+
+    token_id: int
+    name: str
+
+
+@dataclass(frozen=True)
 class GenerationSpec:
     """Generation defaults of the model."""
 
@@ -72,6 +80,9 @@ class GenerationSpec:
     begin_ids: tuple[int, ...]
     cut_at_sentence: bool
     evidence_layers: tuple[int, ...]
+    rules: dict[str, Any] = field(default_factory=dict)
+    """Beams and rules on a text, where the model has any: options of the decoder by name."""
+    sections: tuple[ReportSection, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -314,6 +325,8 @@ def _generation(section: Section, decoder: Mapping[str, Any]) -> GenerationSpec:
         begin_ids=section.integers("begin_ids", 64, 0, last),
         cut_at_sentence=section.boolean("cut_at_sentence"),
         evidence_layers=section.integers("evidence_layers", 256, 0, decoder["layers"] - 1),
+        rules=_rules(section, decoder),
+        sections=_sections(section, last),
     )
     section.done()
     if len(set(spec.suppressed_ids)) > last:
@@ -326,6 +339,33 @@ def _is_plain(decoder: Mapping[str, Any]) -> bool:
     more = ("cross_keys", "embed_norm", "head_transform", "head_bias")
     plain = decoder["norm_position"] == "pre" and decoder.get("embed_scale", 1.0) == 1.0
     return plain and not any(decoder.get(key) for key in more)
+
+
+def _rules(section: Section, decoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that a model need not have; absent ones stay absent."""
+    last, rows = decoder["vocab"] - 1, decoder["max_positions"]
+    takes: dict[str, Callable[[str], Any]] = {
+        "beams": lambda key: section.integer(key, 1, 16),
+        "length_penalty": lambda key: section.number(key, -10.0, 10.0),
+        "early_stopping": lambda key: section.choice(key, ("no", "yes", "never")),
+        "no_repeat_ngram": lambda key: section.integer(key, 0, 64),
+        "min_new_tokens": lambda key: section.integer(key, 0, rows),
+        "penalise_prompt": section.boolean,
+        "forced_end_id": lambda key: section.integer(key, 0, last),
+        "counted_begin": lambda key: section.integer(key, 0, 64),
+    }
+    return {key: take(key) for key, take in takes.items() if key in section.value}
+
+
+def _sections(section: Section, last: int) -> tuple[ReportSection, ...]:
+    if "sections" not in section.value:
+        return ()
+    found = []
+    for entry in section.array("sections", 16):
+        one = Section(entry, "generation.sections")
+        found.append(ReportSection(one.integer("token_id", 0, last), one.text("name", 64, empty=False)))
+        one.done()
+    return tuple(found)
 
 
 def _check_together(manifest: Manifest) -> None:

@@ -179,7 +179,7 @@ class FilmSession:
             raise UsageError("the text to complete must be a text")
         if sentences is not None and (type(sentences) is not int or sentences < 1):
             raise UsageError("sentences must be a whole number from 1, or None")
-        asked = self._engine._asked(prompt=text.rstrip(), max_new_tokens=max_new_tokens, cancel=cancel)
+        asked = self._engine._asked(prompt=text.rstrip(), max_new_tokens=max_new_tokens, cancel=cancel, beams=1)
         with self._engine._lock:
             return self._complete(text, asked, sentences, partial_word, on_text)
 

@@ -142,3 +142,38 @@ def test_refusals() -> None:
         kernel.Decoder(spec_kind("pre", embed_scale=0.0), weights, threads=1)
     with pytest.raises(ValueError, match=r"norm_position = 'sandwich'"):
         kernel.Decoder(spec_kind("pre", norm_position="sandwich"), weights, threads=1)
+
+
+@isas
+@pytest.mark.parametrize("kind", ["prefix", "pre", "post"])
+@pytest.mark.parametrize(("kv", "limit"), [("fp32", 1e-4), ("int8", 2e-2)])
+def test_beams_see_their_own_text(isa: str, kind: str, kv: str, limit: float) -> None:
+    """Every text's score is the sum of the log-probabilities that the text alone has."""
+    need(isa)
+    spec = spec_of() if kind == "prefix" else spec_kind(kind)
+    weights, prefix = weights_of(spec), prefix_of(spec, 130)
+    decoder = decoder_of(spec, weights, prefix, "soft", isa=isa, kv_dtype=kv)
+    result = decoder.generate(None, begin_ids=[5, 6], max_new_tokens=60, beams=6, sequences=6, length_penalty=0.0)
+    assert len({tuple(ids) for ids in result.sequences}) == 6
+    for ids, score in zip(result.sequences, result.scores, strict=True):
+        assert len(ids) == 60
+        decoder.rewind(0)
+        rows = twin.log_softmax(decoder.forward(np.array([5, 6, *ids[:-1]], np.int32), True)[1:])
+        assert abs(rows[np.arange(60), ids].sum() - score) < limit * 60
+
+
+def test_rules_and_beams_that_cannot_be() -> None:
+    spec = spec_of()
+    decoder = decoder_of(spec, weights_of(spec), prefix_of(spec, 40), "long")
+    with pytest.raises(ValueError, match="bias on text keys"):
+        decoder.generate(None, begin_ids=[5], beams=2)
+    for options, message in (
+        ({"beams": 17}, "1 to 16"),
+        ({"beams": 2, "sequences": 3}, "number of beams"),
+        ({"beams": 2, "temperature": 1.0}, "not sampled"),
+        ({"no_repeat_ngram": -1}, "negative"),
+        ({"forced_end": 211}, "vocabulary"),
+        ({"early_stopping": "maybe"}, "early_stopping"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            decoder_of(spec, weights_of(spec), prefix_of(spec, 40)).generate(None, begin_ids=[5], **options)

@@ -48,6 +48,7 @@ def generation_section(path: Path, model: Any, notes: list[str]) -> dict[str, An
     ends = config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
     decoder = model.decoder.config
+    prompt = 1  # what the library calls the prompt; a forced first token is text to it
     layers = int(getattr(decoder, "decoder_layers", None) or decoder.num_hidden_layers)
     section = {
         "max_new_tokens": _cap(config, model, len(begin), notes),
@@ -57,8 +58,42 @@ def generation_section(path: Path, model: Any, notes: list[str]) -> dict[str, An
         "begin_ids": begin,
         "cut_at_sentence": False,
         "evidence_layers": list(range(layers // 2, layers)),
+        "penalise_prompt": True,
     }
+    if config.do_sample:
+        notes.append("The folder's generation configuration samples; this bundle writes the most likely text.")
+    if (config.num_beams or 1) > 1:
+        early = {False: "no", True: "yes", None: "no", "never": "never"}.get(config.early_stopping, "no")
+        section |= {
+            "beams": int(config.num_beams),
+            "length_penalty": float(config.length_penalty if config.length_penalty is not None else 1.0),
+            "early_stopping": early,
+        }
+    rules = {
+        "no_repeat_ngram": config.no_repeat_ngram_size or 0,
+        "min_new_tokens": max((config.min_length or 0) - len(begin), (config.min_new_tokens or 0) - len(begin) + 1),
+        "forced_end_id": config.forced_eos_token_id,
+        "counted_begin": len(begin) - prompt,
+    }
+    section |= {name: int(v) for name, v in rules.items() if v is not None and (v > 0 or name == "forced_end_id")}
+    _refuse_unknown(path, config)
     return section
+
+
+def _refuse_unknown(path: Path, config: Any) -> None:
+    """Rules that change a text and that the runtime does not have."""
+    unknown = {
+        "num_beam_groups": (config.num_beam_groups or 1) > 1,
+        "penalty_alpha": bool(config.penalty_alpha),
+        "bad_words_ids": bool(config.bad_words_ids),
+        "begin_suppress_tokens": bool(config.begin_suppress_tokens),
+        "encoder_no_repeat_ngram_size": bool(config.encoder_no_repeat_ngram_size),
+        "exponential_decay_length_penalty": config.exponential_decay_length_penalty is not None,
+        "sequence_bias": bool(config.sequence_bias),
+        "constraints": config.constraints is not None or config.force_words_ids is not None,
+    }
+    if asked := [name for name, there in unknown.items() if there]:
+        raise BadCheckpoint(f"{path.name}: not supported in its generation configuration: {', '.join(asked)}")
 
 
 def _cap(config: Any, model: Any, begin: int, notes: list[str]) -> int:
@@ -73,5 +108,4 @@ def _cap(config: Any, model: Any, begin: int, notes: list[str]) -> int:
     else:
         cap = NEW_TOKENS
         notes.append(f"The folder names no length of a report: {NEW_TOKENS} tokens were taken.")
-    # The library ends a text that reaches the cap with this token in the place of the last one.
-    return max(1, min(cap, room) - (config.forced_eos_token_id is not None))
+    return max(1, min(cap, room))

@@ -94,7 +94,9 @@ def _check_image(
         result.compare("text logits", forward, logits, limits["nmse"])
         share = float((forward.argmax(1) == logits.argmax(1)).mean())
         result.stage("text logits, same first choice", "share", limits["tokens"]).values.append(share)
-    options = GenerationOptions.from_manifest({**generation, "beams": 1}, max_new_tokens=count, bias_rows="none")
+    options = GenerationOptions.from_manifest(
+        {**generation, "beams": 1, "forced_end_id": -1}, max_new_tokens=count, bias_rows="none"
+    )
     own = kernel.generate(None, options).token_ids
     same = 0
     while same < min(len(own), len(ids)) and own[same] == ids[same]:
@@ -111,47 +113,6 @@ def decoder_logits(model: Any, tokens: Tensor, ids: Sequence[int]) -> Tensor:
     return model.decoder(
         input_ids=torch.tensor([list(ids)]), encoder_hidden_states=tokens[None], use_cache=False
     ).logits[0]
-
-
-def generate(model: Any, tokens: Tensor, generation: dict[str, Any], count: int, **changes: Any) -> Any:
-    """``model.generate`` on the tokens of one picture, with the manifest's generation section.
-
-    Parameters
-    ----------
-    changes
-        Fields of ``transformers.GenerationConfig`` that win.
-    """
-    from transformers import GenerationConfig
-    from transformers.modeling_outputs import BaseModelOutput
-
-    begin = list(generation["begin_ids"])
-    stops = list(generation["stop_ids"])
-    stop_pad = stops[0] if stops else 0
-    config = GenerationConfig(
-        **{
-            "max_new_tokens": count,
-            "do_sample": False,
-            "num_beams": 1,
-            "repetition_penalty": generation["repetition_penalty"],
-            "eos_token_id": stops or None,
-            "pad_token_id": model.generation_config.pad_token_id or stop_pad,
-            "suppress_tokens": list(generation["suppressed_ids"]) or None,
-            "decoder_start_token_id": begin[0],
-            "return_dict_in_generate": True,
-            "output_scores": True,
-        }
-        | changes
-    )
-    kept, model.generation_config = model.generation_config, config
-    try:
-        # As generate() gets them from the encoder: before the connector, which it would apply again.
-        return model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=tokens[None]),
-            decoder_input_ids=torch.tensor([begin]),
-            generation_config=config,
-        )
-    finally:
-        model.generation_config = kept
 
 
 def greedy(model: Any, tokens: Tensor, generation: dict[str, Any], count: int) -> tuple[list[int], list[float]]:
@@ -183,8 +144,15 @@ def processed(logits: Tensor, seen: Sequence[int], generation: dict[str, Any]) -
     """Scores as the library's processors make them."""
     scores = logits.clone()
     penalty = generation["repetition_penalty"]
+    generated = len(seen) - len(generation["begin_ids"])
     if penalty != 1.0:
         at = torch.tensor(sorted(set(seen)))
         scores[at] = torch.where(scores[at] < 0, scores[at] * penalty, scores[at] / penalty)
     scores[list(generation["suppressed_ids"])] = -torch.inf
+    if generated < generation.get("min_new_tokens", 0):
+        scores[list(generation["stop_ids"])] = -torch.inf
+    if n := generation.get("no_repeat_ngram", 0):
+        grams = [tuple(seen[i : i + n]) for i in range(len(seen) - n + 1)]
+        tail = tuple(seen[len(seen) - n + 1 :])
+        scores[[gram[-1] for gram in grams if gram[:-1] == tail]] = -torch.inf
     return scores
