@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from edge.text import clean, sentence_spans
@@ -112,18 +113,22 @@ class Sentence:
         It says how sure the model was of its words, not how likely the finding is.
     evidence : Evidence or None
         ``None`` where the bundle names no layers to read it from.
+    section : str
+        Of the report, where the model writes any ("findings", "impression"); else empty.
     """
 
     text: str
     confidence: float | None
     evidence: Evidence | None
+    section: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        values = {
             "text": self.text,
             "confidence": self.confidence,
             "evidence": self.evidence.to_dict() if self.evidence else None,
         }
+        return values | ({"section": self.section} if self.section else {})
 
 
 @dataclass(frozen=True)
@@ -183,11 +188,23 @@ class Report:
     mask: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     film: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def sections(self) -> list[tuple[str, list[str]]]:
+        """Sections of the report with their sentences, where the model writes any; a sentence that a person added
+        belongs to the section before it."""
+        found: list[tuple[str, list[str]]] = []
+        for sentence in self.sentences if any(s.section for s in self.sentences) else ():
+            if not found or (sentence.section and sentence.section != found[-1][0]):
+                found.append((sentence.section, []))
+            found[-1][1].append(sentence.text)
+        return found
+
     def to_dict(self) -> dict[str, Any]:
         """The report as plain lists, dictionaries, texts and finite numbers: the JSON contract."""
         return {
             "findings": self.findings,
             "sentences": [sentence.to_dict() for sentence in self.sentences],
+            "sections": [{"name": name, "text": " ".join(texts)} for name, texts in self.sections],
             "token_ids": list(self.token_ids),
             "logprobs": [round(value, 6) for value in self.logprobs],
             "stop_reason": self.stop_reason,
@@ -309,6 +326,7 @@ def make_sentences(
     logprobs: Sequence[float],
     evidence: NDArray[np.floating[Any]] | None,
     grid: tuple[int, int],
+    sections: Sequence[tuple[int, str]] = (),
 ) -> tuple[Sentence, ...]:
     """Split `text` and give each sentence the tokens that wrote it.
 
@@ -326,8 +344,10 @@ def make_sentences(
         Log-probability per generated token.
     evidence : ndarray [generated tokens, grid_h * grid_w] or None
         Attention over the patches per generated token.
+    sections
+        Characters of `text` at which sections begin, and their names; a sentence ends where one begins.
     """
-    spans = sentence_spans(text)
+    spans = _split(text, sentence_spans(text), [at for at, _ in sections])
     owned: list[list[int]] = [[] for _ in spans]
     for token in range(forced, len(ends)):
         begin = max((ends[token - 1] if token else 0) - dropped, 0)
@@ -338,9 +358,26 @@ def make_sentences(
             if left <= at < right:
                 tokens.append(token - forced)
     return tuple(
-        Sentence(text[left:right], _confidence([logprobs[i] for i in tokens]), _evidence(evidence, tokens, grid))
+        Sentence(
+            text[left:right],
+            _confidence([logprobs[i] for i in tokens]),
+            _evidence(evidence, tokens, grid),
+            next((name for at, name in reversed(sections) if at <= left), ""),
+        )
         for (left, right), tokens in zip(spans, owned, strict=True)
     )
+
+
+def _split(text: str, spans: list[tuple[int, int]], at: Sequence[int]) -> list[tuple[int, int]]:
+    """The spans cut in two wherever one of these characters lies inside."""
+    parts = []
+    for left, right in spans:
+        for begin, end in pairwise([left, *(a for a in at if left < a < right), right]):
+            piece = text[begin:end]
+            if piece.strip():
+                inner = begin + len(piece) - len(piece.lstrip())
+                parts.append((inner, inner + len(piece.strip())))
+    return parts
 
 
 def _confidence(logprobs: Sequence[float]) -> float | None:

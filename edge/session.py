@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -217,6 +217,13 @@ class FilmSession:
             timings_ms=clock.finish(),
         )
 
+    def _sections(self, ids: Sequence[int], ends: Sequence[int], dropped: int) -> list[tuple[int, str]]:
+        """Where the sections of a report begin: its characters and the sections' names."""
+        generation = self._engine.manifest.generation
+        names = {section.token_id: section.name for section in generation.sections}
+        found = [(0, names[i]) for i in generation.begin_ids if i in names][-1:]
+        return found + [(max(end - dropped, 0), names[i]) for i, end in zip(ids, ends, strict=True) if i in names]
+
     def _after(self, ids: list[int]) -> NDArray[np.float32]:
         """The logits [vocab] of what follows `ids`; rows that are in the cache are not computed again."""
         engine = self._engine
@@ -229,7 +236,7 @@ class FilmSession:
         decoder, bias = engine._decoder, self._rows != "none"
         kept = min(decoder.keep(prompt, bias), len(prompt) - 1)
         if len(prompt) - kept > _FEW_ROWS:  # without the logits of each
-            decoder.generate(None, engine._options(ids, max_new_tokens=1).but(bias_rows=self._rows))
+            decoder.generate(None, engine._options(ids, max_new_tokens=1, beams=1).but(bias_rows=self._rows))
             kept = len(prompt) - 1
         decoder.rewind(kept)
         logits: NDArray[np.float32] = decoder.forward(prompt[kept:], bias)[-1]
@@ -312,6 +319,7 @@ class FilmSession:
             logprobs=[float(p) for p in result.logprobs],
             evidence=self._patch_evidence(result),
             grid=manifest.prefix.grid,
+            sections=self._sections([*forced, *result.token_ids], ends, dropped),
         )
         timings = clock.finish()
         after_first, decode_ms = len(result.token_ids) - 1, timings["decode"]

@@ -109,6 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--name", default=None, help="name of the model (default: the checkpoint's)")
     add("--notice", default=None, metavar="TEXT", help="one line that every user of the bundle gets to see")
     add("--synthetic", action="store_true", help="the model was trained on synthetic pictures, or not at all")
+    add(
+        "--section",
+        action="append",
+        default=[],
+        metavar="NAME=TOKEN",
+        help="a token that begins a section of the report, as impression=[IMPRESSION]; tokens of such names are found "
+        "by themselves (cross-attention families)",
+    )
     add("--force", action="store_true", help="replace a bundle that lies at --out")
     add("-q", "--quiet", action="store_true", help="no progress on stderr")
     random = parser.add_argument_group("random weights of true shapes, for benchmarks")
@@ -231,7 +239,7 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
 
     from .families.cross.export import export_cross
     from .families.cross.load import load
-    from .tokenizer_files import write_tokenizer
+    from .tokenizer_files import report_sections, write_tokenizer
 
     given = {"--bias-rows": arguments.bias_rows, "--bias-kind": arguments.bias_kind, "--config": arguments.config}
     if unused := [name for name, value in given.items() if value is not None]:
@@ -242,7 +250,9 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
     options = _options(arguments, loaded)
     with TemporaryDirectory(prefix="edge-export-") as folder:
         tokenizer = Path(folder) / "tokenizer.json"
-        write_tokenizer(arguments.tokenizer or arguments.checkpoint, tokenizer, loaded.model.config.decoder.vocab_size)
+        vocab = loaded.model.config.decoder.vocab_size
+        words = write_tokenizer(arguments.tokenizer or arguments.checkpoint, tokenizer, vocab)
+        options.sections = report_sections(words, arguments.section)
         digest = export_cross(loaded, tokenizer, arguments.out, options, draft_texts=texts, progress=progress)
     progress.close()
     _say_done(arguments.out, digest)

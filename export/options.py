@@ -92,5 +92,7 @@ class ExportOptions:
     sources: list[str] = field(default_factory=list)
     card: str = ""
     draft_source: str = "Learnt from a corpus of reports."
+    sections: list[dict[str, Any]] = field(default_factory=list)
+    """Sections of a report: ``token_id`` that begins one, and its ``name``."""
     image: ImageOptions = field(default_factory=ImageOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .checkpoint import read_json
-from .errors import BadCheckpoint, CannotRead, CorruptInput
+from .errors import BadCheckpoint, CannotRead, CorruptInput, UsageError
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -104,3 +105,30 @@ def write_tokenizer(source: Path, target: Path, vocab: int) -> Tokenizer:
         raise BadCheckpoint(f"the tokenizer in {source} holds {size} tokens, the model {vocab}")
     tokenizer.save(str(target))
     return tokenizer
+
+
+def report_sections(tokenizer: Tokenizer, given: list[str]) -> list[dict[str, Any]]:
+    """Tokens that begin a section of a report, for the manifest.
+
+    Parameters
+    ----------
+    given : list of str
+        ``NAME=TOKEN``; without any, special tokens called findings or impression are taken.
+
+    Raises
+    ------
+    UsageError
+        The tokenizer has no such token.
+    """
+    if not given:
+        special = [(i, t.content) for i, t in tokenizer.get_added_tokens_decoder().items() if t.special]
+        named = [(i, re.fullmatch(r"[\[<]\|?(findings|impression)\|?[\]>]", token, re.I)) for i, token in special]
+        return [{"token_id": i, "name": found.group(1).lower()} for i, found in named if found]
+    sections = []
+    for text in given:
+        name, _, token = text.partition("=")
+        number = tokenizer.token_to_id(token)
+        if not name or number is None:
+            raise UsageError(f"--section {text}: NAME=TOKEN, a token of the tokenizer, is needed")
+        sections.append({"token_id": number, "name": name})
+    return sections

@@ -49,6 +49,8 @@ LANGUAGE = ("en", "RFC5646", "English")
 
 _COMMENT = ("121106", "DCM", "Comment")
 _FINDING = ("121071", "DCM", "Finding")
+_IMPRESSION = ("121073", "DCM", "Impression")
+_IMPRESSION_NAMES = ("impression", "impressions")
 _PURPOSE = ("121080", "DCM", "Best illustration of finding")
 _MAX_UT = 1 << 20
 
@@ -173,15 +175,30 @@ def _root(ds: Dataset, report: Report, film: FilmHeader, said: list[tuple[tuple[
             ("121015", "Model Name", report.model["name"]),
         )
     ]
-    section = _item("CONTAINS", "CONTAINER", ("59776-5", "LN", "Findings"))
-    section.ContinuityOfContent = "SEPARATE"
-    section.ContentSequence = [_narrative(concept, text, film) for concept, text in said]
-    ds.ContentSequence = [language, kind, uid, *observer, section]
+    ds.ContentSequence = [language, kind, uid, *observer, *_sections(report, film, said)]
+
+
+def _sections(report: Report, film: FilmHeader, said: list[tuple[tuple[str, str, str], str]]) -> list[Dataset]:
+    """Findings, with all that is said beside them, and the impression where the model writes one (CID 7001)."""
+    impression = [text for name, texts in report.sections if name.casefold() in _IMPRESSION_NAMES for text in texts]
+    own = list(said)
+    for text in impression:
+        own.remove((_FINDING, text))
+    parts = [(("59776-5", "LN", "Findings"), own)]
+    if impression:
+        parts.append((("19005-8", "LN", "Impressions"), [(_IMPRESSION, text) for text in impression]))
+    sections = []
+    for heading, items in parts:
+        section = _item("CONTAINS", "CONTAINER", heading)
+        section.ContinuityOfContent = "SEPARATE"
+        section.ContentSequence = [_narrative(concept, text, film) for concept, text in items]
+        sections.append(section)
+    return sections
 
 
 def _narrative(concept: tuple[str, str, str], text: str, film: FilmHeader) -> Dataset:
     item = _text("CONTAINS", concept, text)
-    if concept == _FINDING:
+    if concept in (_FINDING, _IMPRESSION):
         image = _item("INFERRED FROM", "IMAGE", _PURPOSE)
         image.ReferencedSOPSequence = [reference(film.sop_class_uid, film.sop_instance_uid)]
         item.ContentSequence = [image]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -72,7 +73,8 @@ def test_export(tmp_path: Path) -> None:
 
     model = small.random_model("vit", "bert")
     folder = small.save(model, tmp_path / "folder", max_length=32)
-    assert main([str(folder), "--out", str(tmp_path / "bundle"), "-q"]) == 0
+    begin = Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token(2)
+    assert main([str(folder), "--out", str(tmp_path / "bundle"), "-q", "--section", f"impression={begin}"]) == 0
     engine = edge.load(tmp_path / "bundle", threads=2)
     manifest = engine.manifest
     assert manifest.family == "vit-bert"
@@ -90,6 +92,8 @@ def test_export(tmp_path: Path) -> None:
     assert list(report.token_ids) == own_text(want, 1, small.END)
     assert report.cache["image_keys"] == 2 * manifest.prefix.length
     assert report.mask is None
+    assert {s.section for s in report.sentences} == {"impression"}
+    assert report.to_dict()["sections"][0]["name"] == "impression"
     assert all(s.evidence is None or s.evidence.grid == manifest.prefix.grid for s in report.sentences)
     assert any(s.evidence for s in report.sentences) or not report.sentences
 

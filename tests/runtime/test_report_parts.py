@@ -250,3 +250,21 @@ def test_default_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wrong_threads(threads: object) -> None:
     with pytest.raises(UsageError):
         check_threads(threads)  # type: ignore[arg-type]
+
+
+def test_sections() -> None:
+    """A section's token ends a sentence that has no stop, and its text goes to its own part of JSON."""
+    text = "Lungs are clear No effusion. Normal chest."
+    ends = [5, 15, 15, 28, 28, 42]  # the third and the fifth token begin a section and have no text
+    sentences = make_sentences(
+        text, ends, dropped=0, forced=0, logprobs=[-0.1] * 6, evidence=None, grid=(2, 2),
+        sections=[(0, "findings"), (15, "other"), (28, "impression")],
+    )  # fmt: skip
+    assert [(s.text, s.section) for s in sentences] == [
+        ("Lungs are clear", "findings"), ("No effusion.", "other"), ("Normal chest.", "impression"),
+    ]  # fmt: skip
+    assert all(s.confidence for s in sentences)
+    one = report(sentences=sentences, findings=text)
+    assert [part["name"] for part in one.to_dict()["sections"]] == ["findings", "other", "impression"]
+    edited = one.with_text(["Lungs are clear", "Added.", "Normal chest."])
+    assert edited.sections == [("findings", ["Lungs are clear", "Added."]), ("impression", ["Normal chest."])]

@@ -220,3 +220,18 @@ def test_no_sentence(tmp_path: Path) -> None:
     sr = written(make_report(findings="", sentences=()).to_sr(make_film()), path)
     assert "Not a medical device" in sr.ContentSequence[-1].ContentSequence[0].TextValue
     assert dciodvfy(path) == []
+
+
+def test_impression_has_its_own_section(tmp_path: Path) -> None:
+    report = make_report(
+        sentences=(
+            Sentence("Clear lungs.", None, None, "findings"),
+            Sentence("Normal chest.", None, None, "impression"),
+        )
+    )
+    ds = report.to_sr(make_film())
+    sections = [item for item in ds.ContentSequence if item.ValueType == "CONTAINER"]
+    headings = [(s.ConceptNameCodeSequence[0].CodeValue, s.ConceptNameCodeSequence[0].CodeMeaning) for s in sections]
+    assert headings == [("59776-5", "Findings"), ("19005-8", "Impressions")]
+    assert [item.TextValue for item in sections[1].ContentSequence] == ["Normal chest."]
+    assert "Normal chest." not in [item.TextValue for item in sections[0].ContentSequence]

@@ -137,7 +137,7 @@ def build_manifest(loaded: Loaded, decoder: Decoder, options: ExportOptions) -> 
         "prefix": {"length": int(tokens.shape[0]), "grid": list(grid), "skip_tokens": 0},
         "bias": {"kind": "none", "strength": 1.0, "rows": "none", "span": "prefix"},
         "decoder": decoder.spec(int(tokens.shape[0])),
-        "generation": loaded.generation,
+        "generation": {**loaded.generation, **({"sections": options.sections} if options.sections else {})},
         "graphs": {"vision": writer.VISION},
         "weights": writer.WEIGHTS,
         "tokenizer": writer.TOKENIZER,
