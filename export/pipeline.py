@@ -82,10 +82,7 @@ def export_model(
         manifest["graphs"]["vision_fp16"] = writer.VISION_FP16
     if options.kv_dtype is not None:
         manifest["kv_dtype"] = options.kv_dtype
-    # An int8 graph computes its prefill in 7 bits times 8 and holds the weights a second time. One in float16 for a GPU
-    # keeps it there.
-    by_itself = "kernel" if options.quantize == "int8" and not options.gpu_graph else "graph"
-    if (options.prefill or by_itself) == "kernel":
+    if options.prefill == "kernel":
         manifest["prefill"] = "kernel"
     writer.check_manifest(manifest)
     writer.check_target(out, force=options.force)

@@ -100,7 +100,7 @@ def test_graph_without_the_prefill(exported: Exported) -> None:
 
 
 def test_int8_with_the_kernels_prefill(exported: Exported) -> None:
-    _, folder = exported(kind="hidden", quantize="int8")
+    _, folder = exported(kind="hidden", quantize="int8", prefill="kernel")
     assert Bundle.open(folder).manifest.kernel_prefill
 
 
@@ -156,7 +156,7 @@ def test_model_card(exported: Exported) -> None:
 
 def test_int8(exported: Exported) -> None:
     _, exact = exported(kind="gaussian")
-    _, small = exported(kind="gaussian", quantize="int8", prefill="graph")
+    _, small = exported(kind="gaussian", quantize="int8")
     arrays = load_file(small / "decoder.safetensors")
     assert arrays["layers.0.qkv.weight"].dtype == np.int8
     assert arrays["layers.0.qkv.weight.scale"].shape == (192,)
