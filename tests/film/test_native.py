@@ -178,7 +178,7 @@ def test_array_refused(array, kind):
         read_film(array)
 
 
-@pytest.mark.parametrize("thing", [None, 3, b"bytes", ["a.dcm"]])
+@pytest.mark.parametrize("thing", [None, 3, ["a.dcm"]])
 def test_other_types_are_wrong_usage(thing):
     with pytest.raises(UsageError):
         read_film(thing)
