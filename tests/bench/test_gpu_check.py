@@ -39,6 +39,7 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     commands = tmp_path / "bin"
     commands.mkdir()
     monkeypatch.setenv("PATH", str(commands))
+    monkeypatch.setattr(gpu_check, "ROOT", ROOT)  # the module may be an installed one
     monkeypatch.chdir(tmp_path)
     return commands
 

@@ -80,8 +80,9 @@ def test_options_of_a_manifest() -> None:
     block = {"max_new_tokens": 7, "stop_ids": [1], "cut_at_sentence": True, "evidence_layers": [0]}
     options = GenerationOptions.from_manifest(block, repetition_penalty=1.1, max_new_tokens=None)
     assert options == GenerationOptions(max_new_tokens=7, stop_ids=(1,), repetition_penalty=1.1)
-    with pytest.raises(UsageError, match="beams"):
-        GenerationOptions.from_manifest(block, beams=3)
+    assert GenerationOptions.from_manifest(block, beams=3).beams == 3
+    with pytest.raises(UsageError, match="rays"):
+        GenerationOptions.from_manifest(block, rays=3)
 
 
 def test_int4_needs_whole_groups() -> None:
