@@ -200,11 +200,12 @@ class Report:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain lists, dictionaries, texts and finite numbers: the JSON contract."""
+        """The report as plain lists, dictionaries, texts and finite numbers: the JSON contract; ``sections`` is there
+        only where the model writes any."""
+        sections = [{"name": name, "text": " ".join(texts)} for name, texts in self.sections]
         return {
             "findings": self.findings,
             "sentences": [sentence.to_dict() for sentence in self.sentences],
-            "sections": [{"name": name, "text": " ".join(texts)} for name, texts in self.sections],
             "token_ids": list(self.token_ids),
             "logprobs": [round(value, 6) for value in self.logprobs],
             "stop_reason": self.stop_reason,
@@ -220,7 +221,7 @@ class Report:
             "software": dict(self.software),
             "intended_use": self.intended_use,
             "notice": self.notice,
-        }
+        } | ({"sections": sections} if sections else {})
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The report as ASCII-only JSON: one line, or indented."""

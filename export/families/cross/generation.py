@@ -58,8 +58,9 @@ def generation_section(path: Path, model: Any, notes: list[str]) -> dict[str, An
         "begin_ids": begin,
         "cut_at_sentence": False,
         "evidence_layers": list(range(layers // 2, layers)),
-        "penalise_prompt": True,
     }
+    if section["repetition_penalty"] != 1.0:
+        section["penalise_prompt"] = True
     if config.do_sample:
         notes.append("The folder's generation configuration samples; this bundle writes the most likely text.")
     if (config.num_beams or 1) > 1:
