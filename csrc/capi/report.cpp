@@ -127,7 +127,6 @@ std::string report_json(const Report& report, const Manifest& manifest, const st
   JsonWriter out;
   out.open('{').key("findings").text(report.findings);
   write_sentences(out, report.sentences);
-  out.key("sections").open('[').close(']');  // of models whose tokens begin sections; Python only
   out.key("token_ids").open('[');
   for (const int32_t id : report.token_ids) out.number(int64_t{id});
   out.close(']').key("logprobs").open('[');
