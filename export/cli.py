@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PROG = "edge-export"
 INTERRUPTED, INTERNAL = 130, 80
 BIAS_KINDS = ("gaussian", "hidden", "layerwise", "gaussian_legacy")
+INTENSITY_MODES = {"window": (0.5, 99.5), "minmax": (0.0, 100.0), "percentile": (0.5, 99.5)}
+"""And the percentiles that the runtime takes where none are named."""
 EXAMPLES = """examples:
   edge-export model.pth --out bundle --tokenizer gpt2/
   edge-export lana-folder/ --out bundle --quantize int8 --bias-rows prefill
@@ -106,6 +108,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--no-mask", action="store_true", help="leave the mask out of the graph (with --bias-rows none)")
     add("--config", type=Path, metavar="JSON", help="geometry that the weights' shapes do not tell")
+    add(
+        "--intensity",
+        type=_intensity,
+        default=None,
+        metavar="MODE",
+        help="grey values the model was trained on: window, minmax or percentile[:LOW:HIGH], with +equalize for "
+        "histogram equalisation (default: minmax+equalize)",
+    )
     add("--name", default=None, help="name of the model (default: the checkpoint's)")
     add("--notice", default=None, metavar="TEXT", help="one line that every user of the bundle gets to see")
     add("--synthetic", action="store_true", help="the model was trained on synthetic pictures, or not at all")
@@ -130,6 +140,20 @@ def _parser() -> argparse.ArgumentParser:
     random.add_argument("--layout", choices=("flat", "hf"), default="flat")
     random.add_argument("--seed", type=int, default=0)
     return parser
+
+
+def _intensity(text: str) -> dict[str, Any]:
+    """``window``, ``minmax+equalize``, ``percentile:0.5:99.5``, ... as the manifest's section."""
+    mode, plus, equalize = text.partition("+")
+    mode, *limits = mode.split(":")
+    fits = mode in INTENSITY_MODES and (not plus or equalize == "equalize") and (not limits or mode == "percentile")
+    try:
+        low, high = (float(v) for v in limits) if limits else INTENSITY_MODES.get(mode, (0.0, 0.0))
+    except ValueError:
+        fits, low, high = False, 0.0, 0.0
+    if not fits or not 0.0 <= low < high <= 100.0:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not window, minmax or percentile[:LOW:HIGH] [+equalize]")
+    return {"mode": mode, "low": low, "high": high, "equalize": bool(plus)}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -223,6 +247,8 @@ def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str]
     bias = {"kind": arguments.bias_kind, "strength": arguments.bias_strength}
     bias = {key: value for key, value in bias.items() if value is not None}
     loaded = load(arguments.checkpoint, arguments.config, arguments.tokenizer, bias)
+    if arguments.intensity is not None:
+        loaded.image.intensity = arguments.intensity
     for note in loaded.notes:
         progress.say(note)
     options = _options(arguments, loaded)
@@ -245,6 +271,8 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
     if unused := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"{', '.join(unused)}: not for this family, which has no mask and no bias")
     loaded = load(arguments.checkpoint)
+    if arguments.intensity is not None:
+        loaded.image["intensity"] = arguments.intensity
     for note in loaded.notes:
         progress.say(note)
     options = _options(arguments, loaded)

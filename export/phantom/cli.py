@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from .train import Trainer
 
 
+CROSS_FAMILIES = ("gpt2-cross", "bert-cross")
+
+
 def _default_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "edge-report" / "phantoms"
@@ -32,12 +35,18 @@ def _parser() -> argparse.ArgumentParser:
     draw.add_argument("--size", type=int, default=2500, help="long side in pixels (default 2500)")
     draw.add_argument("--format", choices=("dicom", "png", "both"), default="both")
 
-    train = commands.add_parser("train", help="train the demo model (about two hours on four cores)")
+    train = commands.add_parser("train", help="train the demo model (about two hours on four cores), or a small other")
+    train.add_argument(
+        "--family",
+        choices=("lana", *CROSS_FAMILIES),
+        default="lana",
+        help="lana: the demo model; the others: a small ViT with that decoder, as a folder for edge-export",
+    )
     train.add_argument("--out", type=Path, required=True, help="checkpoints, then the bundles")
     train.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
-    train.add_argument("--images", type=int, default=12000)
+    train.add_argument("--images", type=int, default=None, help="default 12000; 6000 for the small others")
     train.add_argument("--seed", type=int, default=1)
-    stages = ("all", "segmenter", "encoder", "devices", "decoder", "report")
+    stages = ("all", "segmenter", "encoder", "devices", "decoder", "report")  # the small others have three of them
     train.add_argument("--stage", choices=stages, default="all")
     train.add_argument("--steps", type=int, default=None, help="steps of the stage, instead of the default")
     train.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
@@ -76,6 +85,10 @@ def main(argv: list[str] | None = None) -> int:
             from .write import draw_to_folder
 
             draw_to_folder(arguments.n, arguments.out, arguments.seed, arguments.size, arguments.format)
+        elif arguments.command == "train" and arguments.family != "lana":
+            from .cross_command import train_cross
+
+            train_cross(arguments, arguments.cache or _default_cache())
         elif arguments.command == "train":
             _train(arguments)
         elif arguments.command == "draft":
@@ -101,7 +114,7 @@ def _train(arguments: argparse.Namespace) -> None:
 
     cache = arguments.cache or _default_cache()
     size = demo_config().image_size
-    shards = max(1, arguments.images // SHARD)
+    shards = max(1, (arguments.images or 12000) // SHARD)
     if not arguments.no_draw:
         ensure_shards(cache, arguments.seed, size, shards, arguments.workers)
     if arguments.draw_only:

@@ -15,9 +15,7 @@ Seeds fix the order of films, texts and augmentation, so a run is repeated by th
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +29,7 @@ from .config import END_OF_TEXT, demo_config
 from .data import Shard, load_shard
 from .grammar import write_findings
 from .labels import LABELS
+from .staged import StagedTrainer, StageOptions
 
 KINDS: dict[str, list[int]] = {}
 for _index, _name in enumerate(LABELS):
@@ -42,20 +41,6 @@ THIN = [LABELS.index(name) for name in ("sternal_wires", "central_line")]
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 MAX_TEXT = 126
-
-
-@dataclass
-class StageOptions:
-    """Length and pace of one stage; the learning rate decays linearly over the last ``decay`` share of the steps."""
-
-    steps: int
-    batch: int
-    learning_rate: float
-    warmup: int = 150
-    decay: float = 0.35
-    patch_loss: float = 0.0
-    average: bool = True
-    """Keep an exponential average of the weights; a short stage that ends at pace 0 is better without."""
 
 
 DEFAULTS = {
@@ -126,7 +111,7 @@ def patch_loss(logits: Tensor, regions: Tensor, labels: Tensor) -> Tensor:
     return local + F.binary_cross_entropy_with_logits(pooled, labels.float())
 
 
-class Trainer:
+class Trainer(StagedTrainer):
     """Model, patch head, optimizer and an exponential average of the weights, with checkpoints."""
 
     def __init__(
@@ -139,13 +124,13 @@ class Trainer:
         compiled: bool = False,
         device: str = "cpu",
     ) -> None:
+        super().__init__(out, device)
         torch.manual_seed(seed)
-        self.out, self.films, self.tokenizer, self.seed = out, films, tokenizer, seed
+        self.films, self.tokenizer, self.seed = films, tokenizer, seed
         self.config = demo_config()
         self.model = LanaModel(self.config)
         self._initialise()
         self.patch_head = nn.Linear(self.config.encoder_hidden, len(LABELS) + len(KINDS))
-        self.device = torch.device(device)
         self.model.to(self.device)
         self.patch_head.to(self.device)
         self.encode: Callable[[Tensor], Tensor] = self.model.encoder
@@ -154,9 +139,6 @@ class Trainer:
             self.encode = torch.compile(self.encode, dynamic=False)
             self.decode = torch.compile(self.decode, dynamic=False)
         self.stop_id = tokenizer.token_to_id(END_OF_TEXT)
-
-    def _put(self, rows: list[np.ndarray]) -> Tensor:
-        return torch.from_numpy(np.stack(rows)).to(self.device)
 
     def _initialise(self) -> None:
         """Layer scales start small and ConvNeXt's large enough to learn in a short run; GELU gets its fast form."""
@@ -186,20 +168,24 @@ class Trainer:
             thin = [(s, i) for s, i in more if s.labels[i, THIN].any()]
             picked = thin[: options.batch // 2] + picked[: options.batch - min(len(thin), options.batch // 2)]
         if stage == "decoder":
-            tokens = self._put([self.tokens[id(s)][i] for s, i in picked])
+            tokens = self.put([self.tokens[id(s)][i] for s, i in picked])
             return {"loss": self._text_loss(picked, tokens.float(), rng)}
         strength = 0.4 if stage == "report" else 1.0
         pixels = augment(np.stack([s.images[i] for s, i in picked]), rng, strength).to(self.device)
         if stage == "segmenter":
             return self._segmenter_loss(picked, pixels)
-        regions = self._put([s.regions[i] for s, i in picked]).float() / 255
-        labels = self._put([s.labels[i] for s, i in picked])
+        regions = self.put([s.regions[i] for s, i in picked]).float() / 255
+        labels = self.put([s.labels[i] for s, i in picked])
         patches = self.encode(pixels)
         where = patch_loss(self.patch_head(patches), regions, labels)
         if stage in ("encoder", "devices"):
             return {"loss": where}
         text = self._text_loss(picked, patches, rng)
         return {"loss": text + options.patch_loss * where, "text": text, "where": where}
+
+    def before(self, stage: str, log: Callable[[str], None]) -> None:
+        if stage == "decoder":
+            self.keep_tokens(log)
 
     @torch.no_grad()
     def keep_tokens(self, log: Callable[[str], None]) -> None:
@@ -219,8 +205,8 @@ class Trainer:
 
     def _segmenter_loss(self, picked: list[tuple[Shard, int]], pixels: Tensor) -> dict[str, Tensor]:
         assert self.model.segmenter is not None
-        lung = self._put([s.lung[i] for s, i in picked]).float()
-        heart = self._put([s.heart[i] for s, i in picked]).bool()
+        lung = self.put([s.lung[i] for s, i in picked]).float()
+        heart = self.put([s.heart[i] for s, i in picked]).bool()
         lung_logits, heart_logits = self.model.segmenter.logits(pixels, shared_trunk=True)
         classes = torch.where(heart, 2, torch.where(lung > 0.5, 1, 0))
         return {
@@ -228,7 +214,7 @@ class Trainer:
         }
 
     def _text_loss(self, picked: list[tuple[Shard, int]], patches: Tensor, rng: np.random.Generator) -> Tensor:
-        masks = self._put([s.lung[i] | s.heart[i] for s, i in picked])[:, None]
+        masks = self.put([s.lung[i] | s.heart[i] for s, i in picked])[:, None]
         bias = self.model.anatomy(masks.float())
         texts = [
             write_findings(frozenset(n for n, on in zip(LABELS, s.labels[i], strict=True) if on), rng)
@@ -244,83 +230,8 @@ class Trainer:
         logits = self.decode(prefix, targets[:, :-1].clamp_min(0), bias)
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100)
 
-    def run(self, stage: str, options: StageOptions, log: Callable[[str], None]) -> None:
-        """Train one stage to its end, from its last checkpoint if there is one."""
-        modules = self.modules(stage)
-        parameters = [p for m in modules for p in m.parameters()]
-        optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-        average = [p.detach().clone() for p in parameters]
-        path = self.out / f"{stage}.pt"
-        start = 0
-        if path.exists():
-            saved = torch.load(path, map_location="cpu", weights_only=True)
-            start = saved["step"]
-            optimizer.load_state_dict(saved["optimizer"])
-            _copy(parameters, saved["weights"])
-            average = [value.to(self.device) for value in saved["average"]]
-        if stage == "decoder" and start < options.steps:
-            self.keep_tokens(log)
-        for module in modules:
-            module.train()
-        shown, since = {}, time.monotonic()
-        for step in range(start, options.steps):
-            for group in optimizer.param_groups:
-                group["lr"] = options.learning_rate * _pace(step, options)
-            losses = self.loss(stage, step, options)
-            optimizer.zero_grad(set_to_none=True)
-            losses["loss"].backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            keep = min(0.998, (step + 1) / (step + 10)) if options.average else 0.0
-            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - keep)
-            for name, value in losses.items():
-                shown[name] = 0.95 * shown.get(name, value.item()) + 0.05 * value.item()
-            if (step + 1) % 25 == 0:
-                rate = 25 * options.batch / (time.monotonic() - since)
-                since = time.monotonic()
-                numbers = " ".join(f"{k} {v:.4f}" for k, v in shown.items())
-                log(f"{stage} {step + 1}/{options.steps} {numbers} {rate:.1f} films/s")
-            if (step + 1) % 100 == 0 or step + 1 == options.steps:
-                state = {
-                    "step": step + 1,
-                    "optimizer": optimizer.state_dict(),
-                    "weights": [p.detach() for p in parameters],
-                    "average": average,
-                }
-                partial = path.with_suffix(".tmp")
-                torch.save(state, partial)
-                partial.replace(path)
-        _copy(parameters, average)
-        for module in modules:
-            module.eval()
-
-    def load_average(self, stage: str) -> bool:
-        """Put a stage's averaged weights into the model; False where the stage has no checkpoint."""
-        path = self.out / f"{stage}.pt"
-        if not path.exists():
-            return False
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        _copy([p for m in self.modules(stage) for p in m.parameters()], saved["average"])
-        return True
-
     def finished_model(self) -> LanaModel:
         """The model with both segmenters on the one trunk that was trained."""
         assert self.model.segmenter is not None
         self.model.segmenter.heart_model.encoder.load_state_dict(self.model.segmenter.lung_model.encoder.state_dict())
         return self.model.cpu().eval()
-
-
-def _pace(step: int, options: StageOptions) -> float:
-    rising = min(1.0, (step + 1) / options.warmup)
-    left = (options.steps - step) / max(1.0, options.decay * options.steps)
-    return rising * min(1.0, left)
-
-
-def _copy(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
-
-
-def stages_in_order(names: list[str]) -> Iterator[str]:
-    return (name for name in STAGES if name in names)

@@ -74,10 +74,12 @@ def test_export(tmp_path: Path) -> None:
     model = small.random_model("vit", "bert")
     folder = small.save(model, tmp_path / "folder", max_length=32)
     begin = Tokenizer.from_file(str(folder / "tokenizer.json")).id_to_token(2)
-    assert main([str(folder), "--out", str(tmp_path / "bundle"), "-q", "--section", f"impression={begin}"]) == 0
+    assert main([str(folder), "--out", str(tmp_path / "bundle"), "-q", "--section", f"impression={begin}",
+                 "--intensity", "percentile:1:98+equalize"]) == 0  # fmt: skip
     engine = edge.load(tmp_path / "bundle", threads=2)
     manifest = engine.manifest
     assert manifest.family == "vit-bert"
+    assert manifest.image["intensity"] == {"mode": "percentile", "low": 1.0, "high": 98.0, "equalize": True}
     assert manifest.has_cross
     assert not manifest.has_mask
     picture = np.random.default_rng(4).integers(0, 255, (90, 70)).astype(np.uint8)
@@ -164,6 +166,12 @@ def test_refused(tmp_path: Path, folder: Path, case: str, capsys: pytest.Capture
     assert re.search(message, said)
     assert "Traceback" not in said
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("text", ["percentile:9", "percentile:90:10", "minmax:1:2", "window+gamma", "percentile:a:b"])
+def test_intensities_that_cannot_be(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["folder", "--out", "bundle", "--intensity", text]) == 1
+    assert "is not window, minmax or percentile" in capsys.readouterr().err
 
 
 def test_weights_that_are_code_are_not_run(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
