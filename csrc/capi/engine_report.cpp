@@ -81,6 +81,8 @@ Engine::Plan Engine::plan(const edge_report_options& given, const CancelToken* c
   check(given.temperature >= 0.0 && given.temperature <= 100.0, "temperature must be 0 (greedy) to 100");
   check(given.top_k >= 0, "top_k must not be negative");
   check(given.top_p > 0.0 && given.top_p <= 1.0, "top_p must be above 0 and up to 1");
+  check(given.beams >= 0 && given.beams <= kMaxBeams && (given.beams <= 1 || given.temperature == 0.0),
+        "beams must be 0 (the bundle's) or 1 to 16, and not above 1 with a temperature");
   Plan plan;
   GenerateOptions& o = plan.options;
   o.begin_ids = m.begin_ids, o.stop_ids = m.stop_ids;
@@ -93,6 +95,11 @@ Engine::Plan Engine::plan(const edge_report_options& given, const CancelToken* c
                 .top_p = static_cast<float>(given.top_p),
                 .seed = given.seed,
                 .suppressed = m.suppressed_ids};
+  o.rules = m.rules, o.beam = m.beam;
+  if (given.temperature > 0.0)
+    o.beam.beams = 1;
+  else if (given.beams > 0)
+    o.beam.beams = given.beams;
   o.draft = given.draft < 0 ? draft_wanted_ : given.draft != 0;
   o.draft_table = o.draft && draft_ ? &draft_->table : nullptr;
   plan.cut = given.cut < 0 ? m.cut_at_sentence : given.cut != 0;

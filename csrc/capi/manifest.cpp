@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <set>
+#include <type_traits>
 
 #include "failure.h"
 #include "section.h"
@@ -158,6 +159,38 @@ std::vector<int32_t> ids(Section& section, std::string_view key, size_t limit, i
   return {values.begin(), values.end()};
 }
 
+// Options that a model need not have.
+void read_rules(Section& section, Manifest& out) {
+  const auto whole = [&](const char* key, int64_t low, int64_t high, auto& value) {
+    if (section.has(key))
+      value = static_cast<std::remove_reference_t<decltype(value)>>(section.integer(key, low, high));
+  };
+  whole("beams", 1, kMaxBeams, out.beam.beams);
+  if (section.has("length_penalty"))
+    out.beam.length_penalty = static_cast<float>(section.number("length_penalty", -10.0, 10.0));
+  if (section.has("early_stopping")) {
+    const std::string early = section.choice("early_stopping", {"no", "yes", "never"});
+    out.beam.early = early == "no"    ? EarlyStopping::no
+                     : early == "yes" ? EarlyStopping::yes
+                                      : EarlyStopping::never;
+  }
+  whole("no_repeat_ngram", 0, 64, out.rules.no_repeat_ngram);
+  whole("min_new_tokens", 0, out.decoder.max_positions, out.rules.min_new_tokens);
+  if (section.has("penalise_prompt")) out.rules.penalise_prompt = section.boolean("penalise_prompt");
+  whole("forced_end_id", 0, out.decoder.vocab - 1, out.rules.forced_end);
+  whole("counted_begin", 0, 64, out.rules.counted_begin);
+}
+
+void read_sections(Section& section, Manifest& out) {
+  if (!section.has("sections")) return;
+  for (const JsonValue& entry : section.array("sections", 16)) {
+    Section one(entry, "generation.sections");
+    const auto id = static_cast<int32_t>(one.integer("token_id", 0, out.decoder.vocab - 1));
+    out.sections.push_back({id, one.text("name", 64, false)});
+    one.done();
+  }
+}
+
 void read_generation(Section section, Manifest& out) {
   const int64_t last = out.decoder.vocab - 1;
   out.max_new_tokens = section.integer("max_new_tokens", 1, out.decoder.max_positions);
@@ -167,6 +200,8 @@ void read_generation(Section section, Manifest& out) {
   out.begin_ids = ids(section, "begin_ids", 64, last);
   out.cut_at_sentence = section.boolean("cut_at_sentence");
   out.evidence_layers = section.integers("evidence_layers", 256, 0, out.decoder.layers - 1);
+  read_rules(section, out);
+  read_sections(section, out);
   section.done();
   if (std::ssize(std::set<int32_t>(out.suppressed_ids.begin(), out.suppressed_ids.end())) > last)
     throw bundle_failure("generation: suppressed_ids leave no token to choose");

@@ -30,6 +30,12 @@ struct ImageSpec {
   std::vector<int64_t> crop_from;
 };
 
+// A section of the report: the token that begins it, and what it is.
+struct ReportSection {
+  int32_t token_id = 0;
+  std::string name;
+};
+
 struct FileEntry {
   std::string sha256;
   int64_t bytes = 0;
@@ -50,6 +56,10 @@ struct Manifest {
   std::vector<int32_t> stop_ids, suppressed_ids, begin_ids;
   bool cut_at_sentence = false;
   std::vector<int64_t> evidence_layers;
+  // Beams and rules on a text, where the model has any.
+  BeamOptions beam;
+  TextRules rules;
+  std::vector<ReportSection> sections;
   std::string vision_file, weights_file, tokenizer_file;
   std::optional<std::string> vision_fp16_file, draft_file;  // the first is for GPUs: checked, not used here
   std::map<std::string, FileEntry> files;
@@ -63,6 +73,7 @@ struct Manifest {
   int64_t text_room() const;
 };
 
+inline constexpr int64_t kMaxBeams = 16;
 inline constexpr size_t kMaxManifestBytes = size_t{1} << 20;
 
 // Throws Failure (EDGE_BUNDLE) naming the first value that is missing, unknown, of a wrong type or out of

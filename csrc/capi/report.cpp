@@ -32,6 +32,52 @@ std::optional<Evidence> evidence(const GenerationResult& result, const std::vect
   return make_evidence(mass, manifest.grid_rows, manifest.grid_columns);
 }
 
+// Where a section begins: a character of the findings.
+struct Begin {
+  size_t at;
+  std::string name;
+};
+
+const std::string* section_name(const Manifest& manifest, int32_t id) {
+  // As in a dictionary: of two sections with one token the later counts.
+  const auto found = std::find_if(manifest.sections.rbegin(), manifest.sections.rend(),
+                                  [id](const ReportSection& section) { return section.token_id == id; });
+  return found == manifest.sections.rend() ? nullptr : &found->name;
+}
+
+// A begin token may begin the first section; `end_of` tells how many characters there are with a token.
+template <class EndOf>
+std::vector<Begin> section_begins(const Manifest& manifest, const std::vector<int32_t>& ids, EndOf end_of) {
+  std::vector<Begin> found;
+  for (const int32_t id : manifest.begin_ids)
+    if (const std::string* name = section_name(manifest, id)) found.assign(1, {0, *name});
+  for (size_t token = 0; token < ids.size(); ++token)
+    if (const std::string* name = section_name(manifest, ids[token])) found.push_back({end_of(token), *name});
+  return found;
+}
+
+// The spans cut in two wherever a section begins inside.
+std::vector<TextSpan> split(std::u32string_view text, const std::vector<TextSpan>& spans,
+                            const std::vector<Begin>& sections) {
+  std::vector<TextSpan> parts;
+  const auto add = [&](size_t begin, size_t end) {
+    const std::u32string_view piece = text.substr(begin, end - begin), stripped = strip(piece);
+    if (stripped.empty()) return;
+    const size_t inner = static_cast<size_t>(stripped.data() - text.data());
+    parts.emplace_back(inner, inner + stripped.size());
+  };
+  for (const auto& [left, right] : spans) {
+    size_t begin = left;
+    for (const Begin& section : sections) {
+      if (section.at <= left || section.at >= right) continue;
+      add(begin, section.at);
+      begin = section.at;
+    }
+    add(begin, right);
+  }
+  return parts;
+}
+
 void write_evidence(JsonWriter& out, const std::optional<Evidence>& evidence) {
   if (!evidence) {
     out.null();
@@ -59,8 +105,26 @@ void write_sentences(JsonWriter& out, const std::vector<Sentence>& sentences) {
     sentence.confidence ? out.number(*sentence.confidence, 6) : out.null();
     out.key("evidence");
     write_evidence(out, sentence.evidence);
+    if (!sentence.section.empty()) out.key("section").text(sentence.section);
     out.close('}');
   }
+  out.close(']');
+}
+
+// Sections with their text, where the model writes any.
+void write_sections(JsonWriter& out, const std::vector<Sentence>& sentences) {
+  std::vector<std::pair<std::string, std::string>> sections;
+  for (const Sentence& sentence : sentences) {
+    if (sections.empty() || (!sentence.section.empty() && sentence.section != sections.back().first))
+      sections.emplace_back(sentence.section, sentence.text);
+    else
+      sections.back().second += " " + sentence.text;
+  }
+  if (std::all_of(sections.begin(), sections.end(), [](const auto& one) { return one.first.empty(); }))
+    return;
+  out.key("sections").open('[');
+  for (const auto& [name, text] : sections)
+    out.open('{').key("name").text(name).key("text").text(text).close('}');
   out.close(']');
 }
 
@@ -98,9 +162,11 @@ void write_input(JsonWriter& out, const FilmMeta& film) {
 std::vector<Sentence> make_sentences(std::u32string_view findings, const std::vector<size_t>& ends,
                                      size_t dropped, const GenerationResult& result,
                                      const Manifest& manifest) {
-  const std::vector<TextSpan> spans = sentence_spans(findings);
-  std::vector<std::vector<size_t>> owned(spans.size());
   const auto inside = [&](size_t end) { return end > dropped ? end - dropped : 0; };
+  const std::vector<Begin> sections =
+      section_begins(manifest, result.token_ids, [&](size_t token) { return inside(ends[token]); });
+  const std::vector<TextSpan> spans = split(findings, sentence_spans(findings), sections);
+  std::vector<std::vector<size_t>> owned(spans.size());
   for (size_t token = 0; token < ends.size(); ++token) {
     const size_t begin = std::min(inside(token ? ends[token - 1] : 0), findings.size()),
                  end = inside(ends[token]);
@@ -116,9 +182,14 @@ std::vector<Sentence> make_sentences(std::u32string_view findings, const std::ve
       if (at >= spans[i].first && at < spans[i].second) owned[i].push_back(token);
   }
   std::vector<Sentence> sentences;
-  for (size_t i = 0; i < spans.size(); ++i)
-    sentences.push_back({to_utf8(findings.substr(spans[i].first, spans[i].second - spans[i].first)),
-                         confidence(result.logprobs, owned[i]), evidence(result, owned[i], manifest)});
+  for (size_t i = 0; i < spans.size(); ++i) {
+    const auto [left, right] = spans[i];
+    const auto section = std::find_if(sections.rbegin(), sections.rend(),
+                                      [left](const Begin& begin) { return begin.at <= left; });
+    sentences.push_back({to_utf8(findings.substr(left, right - left)), confidence(result.logprobs, owned[i]),
+                         evidence(result, owned[i], manifest),
+                         section == sections.rend() ? std::string() : section->name});
+  }
   return sentences;
 }
 
@@ -154,6 +225,7 @@ std::string report_json(const Report& report, const Manifest& manifest, const st
   out.key("image_keys_kept").number(report.image_keys_kept);
   out.key("bytes_per_token").number(report.bytes_per_token).close('}');
   write_software(out, manifest, runs_on);
+  write_sections(out, report.sentences);
   out.close('}');
   return out.take();
 }

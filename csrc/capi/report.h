@@ -21,6 +21,7 @@ struct Sentence {
   std::string text;
   std::optional<double> confidence;  // exp of the mean log-probability of its tokens
   std::optional<Evidence> evidence;
+  std::string section;  // empty where the model writes none
 };
 
 // How the model runs: part of every report.
@@ -45,9 +46,9 @@ struct Report {
   int64_t mask_rows = 0, mask_columns = 0;
 };
 
-// Splits the findings and gives each sentence the tokens that wrote it. `ends`: for each token how many
-// characters are there once it is known, `dropped` of them white space before the findings. Evidence [tokens,
-// prefix].
+// Splits the findings and gives each sentence the tokens that wrote it; a sentence ends where a section of
+// the report begins. `ends`: for each token how many characters are there once it is known, `dropped` of them
+// white space before the findings. Evidence [tokens, prefix].
 std::vector<Sentence> make_sentences(std::u32string_view findings, const std::vector<size_t>& ends,
                                      size_t dropped, const GenerationResult& result,
                                      const Manifest& manifest);

@@ -32,13 +32,12 @@ class Section {
   std::vector<int64_t> integers(std::string_view key, size_t limit, int64_t low, int64_t high,
                                 bool exactly = false);
   std::vector<double> numbers(std::string_view key, size_t exactly, double low, double high);
+  const JsonArray& array(std::string_view key, size_t limit, bool exactly = false);
   void strings(std::string_view key, size_t limit, size_t each);
   // Refuses what was not asked for.
   void done() const;
 
  private:
-  const JsonArray& array(std::string_view key, size_t limit, bool exactly);
-
   const JsonValue& value_;
   std::string where_;
   std::vector<std::string_view> taken_;

@@ -88,6 +88,7 @@ class ReportOptions(ctypes.Structure):
         ("on_text", ON_TEXT),
         ("user", ctypes.c_void_p),
         ("cancel", ctypes.c_void_p),
+        ("beams", ctypes.c_int32),
     )
 
 

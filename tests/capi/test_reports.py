@@ -85,6 +85,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"repetition_penalty": 1.7},
     {"temperature": 0.8, "seed": 3},
     {"temperature": 1.3, "top_k": 9, "top_p": 0.8, "seed": (1 << 63) - 1},
+    {"beams": 4, "max_new_tokens": 30},
 ]
 
 
@@ -93,6 +94,13 @@ def test_options(engine: Engine, python: edge.Engine, library: Library, options:
     picture = chest_picture(300)
     theirs = python.report(picture, **{k: bool(v) if k in ("cut", "draft") else v for k, v in options.items()})
     same(engine.report(library.film_of_array(picture), **options), theirs)
+
+
+SECTIONS = [
+    {"token_id": token, "name": name}
+    for token, name in [(9, "findings"), *((i, ("findings", "impression", "other")[i % 3]) for i in range(60, 310, 18))]
+]
+RULES = {"no_repeat_ngram": 2, "min_new_tokens": 11, "counted_begin": 1}
 
 
 @pytest.mark.parametrize(
@@ -105,6 +113,12 @@ def test_options(engine: Engine, python: edge.Engine, library: Library, options:
         {"generation": {"begin_ids": [5, 9], "cut_at_sentence": True}},
         {"generation": {"evidence_layers": [], "stop_ids": [40, 41, 42, 43, 44, 45, 46]}},
         {"synthetic": True, "notice": "for tests only \u2013 \u6771\u4eac"},
+        {"generation": {"sections": SECTIONS}},
+        {"generation": {"sections": SECTIONS, "begin_ids": [5, 9], "cut_at_sentence": True, "max_new_tokens": 60}},
+        {"generation": {"beams": 3, "sections": SECTIONS, "stop_ids": [40, 41, 42, 43]}},
+        {"generation": {"beams": 4, "length_penalty": -0.5, "early_stopping": "yes", "begin_ids": [5], **RULES}},
+        {"generation": {"beams": 2, "length_penalty": 2.0, "early_stopping": "never", "forced_end_id": 44}},
+        {"generation": {"begin_ids": [5, 9], "penalise_prompt": True, "stop_ids": list(range(30, 90)), **RULES}},
     ],
 )
 def test_handmade_bundles(
@@ -115,6 +129,30 @@ def test_handmade_bundles(
     bundle, picture = make_bundle(tmp_path / "bundle", **changes), chest_picture()
     with library.engine(bundle) as handmade:
         same(handmade.report(library.film_of_array(picture)), edge.load(bundle, threads=1).report(picture))
+
+
+def test_beams_of_a_bundle_can_be_left(
+    engine: Engine, library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One text instead, by the option and by a temperature; the pieces of the text come all the same."""
+    monkeypatch.setenv("EDGE_ISA", engine.info["software"]["isa"])
+    bundle, picture = make_bundle(tmp_path / "bundle", generation={"beams": 4, **RULES}), chest_picture()
+    python = edge.load(bundle, threads=1)
+    with library.engine(bundle) as handmade:
+        film, pieces, texts = library.film_of_array(picture), [], []
+
+        @ON_TEXT
+        def on_text(_user: int, text: Any, length: int) -> int:
+            pieces.append(text[:length].decode())
+            return 0
+
+        for options in ({}, {"beams": 1}, {"beams": 2}, {"temperature": 0.7, "seed": 5}):
+            pieces.clear()
+            ours = handmade.report(film, on_text=on_text, **options)
+            same(ours, python.report(picture, **options))
+            assert "".join(pieces) == ours["findings"]
+            texts.append(ours["token_ids"])
+        assert texts[0] != texts[1] != texts[3]
 
 
 def test_pictures_without_anatomy(library: Library, pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +276,9 @@ def test_a_callback_must_not_report_on_its_engine(engine: Engine, library: Libra
         ({"top_k": -1}, "top_k"),
         ({"top_p": 0.0}, "top_p"),
         ({"top_p": 1.1}, "top_p"),
+        ({"beams": 17}, "beams"),
+        ({"beams": -1}, "beams"),
+        ({"beams": 2, "temperature": 0.5}, "beams"),
         ({"size": 3}, "edge_report_options_init"),
     ],
 )

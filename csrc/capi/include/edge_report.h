@@ -199,6 +199,8 @@ typedef struct edge_report_options {
   edge_on_text on_text;      /* may be NULL */
   void* user;                /* handed to on_text */
   const edge_cancel* cancel; /* may be NULL; looked at before and after the vision graph and at every token */
+  int32_t beams; /* texts searched at once, 1 (greedy) to 16; 0: the bundle's, 1 with a temperature. With
+                    beams the text comes in one piece */
 } edge_report_options;
 
 EDGE_API void edge_report_options_init(edge_report_options* options);
