@@ -304,6 +304,12 @@ def _decoder(section: Section) -> dict[str, Any]:
     if "embed_scale" in section.value:
         spec["embed_scale"] = section.number("embed_scale", 1e-3, 1e3)
     spec |= {key: section.boolean(key) for key in DECODER_PARTS if key in section.value}
+    if "token_types" in section.value:
+        spec["token_types"] = section.integer("token_types", 1, 64)
+        spec["type_after"] = list(section.integers("type_after", 32, 0, (1 << 21) - 1))
+        pairs = [spec["type_after"][i : i + 2] for i in range(0, len(spec["type_after"]), 2)]
+        if not all(len(pair) == 2 and pair[0] < spec["vocab"] and pair[1] < spec["token_types"] for pair in pairs):
+            section.fail("type_after", "pairs of a token id and one of the token_types")
     section.done()
     if spec["heads"] * spec["head_dim"] != spec["hidden"]:
         raise BundleError("decoder: heads times head_dim must be hidden")
@@ -336,7 +342,7 @@ def _generation(section: Section, decoder: Mapping[str, Any]) -> GenerationSpec:
 
 def _is_plain(decoder: Mapping[str, Any]) -> bool:
     """Whether it is a plain pre-norm decoder behind an image prefix."""
-    more = ("cross_keys", "embed_norm", "head_transform", "head_bias")
+    more = ("cross_keys", "embed_norm", "head_transform", "head_bias", "token_types")
     plain = decoder["norm_position"] == "pre" and decoder.get("embed_scale", 1.0) == 1.0
     return plain and not any(decoder.get(key) for key in more)
 

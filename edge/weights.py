@@ -110,6 +110,8 @@ def expected_shapes(spec: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, .
     d, f, v = spec["hidden"], spec["mlp"], spec["vocab"]
     yield "embed.weight", (v, d), True
     yield "positions.weight", (spec["max_positions"], d), False
+    if spec.get("token_types"):
+        yield "types.weight", (spec["token_types"], d), False
     cross = spec.get("cross_keys", 0) > 0
     norms = ("attn_norm", "cross_norm", "mlp_norm") if cross else ("attn_norm", "mlp_norm")
     shapes = {"qkv": (3 * d, d), "attn_out": (d, d), "mlp_in": (f, d), "mlp_out": (d, f)}

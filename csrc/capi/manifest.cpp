@@ -118,6 +118,10 @@ DecoderSpec read_decoder(Section section) {
   if (section.has("embed_scale")) values["embed_scale"] = section.number("embed_scale", 1e-3, 1e3);
   for (const char* part : {"embed_norm", "head_transform", "head_bias"})
     if (section.has(part)) values[part] = section.boolean(part);
+  if (section.has("token_types")) {
+    size("token_types", 1, 64);
+    values["type_after"] = section.integers("type_after", 32, 0, (1 << 21) - 1);
+  }
   section.done();
   if (heads * head_dim != hidden) throw bundle_failure("decoder: heads times head_dim must be hidden");
   if (kv_heads != heads) throw bundle_failure("decoder: kv_heads must equal heads");

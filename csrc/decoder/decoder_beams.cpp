@@ -68,7 +68,7 @@ class Rows {
       for (int64_t n = beams[r].node; n >= 0; n = tree.at(n).parent) row[tree.at(n).slot] = 0.0f;
     }
   }
-  Branches branches(int64_t position) const { return {slots_, used_, position, mask_.data(), capacity_}; }
+  Branches branches(int64_t position) const { return {slots_, used_, position, mask_.data(), capacity_, {}}; }
 
  private:
   int64_t capacity_, used_ = 0;
@@ -109,7 +109,7 @@ GenerationResult Decoder::search_beams(const float* first_logits, const float* f
   Rows rows(capacity);
   GenerationResult result;
   std::vector<Beam> live{{-1, 0.0f}};
-  std::vector<int32_t> ids, suppressed(options.sampling.suppressed);
+  std::vector<int32_t> ids, types, suppressed(options.sampling.suppressed);
   Step step;
   step.bias = options.bias_rows == BiasRows::all;
   step.logits = logits.get();
@@ -156,9 +156,15 @@ GenerationResult Decoder::search_beams(const float* first_logits, const float* f
     }
     live.assign(next.begin(), next.end());
     rows.place(tree, live);
-    const Branches branches = rows.branches(done);
+    Branches branches = rows.branches(done);
     ids.clear();
-    for (const Beam& beam : live) ids.push_back(tree.at(beam.node).id);
+    types.clear();
+    for (const Beam& beam : live) {
+      ids.push_back(tree.at(beam.node).id);
+      if (network_.spec().token_types > 0)
+        types.push_back(network_.spec().type_behind(text_of(tree.at(beam.node).parent)));
+    }
+    branches.types = types;
     step.ids = ids;
     step.branches = &branches;
     network_.append(step);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "decoder/spec.h"
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <set>
@@ -14,6 +15,7 @@ std::string text_of(const SpecValue& value) {
   if (const bool* b = std::get_if<bool>(&value)) return *b ? "true" : "false";
   if (const int64_t* i = std::get_if<int64_t>(&value)) return std::to_string(*i);
   if (const double* d = std::get_if<double>(&value)) return std::to_string(*d);
+  if (std::holds_alternative<std::vector<int64_t>>(value)) return "a list";
   return "'" + std::get<std::string>(value) + "'";
 }
 
@@ -67,6 +69,14 @@ class Reader {
     return 0;
   }
 
+  std::vector<int64_t> list(const char* key) {
+    const SpecValue* value = get(key, true);
+    if (!value) return {};
+    if (const auto* numbers = std::get_if<std::vector<int64_t>>(value)) return *numbers;
+    errors_.push_back(std::string(key) + " = " + text_of(*value) + " (a list of whole numbers is needed)");
+    return {};
+  }
+
   void fail(std::string message) { errors_.push_back(std::move(message)); }
   bool clean() const { return errors_.empty(); }
 
@@ -95,6 +105,12 @@ class Reader {
 
 }  // namespace
 
+int32_t DecoderSpec::type_behind(std::span<const int32_t> before) const {
+  for (auto pair = type_after.rbegin(); pair != type_after.rend(); ++pair)
+    if (std::find(before.begin(), before.end(), pair->first) != before.end()) return pair->second;
+  return 0;
+}
+
 DecoderSpec parse_spec(const std::map<std::string, SpecValue>& values) {
   // The bounds keep every product of sizes below far inside 64 bits.
   constexpr int64_t kWide = int64_t{1} << 20;
@@ -122,6 +138,16 @@ DecoderSpec parse_spec(const std::map<std::string, SpecValue>& values) {
   spec.embed_norm = in.flag("embed_norm", false);
   spec.head_transform = in.flag("head_transform", false);
   spec.head_bias = in.flag("head_bias", false);
+  spec.token_types = in.integer("token_types", 0, 64, 0);
+  const std::vector<int64_t> after = in.list("type_after");
+  if (in.clean()) {
+    const auto known = [&](size_t i, int64_t limit) { return after[i] >= 0 && after[i] < limit; };
+    for (size_t i = 0; i + 1 < after.size(); i += 2)
+      if (known(i, spec.vocab) && known(i + 1, spec.token_types))
+        spec.type_after.emplace_back(static_cast<int32_t>(after[i]), static_cast<int32_t>(after[i + 1]));
+    if (2 * spec.type_after.size() != after.size() || after.size() > 32)
+      in.fail("type_after must hold up to 16 pairs of a token id and one of the token_types");
+  }
   if (in.clean()) {
     if (spec.rows() < 1)
       in.fail("position_offset = " + std::to_string(spec.position_offset) +

@@ -182,8 +182,18 @@ void Transformer::embed(const Step& step) {
       weights_.embed.add_row(kernels_, step.ids[r], x);
       for (int64_t i = 0; i < spec_.hidden; ++i) x[i] = x[i] * spec_.embed_scale + placed[i];
     }
+    if (spec_.token_types > 0)
+      kernels_.axpy(weights_.types + type_of(step, r) * spec_.hidden, 1.0f, x, spec_.hidden);
     if (spec_.embed_norm) normalise(weights_.embed_norm, x, x, 1);
   }
+}
+
+int32_t Transformer::type_of(const Step& step, size_t row) const {
+  if (step.branches) return step.branches->types.empty() ? 0 : step.branches->types[row];
+  std::vector<int32_t> before;
+  for (const TextRow& one : text_) before.push_back(one.id);
+  before.insert(before.end(), step.ids.begin(), step.ids.begin() + static_cast<std::ptrdiff_t>(row));
+  return spec_.type_behind(before);
 }
 
 // Five barriers per layer (eight with cross-attention), and each member reads ahead of what it computes,

@@ -63,6 +63,7 @@ struct Branches {
   int64_t position = 0;            // of the rows, counted from the end of the shared text
   const float* mask = nullptr;     // [ids, mask_stride]: 0, or the lowest number where a slot is not seen
   int64_t mask_stride = 0;
+  std::span<const int32_t> types;  // [ids] where the decoder has token types, else empty
 };
 
 struct Step {
@@ -137,6 +138,7 @@ class Transformer {
   };
 
   void embed(const Step& step);
+  int32_t type_of(const Step& step, size_t row) const;
   void work(int thread, const Step& step);
   void project_qkv(int thread, int64_t layer, int64_t begin, int64_t end, int64_t rows, const NextRead& next);
   void cross_attend(int thread, int64_t layer, int64_t rows, const Step& step);

@@ -129,6 +129,7 @@ Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, Tensor
   Weights w;
   w.embed = in.matrix("embed", spec.vocab, d, false);
   w.positions = in.vector("positions.weight", {spec.max_positions, d});
+  if (spec.token_types > 0) w.types = in.vector("types.weight", {spec.token_types, d});
   if (spec.embed_norm) w.embed_norm = in.norm("embed_norm", d);
   w.layers.reserve(static_cast<size_t>(spec.layers));
   for (int64_t i = 0; i < spec.layers; ++i) {

@@ -65,6 +65,7 @@ struct Layer {
 struct Weights {
   Matrix embed, head, transform;
   const float* positions = nullptr;  // [max_positions, hidden]
+  const float* types = nullptr;      // [token_types, hidden]
   Norm embed_norm, final_norm, transform_norm;
   std::vector<Layer> layers;
 };

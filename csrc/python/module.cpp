@@ -36,6 +36,8 @@ std::map<std::string, SpecValue> spec_values(const py::dict& dict) {
       values[name] = value.cast<int64_t>();
     else if (py::isinstance<py::float_>(value))
       values[name] = value.cast<double>();
+    else if (py::isinstance<py::list>(value))
+      values[name] = value.cast<std::vector<int64_t>>();
     else
       values[name] = std::string(py::str(value));
   }

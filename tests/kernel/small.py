@@ -76,6 +76,8 @@ def weights_of(spec: dict[str, Any], precision: str = "fp32", seed: int = 0) -> 
     d, f = spec["hidden"], spec["mlp"]
     matrix("embed", spec["vocab"], d, False)
     weights["positions.weight"] = (0.3 * rng.standard_normal((spec["max_positions"], d))).astype(np.float32)
+    if spec.get("token_types"):
+        weights["types.weight"] = (0.5 * rng.standard_normal((spec["token_types"], d))).astype(np.float32)
     if spec.get("embed_norm"):
         norm("embed_norm")
     for i in range(spec["layers"]):

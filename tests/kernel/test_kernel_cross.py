@@ -16,6 +16,9 @@ import edge._kernel as kernel
 IMAGE = 150
 """Keys of the image: more than one block of them."""
 
+TYPED = [int(i) for i in np.random.default_rng(5).integers(0, 211, 135)[[4, 12]]]
+"""Ids of the tests' texts behind which tokens are of another type."""
+
 KINDS: dict[str, dict[str, Any]] = {
     "pre": {"cross_keys": IMAGE},
     "pre_embed_norm": {"cross_keys": IMAGE, "embed_norm": True, "embed_scale": 8.0, "position_offset": 2},
@@ -26,6 +29,10 @@ KINDS: dict[str, dict[str, Any]] = {
     "post_untied": {
         "cross_keys": IMAGE, "norm_position": "post", "tied_head": False, "head_bias": True, "position_offset": 2,
         "layers": 2, "hidden": 60, "heads": 5, "kv_heads": 5, "head_dim": 12, "mlp": 100, "vocab": 333,
+    },
+    "post_types": {
+        "cross_keys": IMAGE, "norm_position": "post", "embed_norm": True, "activation": "gelu_erf",
+        "head_transform": True, "head_bias": True, "token_types": 3, "type_after": [TYPED[0], 1, TYPED[1], 2],
     },
     "post_prefix": {"norm_position": "post", "embed_norm": True, "head_transform": True},
 }  # fmt: skip
@@ -84,6 +91,8 @@ def test_generate(isa: str, kind: str, rows: str) -> None:
     """Greedy ids, log-probabilities and evidence from the cross-attention against the twin's own loop."""
     need(isa)
     spec = spec_kind(kind, layers=2)
+    if kind == "post_types":
+        spec["type_after"] = [9, 2, *(value for id_ in range(0, 195, 13) for value in (id_, 1))]
     weights, prefix = weights_of(spec), prefix_of(spec, 140)
     decoder = decoder_of(spec, weights, prefix, "soft", isa=isa, evidence_layers=[0, 1])
     result = decoder.generate(
@@ -142,19 +151,27 @@ def test_refusals() -> None:
         kernel.Decoder(spec_kind("pre", embed_scale=0.0), weights, threads=1)
     with pytest.raises(ValueError, match=r"norm_position = 'sandwich'"):
         kernel.Decoder(spec_kind("pre", norm_position="sandwich"), weights, threads=1)
+    for after in ([3], [3, 3], [211, 0], [0] * 34):
+        with pytest.raises(ValueError, match="type_after must hold up to 16 pairs"):
+            kernel.Decoder(spec_kind("post_types", type_after=after), weights, threads=1)
 
 
 @isas
-@pytest.mark.parametrize("kind", ["prefix", "pre", "post"])
+@pytest.mark.parametrize("kind", ["prefix", "pre", "post", "post_types"])
 @pytest.mark.parametrize(("kv", "limit"), [("fp32", 1e-4), ("int8", 2e-2)])
 def test_beams_see_their_own_text(isa: str, kind: str, kv: str, limit: float) -> None:
     """Every text's score is the sum of the log-probabilities that the text alone has."""
     need(isa)
     spec = spec_of() if kind == "prefix" else spec_kind(kind)
+    switches = list(range(7, 208, 13))
+    if kind == "post_types":  # of many ids, so that texts side by side are of different types
+        spec["type_after"] = [value for n, id_ in enumerate(switches) for value in (id_, n % 3)]
     weights, prefix = weights_of(spec), prefix_of(spec, 130)
     decoder = decoder_of(spec, weights, prefix, "soft", isa=isa, kv_dtype=kv)
     result = decoder.generate(None, begin_ids=[5, 6], max_new_tokens=60, beams=6, sequences=6, length_penalty=0.0)
     assert len({tuple(ids) for ids in result.sequences}) == 6
+    if kind == "post_types":
+        assert len({str([i in switches for i in ids]) for ids in result.sequences}) > 1
     for ids, score in zip(result.sequences, result.scores, strict=True):
         assert len(ids) == 60
         decoder.rewind(0)

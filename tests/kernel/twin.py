@@ -181,7 +181,7 @@ class Twin:
     def set_prefix(self, keys: NDArray[Any], values: NDArray[Any], bias: NDArray[Any] | None) -> None:
         self.k = [[cached(keys[i, h], self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
         self.v = [[cached(values[i, h], self.kv) for h in range(keys.shape[1])] for i in range(keys.shape[0])]
-        self.image, self.rows = keys.shape[2], 0
+        self.image, self.rows, self.ids = keys.shape[2], 0, list[int]()
         self.cross = self.spec.get("cross_keys", 0) > 0
         self.prefix = 0 if self.cross else self.image
         if self.cross:  # the image's keys are a cache of their own
@@ -242,6 +242,10 @@ class Twin:
         one = slice(token, token + 1)
         x = full(w["embed.weight"][one], None if scale is None else scale[one])[0]
         x = x * s.get("embed_scale", 1.0) + w["positions.weight"][self.prefix + self.rows + s["position_offset"]]
+        if s.get("token_types"):
+            pairs = zip(s["type_after"][::2], s["type_after"][1::2], strict=True)
+            x = x + w["types.weight"][([0] + [kind for id_, kind in pairs if id_ in self.ids])[-1]]
+        self.ids.append(token)
         if s.get("embed_norm"):
             x = self.norm("embed_norm", x)
         mass = []
