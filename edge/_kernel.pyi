@@ -80,6 +80,38 @@ class DraftTable:
     def nodes(self) -> int: ...
     def guess(self, text: Sequence[int]) -> tuple[int, float]: ...
 
+class TextOptions:
+    """Options of a text, as keywords of ``Decoder.generate``, too."""
+
+    def __init__(
+        self,
+        *,
+        begin_ids: Sequence[int] = ...,
+        forced_ids: Sequence[int] = ...,
+        bias_rows: str = "all",
+        max_new_tokens: int = 100,
+        repetition_penalty: float = 1.0,
+        stop_ids: Sequence[int] = ...,
+        suppressed_ids: Sequence[int] = ...,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        draft: bool = False,
+        draft_table: DraftTable | None = None,
+        draft_script: Sequence[Sequence[int]] = ...,
+        draft_costs: Sequence[float] = ...,
+        no_repeat_ngram: int = 0,
+        min_new_tokens: int = 0,
+        penalise_prompt: bool = False,
+        forced_end: int = -1,
+        counted_begin: int = 0,
+        beams: int = 1,
+        length_penalty: float = 1.0,
+        early_stopping: str = "no",
+        sequences: int = 1,
+    ) -> None: ...
+
 class Decoder:
     def __init__(
         self,
@@ -106,7 +138,24 @@ class Decoder:
         bias: bool = True,
         drop_hidden: bool = False,
         with_cache: bool = False,
+        lane: int = 0,
     ) -> Any: ...
+    def set_lane_prefix(
+        self,
+        lane: int,
+        keys: NDArray[np.float32],
+        values: NDArray[np.float32],
+        key_bias: NDArray[np.float32] | None = None,
+        drop_hidden: bool = False,
+    ) -> None: ...
+    def generate_texts(
+        self,
+        texts: Sequence[
+            tuple[int, NDArray[np.float32] | None, TextOptions, Callable[[int, float], bool | None] | None]
+        ],
+        *,
+        cancel: CancelToken | None = None,
+    ) -> list[GenerationResult]: ...
     def forward(self, ids: NDArray[np.int32], bias: bool) -> NDArray[np.float32]: ...
     def rewind(self, n_text: int) -> None: ...
     def keep(self, ids: NDArray[np.int32], bias: bool) -> int: ...
@@ -114,32 +163,9 @@ class Decoder:
         self,
         first_logits: NDArray[np.float32] | None = None,
         *,
-        begin_ids: Sequence[int] = ...,
-        forced_ids: Sequence[int] = ...,
-        bias_rows: str = "all",
-        max_new_tokens: int = 100,
-        repetition_penalty: float = 1.0,
-        stop_ids: Sequence[int] = ...,
-        suppressed_ids: Sequence[int] = ...,
-        temperature: float = 0.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
         on_token: Callable[[int, float], bool | None] | None = None,
         cancel: CancelToken | None = None,
-        draft: bool = False,
-        draft_table: DraftTable | None = None,
-        draft_script: Sequence[Sequence[int]] = ...,
-        draft_costs: Sequence[float] = ...,
-        no_repeat_ngram: int = 0,
-        min_new_tokens: int = 0,
-        penalise_prompt: bool = False,
-        forced_end: int = -1,
-        counted_begin: int = 0,
-        beams: int = 1,
-        length_penalty: float = 1.0,
-        early_stopping: str = "no",
-        sequences: int = 1,
+        **options: Any,
     ) -> GenerationResult: ...
     @property
     def isa(self) -> str: ...

@@ -113,6 +113,7 @@ class CudaDecoder(Decoder):
         As for :class:`edge.decoder.Decoder`.
     """
 
+    lanes = 1
     host: Decoder | None = None
     """The CPU's decoder, which computes the prefill of bundles whose graph ends before it."""
 
@@ -187,9 +188,12 @@ class CudaDecoder(Decoder):
         values: npt.NDArray[np.float32] | DeviceArray,
         key_bias: npt.NDArray[np.float32] | DeviceArray | None = None,
         drop_hidden: bool = False,
+        lane: int = 0,
     ) -> None:
         """As for :class:`edge.decoder.Decoder`; arrays that lie on the device are taken there, without a copy to the
-        host. `drop_hidden` changes nothing here."""
+        host. `drop_hidden` changes nothing here, and there is one lane."""
+        if lane:
+            raise ProcessingError("decoder: the device writes one text at a time")
         arrays = [array for array in (keys, values, key_bias) if array is not None]
         if not all(isinstance(array, DeviceArray) and array.address for array in arrays):
             host = [array.host() if isinstance(array, DeviceArray) else array for array in arrays]

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -158,6 +158,54 @@ class Generation:
         return (self.passes + self.accepted) / self.passes if self.passes else 0.0
 
 
+@dataclass(frozen=True)
+class TextRequest:
+    """A text for :meth:`Decoder.generate_several`.
+
+    Attributes
+    ----------
+    lane : int
+        Whose film it is about, see :meth:`Decoder.set_prefix`.
+    first_logits, options, on_token
+        As for :meth:`Decoder.generate`.
+    """
+
+    lane: int
+    first_logits: npt.NDArray[np.float32] | None = None
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+    on_token: OnToken | None = None
+
+
+def _guarded(on_token: OnToken | None, raised: list[BaseException]) -> OnToken | None:
+    """A callback for the kernel: an exception in it ends the text and is kept."""
+    if on_token is None:
+        return None
+
+    def guarded(token: int, logprob: float) -> bool:
+        try:
+            return on_token(token, logprob) is not False
+        except BaseException as error:
+            raised.append(error)
+            return False
+
+    return guarded
+
+
+def _generation(result: Any) -> Generation:
+    return Generation(
+        token_ids=list(result.token_ids),
+        logprobs=result.logprobs,
+        stop_reason=result.stop_reason,
+        evidence=result.evidence,
+        decode_seconds=result.decode_seconds,
+        forced_ids=list(result.forced_ids),
+        passes=int(result.passes),
+        drafted=int(result.drafted),
+        accepted=int(result.accepted),
+        sequences=[(list(ids), float(s)) for ids, s in zip(result.sequences, result.scores, strict=True)],
+    )
+
+
 def cancel_token() -> Any:
     """A token whose ``cancel()``, called from any thread, ends a running ``Decoder.generate``."""
     return _kernel().CancelToken()
@@ -237,6 +285,8 @@ class Decoder:
         ``threads`` or ``kv_dtype`` out of range.
     """
 
+    lanes = 16
+    """Films whose texts can be written at once."""
     prefix_serial = 0
     """How many films have been put into the cache: whoever remembers it knows whether theirs is still there."""
 
@@ -322,6 +372,7 @@ class Decoder:
         values: npt.NDArray[np.float32],
         key_bias: npt.NDArray[np.float32] | None = None,
         drop_hidden: bool = False,
+        lane: int = 0,
     ) -> None:
         """Begin a new film: copy its prefix into the cache and drop all text.
 
@@ -335,12 +386,18 @@ class Decoder:
             Leave out of the cache, layer by layer, the image keys whose bias is the lowest finite number. Rows with
             the bias give them no weight at all, so their result stays what it is, up to the rounding of shorter sums;
             rows without it (``bias_rows`` other than all) are refused afterwards.
+        lane : int
+            One of up to 16 films whose texts :meth:`generate_several` writes at once; every other method is about
+            lane 0. A lane takes memory from when it is first used.
 
         Raises
         ------
         ProcessingError
             A wrong shape, or a prefix longer than the decoder's positions.
         """
+        if lane:
+            self._call(self._kernel.set_lane_prefix, int(lane), keys, values, key_bias, bool(drop_hidden))
+            return
         self.prefix_serial += 1
         self._call(self._kernel.set_prefix, keys, values, key_bias, bool(drop_hidden))
 
@@ -351,6 +408,7 @@ class Decoder:
         *,
         bias: bool = True,
         drop_hidden: bool = False,
+        lane: int = 0,
     ) -> npt.NDArray[np.float32]:
         """Begin a new film: compute its prefix from embeddings, put it into the cache and drop all text.
 
@@ -364,6 +422,8 @@ class Decoder:
             Whether the rows of the prefix get the key bias; text rows say so themselves.
         drop_hidden : bool
             As for :meth:`set_prefix`; the prefix itself is computed with all keys.
+        lane : int
+            As for :meth:`set_prefix`.
 
         Returns
         -------
@@ -375,9 +435,10 @@ class Decoder:
         ProcessingError
             A wrong shape, or a prefix longer than the decoder's positions.
         """
-        self.prefix_serial += 1
+        if lane == 0:
+            self.prefix_serial += 1
         logits: npt.NDArray[np.float32] = self._call(
-            self._kernel.prefill, embeddings, key_bias, bias=bool(bias), drop_hidden=bool(drop_hidden)
+            self._kernel.prefill, embeddings, key_bias, bias=bool(bias), drop_hidden=bool(drop_hidden), lane=int(lane)
         )
         return logits
 
@@ -458,60 +519,74 @@ class Decoder:
             Ids outside the vocabulary, options out of range, no prefix, logits that are not finite, or another
             generation running on this decoder.
         """
-        o = options or GenerationOptions()
         raised: list[BaseException] = []
-
-        def guarded(token: int, logprob: float) -> bool:
-            try:
-                return on_token(token, logprob) is not False  # type: ignore[misc]
-            except BaseException as error:
-                raised.append(error)
-                return False
-
         result = self._call(
             self._kernel.generate,
             first_logits,
-            begin_ids=list(o.begin_ids),
-            forced_ids=list(o.forced_ids),
-            bias_rows=o.bias_rows,
-            max_new_tokens=o.max_new_tokens,
-            repetition_penalty=o.repetition_penalty,
-            stop_ids=list(o.stop_ids),
-            suppressed_ids=list(o.suppressed_ids),
-            temperature=o.temperature,
-            top_k=o.top_k,
-            top_p=o.top_p,
-            seed=o.seed,
-            on_token=guarded if on_token else None,
+            on_token=_guarded(on_token, raised),
             cancel=cancel,
-            draft=o.draft,
-            draft_table=self._draft_table if o.draft else None,
+            **self._text_options(options or GenerationOptions()),
             draft_script=[list(draft) for draft in draft_script],
             draft_costs=list(draft_costs),
-            no_repeat_ngram=o.no_repeat_ngram,
-            min_new_tokens=o.min_new_tokens,
-            penalise_prompt=o.penalise_prompt,
-            forced_end=o.forced_end_id,
-            counted_begin=o.counted_begin,
-            beams=o.beams,
-            length_penalty=o.length_penalty,
-            early_stopping=o.early_stopping,
-            sequences=o.sequences,
         )
         if raised:
             raise raised[0]
-        return Generation(
-            token_ids=list(result.token_ids),
-            logprobs=result.logprobs,
-            stop_reason=result.stop_reason,
-            evidence=result.evidence,
-            decode_seconds=result.decode_seconds,
-            forced_ids=list(result.forced_ids),
-            passes=int(result.passes),
-            drafted=int(result.drafted),
-            accepted=int(result.accepted),
-            sequences=[(list(ids), float(s)) for ids, s in zip(result.sequences, result.scores, strict=True)],
-        )
+        return _generation(result)
+
+    def generate_several(self, texts: Sequence[TextRequest], *, cancel: Any = None) -> list[Generation]:
+        """Write the texts of several films at once; each is the one that it would be alone.
+
+        A row of every text shares a pass over the weights; what is left of the 16 rows of a pass serves drafts.
+
+        Parameters
+        ----------
+        texts : sequence of TextRequest
+            Each in a lane of its own, whose prefix has been set. With beams a text takes as many rows: 16 together.
+        cancel : token of :func:`cancel_token`
+            Ends all of them.
+
+        Raises
+        ------
+        ProcessingError
+            As for :meth:`generate`; or two texts in one lane, or more rows than a pass has.
+        """
+        kernel, raised = _kernel(), list[BaseException]()
+
+        def one(text: TextRequest) -> tuple[int, Any, Any, Any]:
+            options = self._call(kernel.TextOptions, **self._text_options(text.options))
+            return text.lane, text.first_logits, options, _guarded(text.on_token, raised)
+
+        results = self._call(self._kernel.generate_texts, [one(text) for text in texts], cancel=cancel)
+        if raised:
+            raise raised[0]
+        return [_generation(result) for result in results]
+
+    def _text_options(self, o: GenerationOptions) -> dict[str, Any]:
+        """The kernel's names of them."""
+        return {
+            "begin_ids": list(o.begin_ids),
+            "forced_ids": list(o.forced_ids),
+            "bias_rows": o.bias_rows,
+            "max_new_tokens": o.max_new_tokens,
+            "repetition_penalty": o.repetition_penalty,
+            "stop_ids": list(o.stop_ids),
+            "suppressed_ids": list(o.suppressed_ids),
+            "temperature": o.temperature,
+            "top_k": o.top_k,
+            "top_p": o.top_p,
+            "seed": o.seed,
+            "draft": o.draft,
+            "draft_table": self._draft_table if o.draft else None,
+            "no_repeat_ngram": o.no_repeat_ngram,
+            "min_new_tokens": o.min_new_tokens,
+            "penalise_prompt": o.penalise_prompt,
+            "forced_end": o.forced_end_id,
+            "counted_begin": o.counted_begin,
+            "beams": o.beams,
+            "length_penalty": o.length_penalty,
+            "early_stopping": o.early_stopping,
+            "sequences": o.sequences,
+        }
 
     @staticmethod
     def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -235,7 +235,7 @@ Written Engine::report(const edge_film& film, const edge_report_options& options
   report.token_ids = result.token_ids, report.logprobs = result.logprobs;
   report.passes = result.passes, report.drafted = result.drafted, report.accepted = result.accepted;
   report.image_keys = manifest().decoder.layers * manifest().prefix;
-  report.image_keys_kept = decoder_->network().kept_keys();
+  report.image_keys_kept = decoder_->network().lane().kept_keys();
   report.bytes_per_token = decoder_->network().weight_bytes() + decoder_->network().cache_bytes();
   for (const float v : seen.mask) report.mask.push_back(v > 0.5f);
   report.mask_rows = seen.mask_rows, report.mask_columns = seen.mask_columns;

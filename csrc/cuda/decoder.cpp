@@ -234,7 +234,7 @@ GenerationResult CudaDecoder::generate(const float* first_logits, const Generate
   Text text{.result = {},
             .on_token = on_token,
             .cancel = cancel,
-            .drafter = make_drafter(options, kOnDevice),
+            .drafter = make_drafter(options, pass_costs(options, kOnDevice)),
             .raised = nullptr,
             .pass = {}};
   text.result.forced_ids = options.forced_ids;

@@ -51,7 +51,9 @@ struct GenerateOptions {
   BeamOptions beam;
 };
 
-// Where drafts come from, or null where none are wanted. `costs` are assumed where the options tell none.
+// The costs that the options tell, else those assumed.
+PassCosts pass_costs(const GenerateOptions& options, const PassCosts& assumed);
+// Where drafts come from, or null where none are wanted.
 std::unique_ptr<Drafter> make_drafter(const GenerateOptions& options, const PassCosts& costs);
 // Throws std::invalid_argument for what is no draft script, table or cost.
 void check_drafting(const GenerateOptions& options, int64_t vocab);
@@ -72,6 +74,18 @@ struct GenerationResult {
   std::vector<float> scores;
 };
 
+// Returns false to end a text as cancelled.
+using OnToken = std::function<bool(int32_t id, float logprob)>;
+
+// A text behind the film of a lane. `first_logits` [vocab] or null are those of its last prefix row; without
+// them the prompt (begin and forced ids) must not be empty.
+struct TextRequest {
+  int64_t lane = 0;
+  const float* first_logits = nullptr;
+  const GenerateOptions* options = nullptr;
+  OnToken on_token;
+};
+
 // Another call on the same decoder is running.
 struct BusyError : std::runtime_error {
   using std::runtime_error::runtime_error;
@@ -83,22 +97,23 @@ class Decoder {
   Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t threads, const std::string& isa,
           std::vector<int64_t> evidence_layers);
 
-  // Returns false to end the generation as cancelled.
-  using OnToken = std::function<bool(int32_t id, float logprob)>;
+  using OnToken = edge::OnToken;
 
-  void set_prefix(const Prefix& prefix);
+  // A film for a lane, 0 to kMaxRows - 1. Lanes are made when they are first needed, and stay.
+  void set_prefix(const Prefix& prefix, int64_t lane = 0);
   // Computes the prefix from its embeddings instead; logits [vocab] of its last row.
-  void prefill(const PrefixEmbeddings& prefix, float* logits);
-  // Appends rows to the text; logits [ids.size(), vocab].
+  void prefill(const PrefixEmbeddings& prefix, float* logits, int64_t lane = 0);
+  // Appends rows to the text of lane 0; logits [ids.size(), vocab].
   void forward(std::span<const int32_t> ids, bool bias, float* logits);
   void rewind(int64_t text_rows);
   // Drops the text rows after those that `ids`, with this bias, would begin with; how many are left.
   int64_t keep(std::span<const int32_t> ids, bool bias);
-  // Drops the text there is, but for what it shares with the prompt, and writes a new one after the prefix.
-  // `first_logits` [vocab] or null are those of the last prefix row; without them the prompt (begin and
-  // forced ids) must not be empty.
+  // Drops the text there is in lane 0, but for what it shares with the prompt, and writes a new one.
   GenerationResult generate(const float* first_logits, const GenerateOptions& options,
                             const OnToken& on_token, const CancelToken* cancel);
+  // The same for several lanes, whose rows share the passes over the weights: one row (with beams as many) of
+  // each text at least, kMaxRows together. Every text is the one that it would be alone.
+  std::vector<GenerationResult> generate(std::span<const TextRequest> requests, const CancelToken* cancel);
 
   const DecoderSpec& spec() const { return network_.spec(); }
   const Transformer& network() const { return network_; }
@@ -106,19 +121,17 @@ class Decoder {
 
  private:
   class Claim;
+  void open_lane(int64_t lane);
   void check_ids(std::span<const int32_t> ids, const char* what) const;
   void check_prefix(int64_t length, const float* key_bias, int64_t bias_length) const;
-  void check_rules(const GenerateOptions& options) const;
-  void require_bias(bool bias) const;
-  // Behind a prompt that has been appended: from the last row's logits and evidence.
-  GenerationResult search_beams(const float* first_logits, const float* first_evidence,
-                                std::span<const int32_t> prompt, const GenerateOptions& options,
-                                const OnToken& on_token, const CancelToken* cancel);
+  void check_request(const TextRequest& request) const;
+  void check_rules(const GenerateOptions& options, const Lane& lane) const;
+  void require_bias(bool bias, const Lane& lane) const;
 
   int threads_;
   Transformer network_;
   std::atomic_flag busy_;
-  bool has_prefix_ = false;
+  std::vector<bool> has_prefix_;  // [lanes]
 };
 
 }  // namespace edge

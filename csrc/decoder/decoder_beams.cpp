@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decode loop with several texts at once. Their tokens are nodes of a tree, each with a slot in a cache
-// that all texts share: a text that goes on from another one points at its nodes, and nothing is copied.
+// Beam search. The tokens of its texts are nodes of a tree, each with a slot in a cache that all of them
+// share: a text that goes on from another one points at its nodes, and nothing is copied.
 #include <algorithm>
 #include <limits>
 
-#include "decoder/decoder.h"
+#include "decoder/writer.h"
 
 namespace edge {
 namespace {
@@ -76,126 +76,164 @@ class Rows {
   std::vector<float> mask_;
 };
 
-}  // namespace
+class BeamWriter : public Writer {
+ public:
+  BeamWriter(Transformer& network, const TextRequest& request, const CancelToken* cancel)
+      : Writer(network, request, cancel),
+        // A row is appended for every token but the last one.
+        longest_(std::min(options().max_new_tokens, room_behind_prompt() + 1)),
+        chooser_(network.kernels(), network.spec().vocab, without_penalty(options().sampling)),
+        blocks_(static_cast<size_t>(chooser_.blocks())),
+        search_(options().beam, options().rules, options().stop_ids, longest_),
+        rows_(capacity()) {
+    const auto beams = static_cast<size_t>(options().beam.beams);
+    network.reserve_branches(capacity(), request.lane);
+    stats_.resize(beams * blocks_);
+    evidence_.resize(beams * keys_);
+    step_.evidence = evidence_.empty() ? nullptr : evidence_.data();
+    step_.on_block = &measure_;
+  }
 
-GenerationResult Decoder::search_beams(const float* first_logits, const float* first_evidence,
-                                       std::span<const int32_t> prompt, const GenerateOptions& options,
-                                       const OnToken& on_token, const CancelToken* cancel) {
-  const auto vocab = static_cast<size_t>(network_.spec().vocab);
-  const auto beams = static_cast<size_t>(options.beam.beams);
-  const auto keys = network_.has_evidence() ? static_cast<size_t>(network_.image_rows()) : 0;
-  // A row is appended for every token but the last one.
-  const int64_t longest = std::min(options.max_new_tokens, network_.rows_left() + 1);
-  const int64_t capacity =
-      (options.beam.beams * std::max<int64_t>(longest, 1) + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
-  network_.reserve_branches(capacity);
-  SamplingOptions plain = options.sampling;
-  plain.repetition_penalty = 1.0f;
-  const TokenChooser chooser(network_.kernels(), network_.spec().vocab, plain);
-  const auto blocks = static_cast<size_t>(chooser.blocks());
-  const auto logits = std::make_unique_for_overwrite<float[]>(beams * vocab);
-  std::vector<BlockStats> stats(beams * blocks);
-  std::vector<float> evidence(beams * keys), seen;  // of the step; of all rows that a token was chosen from
-  const BlockHook measure = [&](int64_t row, int64_t block) {
-    stats[static_cast<size_t>(row) * blocks + static_cast<size_t>(block)] =
-        chooser.measure(logits.get() + static_cast<size_t>(row) * vocab, block);
-  };
-  std::copy_n(first_logits, vocab, logits.get());
-  for (size_t b = 0; b < blocks; ++b) measure(0, static_cast<int64_t>(b));
-  if (first_evidence) std::copy_n(first_evidence, keys, evidence.begin());
+  int64_t least() const override { return options().beam.beams; }
 
-  BeamSearch search(options.beam, options.rules, options.stop_ids, longest);
-  Tree tree;
-  Rows rows(capacity);
-  GenerationResult result;
-  std::vector<Beam> live{{-1, 0.0f}};
-  std::vector<int32_t> ids, types, suppressed(options.sampling.suppressed);
-  Step step;
-  step.bias = options.bias_rows == BiasRows::all;
-  step.logits = logits.get();
-  step.evidence = evidence.empty() ? nullptr : evidence.data();
-  step.on_block = &measure;
-  const auto text_of = [&](int64_t node) {
-    std::vector<int32_t> text(prompt.begin(), prompt.end());
-    for (const int64_t n : tree.path(node)) text.push_back(tree.at(n).id);
+ protected:
+  void begin(const float* first_logits) override {
+    if (first_logits)
+      for (size_t b = 0; b < blocks_; ++b)
+        stats_[b] = chooser_.measure(first_logits, static_cast<int64_t>(b));
+    go_on(first_logits ? first_logits : step_.logits);
+  }
+
+  void plan(int64_t /*most*/) override {
+    rows_.place(tree_, live_);
+    branches_ = rows_.branches(done_ - 1);
+    ids_.clear();
+    types_.clear();
+    for (const Beam& beam : live_) {
+      ids_.push_back(tree_.at(beam.node).id);
+      if (network_.spec().token_types > 0)
+        types_.push_back(network_.spec().type_behind(text_of(tree_.at(beam.node).parent)));
+    }
+    branches_.types = types_;
+    step_.ids = ids_;
+    step_.branches = &branches_;
+  }
+
+  void advance() override {
+    ++result_.passes;
+    go_on(step_.logits);
+  }
+
+ private:
+  static SamplingOptions without_penalty(SamplingOptions options) {
+    options.repetition_penalty = 1.0f;
+    return options;
+  }
+  int64_t room_behind_prompt() const {
+    const Lane& lane = network_.lane(request_.lane);
+    return network_.spec().rows() - lane.prefix_rows() - std::ssize(prompt_);
+  }
+  int64_t capacity() const {
+    const int64_t slots = options().beam.beams * std::max<int64_t>(longest_, 1);
+    return (slots + kKeyBlock - 1) / kKeyBlock * kKeyBlock;
+  }
+
+  std::vector<int32_t> text_of(int64_t node) const {
+    std::vector<int32_t> text(prompt_);
+    for (const int64_t n : tree_.path(node)) text.push_back(tree_.at(n).id);
     return text;
-  };
-  for (int64_t done = 0;; ++done) {
+  }
+
+  // The rows of the live beams are there: which texts go on from them.
+  void go_on(const float* logits) {
+    const auto vocab = static_cast<size_t>(network_.spec().vocab);
+    const TextRules& rules = options().rules;
+    const std::vector<int32_t>& suppressed = options().sampling.suppressed;
     std::vector<BeamRow> chosen_from;
-    for (size_t r = 0; r < live.size(); ++r) {
-      const std::vector<int32_t> text = text_of(live[r].node);
-      BeamRow row{.logits = logits.get() + r * vocab,
-                  .stats = std::span(stats).subspan(r * blocks, blocks),
-                  .score = live[r].score,
-                  .banned = banned_after(options.rules, options.stop_ids, text, done),
+    for (size_t r = 0; r < live_.size(); ++r) {
+      const std::vector<int32_t> text = text_of(live_[r].node);
+      BeamRow row{.logits = logits + r * vocab,
+                  .stats = std::span(stats_).subspan(r * blocks_, blocks_),
+                  .score = live_[r].score,
+                  .banned = banned_after(rules, options().stop_ids, text, done_),
                   .penalised = text};
       row.banned.insert(row.banned.end(), suppressed.begin(), suppressed.end());
-      if (!options.rules.penalise_prompt)
+      if (!rules.penalise_prompt)
         row.penalised.erase(row.penalised.begin(),
-                            row.penalised.begin() + static_cast<std::ptrdiff_t>(prompt.size()));
+                            row.penalised.begin() + static_cast<std::ptrdiff_t>(prompt_.size()));
       std::sort(row.banned.begin(), row.banned.end());
       std::sort(row.penalised.begin(), row.penalised.end());
-      if (options.rules.forced_end >= 0 && done + 1 == longest) row.only = options.rules.forced_end;
+      if (rules.forced_end >= 0 && done_ + 1 == longest_) row.only = rules.forced_end;
       chosen_from.push_back(std::move(row));
     }
     const auto best = best_continuations(chosen_from, network_.spec().vocab,
-                                         options.sampling.repetition_penalty, search.wanted());
-    const int64_t first_row = keys == 0 ? -1 : std::ssize(seen) / static_cast<int64_t>(keys);
-    if (keys > 0)
-      seen.insert(seen.end(), evidence.begin(),
-                  evidence.begin() + static_cast<std::ptrdiff_t>(live.size() * keys));
+                                         options().sampling.repetition_penalty, search_.wanted());
+    const int64_t first_row = keys_ == 0 ? -1 : std::ssize(seen_) / static_cast<int64_t>(keys_);
+    if (keys_ > 0)
+      seen_.insert(seen_.end(), evidence_.begin(),
+                   evidence_.begin() + static_cast<std::ptrdiff_t>(live_.size() * keys_));
     std::vector<int64_t> nodes;
     for (const Continuation& c : best)
-      nodes.push_back(tree.add(
-          {live[static_cast<size_t>(c.beam)].node, c.id, c.logprob, keys == 0 ? -1 : first_row + c.beam}));
-    const auto next = search.step(best, nodes);
-    if (next.empty()) break;
-    if (cancel && cancel->cancelled()) {
-      result.stop_reason = StopReason::cancelled;
-      return result;
-    }
-    live.assign(next.begin(), next.end());
-    rows.place(tree, live);
-    Branches branches = rows.branches(done);
-    ids.clear();
-    types.clear();
-    for (const Beam& beam : live) {
-      ids.push_back(tree.at(beam.node).id);
-      if (network_.spec().token_types > 0)
-        types.push_back(network_.spec().type_behind(text_of(tree.at(beam.node).parent)));
-    }
-    branches.types = types;
-    step.ids = ids;
-    step.branches = &branches;
-    network_.append(step);
-    ++result.passes;
+      nodes.push_back(tree_.add(
+          {live_[static_cast<size_t>(c.beam)].node, c.id, c.logprob, keys_ == 0 ? -1 : first_row + c.beam}));
+    const auto next = search_.step(best, nodes);
+    ++done_;
+    if (next.empty()) return conclude();
+    live_.assign(next.begin(), next.end());
   }
 
-  for (int64_t i = 0; i < options.beam.sequences; ++i) {
-    const Finished& finished = search.finished()[static_cast<size_t>(i)];
-    std::vector<int64_t> path = tree.path(finished.node);
-    if (finished.by_stop) path.pop_back();
-    std::vector<int32_t> text;
-    for (const int64_t n : path) text.push_back(tree.at(n).id);
-    result.sequences.push_back(std::move(text));
-    result.scores.push_back(finished.score);
-    if (i > 0) continue;
-    const bool forced = std::ssize(path) + 1 == longest && options.rules.forced_end >= 0;
-    result.stop_reason = finished.by_stop && !forced ? StopReason::stop : StopReason::length;
-    result.token_ids = result.sequences.front();
-    for (const int64_t n : path) {
-      result.logprobs.push_back(tree.at(n).logprob);
-      if (keys == 0) continue;
-      const auto row = seen.begin() + tree.at(n).evidence * static_cast<int64_t>(keys);
-      result.evidence.insert(result.evidence.end(), row, row + static_cast<std::ptrdiff_t>(keys));
+  void conclude() {
+    StopReason reason = StopReason::length;
+    for (int64_t i = 0; i < options().beam.sequences; ++i) {
+      const Finished& finished = search_.finished()[static_cast<size_t>(i)];
+      std::vector<int64_t> path = tree_.path(finished.node);
+      if (finished.by_stop) path.pop_back();
+      std::vector<int32_t> text;
+      for (const int64_t n : path) text.push_back(tree_.at(n).id);
+      result_.sequences.push_back(std::move(text));
+      result_.scores.push_back(finished.score);
+      if (i > 0) continue;
+      const bool forced = std::ssize(path) + 1 == longest_ && options().rules.forced_end >= 0;
+      if (finished.by_stop && !forced) reason = StopReason::stop;
+      result_.token_ids = result_.sequences.front();
+      for (const int64_t n : path) {
+        result_.logprobs.push_back(tree_.at(n).logprob);
+        if (keys_ == 0) continue;
+        const auto row = seen_.begin() + tree_.at(n).evidence * static_cast<int64_t>(keys_);
+        result_.evidence.insert(result_.evidence.end(), row, row + static_cast<std::ptrdiff_t>(keys_));
+      }
     }
+    for (size_t i = 0; i < result_.token_ids.size(); ++i)
+      if (!report(result_.token_ids[i], result_.logprobs[i])) {
+        reason = StopReason::cancelled;
+        break;
+      }
+    end(reason);
   }
-  for (size_t i = 0; i < result.token_ids.size() && on_token; ++i)
-    if (!on_token(result.token_ids[i], result.logprobs[i])) {
-      result.stop_reason = StopReason::cancelled;
-      break;
-    }
-  return result;
+
+  int64_t longest_;
+  const TokenChooser chooser_;
+  size_t blocks_;
+  std::vector<BlockStats> stats_;  // [beams, blocks]
+  BeamSearch search_;
+  Tree tree_;
+  Rows rows_;
+  Branches branches_;
+  std::vector<Beam> live_{{-1, 0.0f}};
+  std::vector<int32_t> ids_, types_;
+  std::vector<float> seen_;  // evidence of all rows that a token was chosen from
+  int64_t done_ = 0;         // tokens of every live text
+  const BlockHook measure_ = [this](int64_t row, int64_t block) {
+    stats_[static_cast<size_t>(row) * blocks_ + static_cast<size_t>(block)] =
+        chooser_.measure(step_.logits + row * network_.spec().vocab, block);
+  };
+};
+
+}  // namespace
+
+std::unique_ptr<Writer> make_beam_writer(Transformer& network, const TextRequest& request,
+                                         const CancelToken* cancel) {
+  return std::make_unique<BeamWriter>(network, request, cancel);
 }
 
 }  // namespace edge

@@ -3,8 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
-#include <numeric>
 #include <utility>
 
 #include "decoder/sampling.h"
@@ -32,23 +30,54 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
       weights_(std::move(weights)),
       kernels_(kernels),
       pool_(threads),
-      cache_(spec, kv, spec.max_positions),
-      cross_cache_(spec, kv, spec.cross_keys),
+      kv_(kv),
       evidence_layers_(std::move(evidence_layers)),
       is_evidence_layer_(size_of(spec.layers), false),
-      max_blocks_(std::max(cache_.capacity(), cross_cache_.capacity()) / kKeyBlock),
-      blocks_left_(size_of(spec.heads)) {
+      blocks_left_(size_of(kMaxRows * spec.heads)) {
   for (const int64_t layer : evidence_layers_) is_evidence_layer_[size_of(layer)] = true;
   x_.resize(size_of(kMaxRows * spec.hidden));
   qkv_.resize(size_of(kMaxRows * 3 * spec.hidden));
   mlp_.resize(size_of(kMaxRows * spec.mlp));
-  max_.resize(size_of(kMaxRows * spec.heads * max_blocks_));
-  sum_.resize(max_.size());
-  partial_.resize(max_.size() * size_of(spec.head_dim));
-  factors_.resize(max_.size());
   attended_.resize(size_of(kMaxRows * spec.hidden));
   if (spec.head_transform) transformed_.resize(attended_.size());
   own_.assign(size_of(threads), std::vector<float>(size_of(kMaxRows * spec.hidden)));
+  parts_.reserve(kMaxRows);
+  wanted_.reserve(kMaxRows);
+  open_lanes(1);
+}
+
+void Transformer::open_lanes(int64_t count) {
+  while (lanes() < count) lanes_.push_back(std::make_unique<Lane>(spec_, kv_));
+  make_room();
+}
+
+// For what attention keeps between its parts.
+void Transformer::make_room() {
+  int64_t image_blocks = 0;
+  for (const auto& lane : lanes_) {
+    max_blocks_ = std::max(max_blocks_, lane->most_blocks());
+    image_blocks = std::max(image_blocks, (lane->image_rows() + kKeyBlock - 1) / kKeyBlock);
+  }
+  const size_t blocks = size_of(kMaxRows * spec_.heads * max_blocks_);
+  if (max_.size() < blocks) {
+    max_.resize(blocks);
+    sum_.resize(blocks);
+    partial_.resize(blocks * size_of(spec_.head_dim));
+    factors_.resize(blocks);
+  }
+  if (has_evidence() && image_blocks > mass_blocks_) {
+    mass_blocks_ = image_blocks;
+    mass_.resize(size_of(kMaxRows * spec_.heads * mass_blocks_ * kKeyBlock));
+  }
+}
+
+int64_t Transformer::rows_left(int64_t index) const {
+  return spec_.rows() - lane(index).prefix_rows() - lane(index).text_rows();
+}
+
+int64_t Transformer::cache_bytes(int64_t index) const {
+  const Lane& one = lane(index);
+  return one.cache.bytes(one.kept_keys() + spec_.layers * one.text_rows()) / spec_.layers;
 }
 
 int64_t Transformer::weight_bytes() const {
@@ -59,18 +88,23 @@ int64_t Transformer::weight_bytes() const {
   return bytes;
 }
 
-int64_t Transformer::kept_keys() const { return std::accumulate(kept_.begin(), kept_.end(), int64_t{0}); }
-
-void Transformer::set_prefix(const Prefix& prefix) {
-  begin_prefix(prefix.length, prefix.key_bias, prefix.bias_length, prefix.drop_hidden);
+void Transformer::set_prefix(const Prefix& prefix, int64_t index) {
+  Lane& to = lane(index);
+  to.begin(prefix.length, prefix.key_bias, prefix.bias_length, prefix.drop_hidden);
+  make_room();
+  const int64_t heads = spec_.heads, size = prefix.length * spec_.head_dim;
   pool_.run([&](int thread) {
-    const auto [begin, end] = share(spec_.layers * spec_.heads, thread, pool_.team());
-    for (int64_t i = begin; i < end; ++i) store_prefix(prefix, i / spec_.heads, i % spec_.heads);
+    const auto [begin, end] = share(spec_.layers * heads, thread, pool_.team());
+    for (int64_t i = begin; i < end; ++i)
+      to.store(kernels_, i / heads, i % heads, 0, prefix.keys + i * size, prefix.values + i * size,
+               prefix.length, spec_.head_dim);
   });
 }
 
-void Transformer::prefill(const PrefixEmbeddings& prefix, float* logits) {
-  begin_prefix(prefix.length, prefix.key_bias, prefix.bias_length, prefix.drop_hidden);
+void Transformer::prefill(const PrefixEmbeddings& prefix, float* logits, int64_t index) {
+  Lane& to = lane(index);
+  to.begin(prefix.length, prefix.key_bias, prefix.bias_length, prefix.drop_hidden);
+  make_room();
   if (!prefill_) prefill_ = std::make_unique<Prefill>(spec_, weights_, kernels_, pool_);
   const int64_t head_dim = spec_.head_dim;
   const auto store = [&](int64_t layer, int64_t at, int64_t n, const float* keys, const float* values,
@@ -79,119 +113,72 @@ void Transformer::prefill(const PrefixEmbeddings& prefix, float* logits) {
       const float* k = keys + h * head_dim;
       const float* v = values + h * head_dim;
       for (int64_t r = 0; r < n && prefix.keys; ++r) {
-        const int64_t to = ((layer * spec_.heads + h) * prefix.length + at + r) * head_dim;
-        std::copy_n(k + r * stride, head_dim, prefix.keys + to);
-        std::copy_n(v + r * stride, head_dim, prefix.values + to);
+        const int64_t copy = ((layer * spec_.heads + h) * prefix.length + at + r) * head_dim;
+        std::copy_n(k + r * stride, head_dim, prefix.keys + copy);
+        std::copy_n(v + r * stride, head_dim, prefix.values + copy);
       }
-      if (kept_[size_of(layer)] == prefix.length) {
-        cache_.store_keys(kernels_, layer, h, at, k, n, stride);
-        cache_.store_values(kernels_, layer, h, at, v, n, stride);
-        continue;
-      }
-      const std::vector<int64_t>& kept = kept_at_[size_of(layer)];
-      for (auto i = std::lower_bound(kept.begin(), kept.end(), at); i != kept.end() && *i < at + n; ++i) {
-        cache_.store_keys(kernels_, layer, h, i - kept.begin(), k + (*i - at) * stride, 1, stride);
-        cache_.store_values(kernels_, layer, h, i - kept.begin(), v + (*i - at) * stride, 1, stride);
-      }
+      to.store(kernels_, layer, h, at, k, v, n, stride);
     }
   };
-  const bool whole = cache_.type() == KvType::f32 && !needs_bias();
+  const bool whole = to.cache.type() == KvType::f32 && !to.needs_bias();
   prefill_->run({.embeddings = prefix.embeddings,
                  .length = prefix.length,
                  .key_bias = prefix.bias ? prefix.key_bias : nullptr,
                  .bias_stride = prefix.bias_length},
-                whole ? &cache_ : nullptr, store, logits);
+                whole ? &to.cache : nullptr, store, logits);
 }
 
-void Transformer::begin_prefix(int64_t length, const float* key_bias, int64_t bias_length, bool drop_hidden) {
-  const bool cross = spec_.has_cross();
-  prefix_rows_ = cross ? 0 : length;
-  cross_rows_ = cross ? length : 0;
-  rewind(0);
-  kept_.assign(size_of(spec_.layers), length);
-  kept_at_.assign(size_of(spec_.layers), {});
-  for (int64_t l = 0; l < spec_.layers && key_bias && drop_hidden && !cross; ++l) {
-    std::vector<int64_t>& kept = kept_at_[size_of(l)];
-    for (int64_t j = 0; j < length; ++j)
-      if (key_bias[l * bias_length + j] > std::numeric_limits<float>::lowest()) kept.push_back(j);
-    kept_[size_of(l)] = std::ssize(kept);
-    if (std::ssize(kept) == length) kept.clear();
-  }
-  biases_text_ = key_bias && bias_length > length;
-  const int64_t capacity = image_cache().capacity();
-  key_bias_.assign(key_bias ? size_of(spec_.layers * capacity) : 0, 0.0f);
-  for (int64_t l = 0; l < spec_.layers && key_bias; ++l) {
-    const float* from = key_bias + l * bias_length;
-    auto to = key_bias_.begin() + l * capacity;
-    if (kept_[size_of(l)] == length)
-      to = std::copy_n(from, length, to);
-    else
-      for (const int64_t at : kept_at_[size_of(l)]) *to++ = from[at];
-    std::copy(from + length, from + bias_length, to);
-  }
-  if (has_evidence()) {
-    const int64_t blocks = (image_rows() + kKeyBlock - 1) / kKeyBlock;
-    mass_.resize(size_of(kMaxRows * spec_.heads * blocks * kKeyBlock));
-  }
+void Transformer::reserve_branches(int64_t slots, int64_t index) {
+  lane(index).reserve_branches(slots);
+  make_room();
 }
 
-void Transformer::store_prefix(const Prefix& prefix, int64_t layer, int64_t head) {
-  const int64_t head_dim = spec_.head_dim, from = (layer * spec_.heads + head) * prefix.length * head_dim;
-  KvCache& cache = spec_.has_cross() ? cross_cache_ : cache_;
-  const auto store = [&](int64_t to, int64_t at, int64_t n) {
-    cache.store_keys(kernels_, layer, head, to, prefix.keys + from + at * head_dim, n, head_dim);
-    cache.store_values(kernels_, layer, head, to, prefix.values + from + at * head_dim, n, head_dim);
-  };
-  if (kept_[size_of(layer)] == prefix.length) return store(0, 0, prefix.length);
-  const std::vector<int64_t>& kept = kept_at_[size_of(layer)];
-  for (size_t i = 0; i < kept.size(); ++i) store(static_cast<int64_t>(i), kept[i], 1);
-}
-
-void Transformer::append(const Step& step) {
-  embed(step);
-  if (step.evidence) {
-    const int64_t n = (static_cast<int64_t>(step.ids.size()) - step.logits_from) * image_rows();
-    std::fill_n(step.evidence, n, 0.0f);
+void Transformer::append(std::span<const Step* const> steps) {
+  parts_.clear();
+  wanted_.clear();
+  rows_ = 0;
+  for (const Step* step : steps) {
+    const auto rows = std::ssize(step->ids);
+    Lane& to = lane(step->lane);
+    parts_.push_back({step, &to, rows_, rows});
+    for (int64_t r = step->logits_from; r < rows; ++r)
+      wanted_.push_back({rows_ + r, step, r - step->logits_from});
+    if (step->evidence) std::fill_n(step->evidence, (rows - step->logits_from) * to.image_rows(), 0.0f);
+    embed(parts_.back());
+    rows_ += rows;
   }
   next_[kHead].store(0, std::memory_order_relaxed);
-  branches_ = step.branches;
-  pool_.run([&](int thread) { work(thread, step); });
-  branches_ = nullptr;
-  if (step.branches) return;
-  for (const int32_t id : step.ids) text_.push_back({id, step.bias});
-  text_rows_ = std::ssize(text_);
+  pool_.run([&](int thread) { work(thread); });
+  for (const Part& part : parts_)
+    if (!part.step->branches) part.lane->add_text(part.step->ids, part.step->bias);
 }
 
-int64_t Transformer::matching_rows(std::span<const int32_t> ids, bool bias) const {
-  size_t n = 0;
-  while (n < ids.size() && n < text_.size() && text_[n].id == ids[n] && text_[n].bias == bias) ++n;
-  return static_cast<int64_t>(n);
-}
-
-void Transformer::embed(const Step& step) {
-  for (size_t r = 0; r < step.ids.size(); ++r) {
-    float* x = x_.data() + static_cast<int64_t>(r) * spec_.hidden;
-    const int64_t row = step.branches ? step.branches->position : static_cast<int64_t>(r);
-    const int64_t position = prefix_rows_ + text_rows_ + row + spec_.position_offset;
+void Transformer::embed(const Part& part) {
+  const Step& step = *part.step;
+  for (int64_t r = 0; r < part.rows; ++r) {
+    float* x = x_.data() + (part.first + r) * spec_.hidden;
+    const int32_t id = step.ids[size_of(r)];
+    const int64_t row = step.branches ? step.branches->position : r;
+    const int64_t position = part.lane->prefix_rows() + part.lane->text_rows() + row + spec_.position_offset;
     const float* placed = weights_.positions + position * spec_.hidden;
     if (spec_.embed_scale == 1.0f) {
       std::copy_n(placed, spec_.hidden, x);
-      weights_.embed.add_row(kernels_, step.ids[r], x);
+      weights_.embed.add_row(kernels_, id, x);
     } else {
       std::fill_n(x, spec_.hidden, 0.0f);
-      weights_.embed.add_row(kernels_, step.ids[r], x);
+      weights_.embed.add_row(kernels_, id, x);
       for (int64_t i = 0; i < spec_.hidden; ++i) x[i] = x[i] * spec_.embed_scale + placed[i];
     }
     if (spec_.token_types > 0)
-      kernels_.axpy(weights_.types + type_of(step, r) * spec_.hidden, 1.0f, x, spec_.hidden);
+      kernels_.axpy(weights_.types + type_of(part, r) * spec_.hidden, 1.0f, x, spec_.hidden);
     if (spec_.embed_norm) normalise(weights_.embed_norm, x, x, 1);
   }
 }
 
-int32_t Transformer::type_of(const Step& step, size_t row) const {
-  if (step.branches) return step.branches->types.empty() ? 0 : step.branches->types[row];
-  std::vector<int32_t> before;
-  for (const TextRow& one : text_) before.push_back(one.id);
+int32_t Transformer::type_of(const Part& part, int64_t row) const {
+  const Step& step = *part.step;
+  if (step.branches) return step.branches->types.empty() ? 0 : step.branches->types[size_of(row)];
+  std::vector<int32_t> before = part.lane->text_ids();
   before.insert(before.end(), step.ids.begin(), step.ids.begin() + static_cast<std::ptrdiff_t>(row));
   return spec_.type_behind(before);
 }
@@ -199,37 +186,36 @@ int32_t Transformer::type_of(const Step& step, size_t row) const {
 // Five barriers per layer (eight with cross-attention), and each member reads ahead of what it computes,
 // across its units and stages. Before a barrier it says what it reads next, so that waiting costs no
 // bandwidth. Norms are computed by every thread for itself.
-void Transformer::work(int thread, const Step& step) {
-  const int64_t rows = static_cast<int64_t>(step.ids.size()), mlp = spec_.mlp;
+void Transformer::work(int thread) {
+  const int64_t rows = rows_, mlp = spec_.mlp;
   float* own = own_[size_of(thread)].data();
   const auto activate = activation();
   for (int64_t i = 0; i < spec_.layers; ++i) {
     const Layer& layer = weights_.layers[size_of(i)];
     normalise(attn_input(i), x_.data(), own, rows);
-    if (thread == 0)
-      for (auto& left : blocks_left_) left.store(key_blocks(false, i, rows - 1), std::memory_order_relaxed);
-    const int64_t tasks = spec_.heads * key_blocks(false, i, rows - 1);
-    const NextRead keys{keys_of(false, i, own_units(thread, tasks).first, rows)};
+    if (thread == 0) count_blocks(false, i);
+    const int64_t blocks = tasks(false, i);
+    const NextRead keys{keys_of(false, i, own_units(thread, blocks).first)};
     spread(thread, kQkv, 3 * spec_.heads, [&](int64_t begin, int64_t end, int64_t after) {
-      project_qkv(thread, i, begin, end, rows, after < 0 ? keys : layer.qkv.from_row(after * spec_.head_dim));
+      project_qkv(thread, i, begin, end, after < 0 ? keys : layer.qkv.from_row(after * spec_.head_dim));
     });
-    expect_cache(thread, false, i, rows);
+    expect_cache(thread, false, i);
     pool_.barrier(thread);
     const NextRead projection = first_rows(thread, layer.attn_out, kRowUnit);
-    spread(thread, kAttend, tasks, [&](int64_t begin, int64_t end, int64_t after) {
-      attend(false, i, begin, end, after < 0 ? projection.data : keys_of(false, i, after, rows), rows, step);
+    spread(thread, kAttend, blocks, [&](int64_t begin, int64_t end, int64_t after) {
+      attend(false, i, begin, end, after < 0 ? projection.data : keys_of(false, i, after));
     });
     expect_rows(thread, layer.attn_out, kRowUnit);
     pool_.barrier(thread);
     const Matrix& behind = spec_.has_cross() ? layer.cross_q : layer.mlp_in;
     spread_rows(thread, kAttnOut, layer.attn_out, first_rows(thread, behind, kRowUnit),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
-                  add_back(thread, layer.attn_out, attended_.data(), begin, end, rows, next);
+                  add_back(thread, layer.attn_out, attended_.data(), begin, end, next);
                 });
     if (spec_.has_cross())
-      cross_attend(thread, i, rows, step);
-    else if (gathers_evidence(i, step))
-      gather_evidence(thread, i, rows, step);
+      cross_attend(thread, i);
+    else
+      gather_evidence(thread, i);
     expect_rows(thread, layer.mlp_in, kRowUnit);
     pool_.barrier(thread);
     normalise(mlp_input(layer), x_.data(), own, rows);
@@ -245,55 +231,53 @@ void Transformer::work(int thread, const Step& step) {
     const int64_t unit = !last ? spec_.head_dim : spec_.head_transform ? kRowUnit : kVocabBlock;
     spread_rows(thread, kMlpOut, layer.mlp_out, first_rows(thread, following, unit),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
-                  add_back(thread, layer.mlp_out, mlp_.data(), begin, end, rows, next);
+                  add_back(thread, layer.mlp_out, mlp_.data(), begin, end, next);
                 });
-    if (!last || step.logits_from < rows) expect_rows(thread, following, unit);
+    if (!last || !wanted_.empty()) expect_rows(thread, following, unit);
     pool_.barrier(thread);
   }
-  project_logits(thread, rows, step);
+  project_logits(thread);
   expect_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
 }
 
 // Ends, as it begins, between two barriers.
-void Transformer::cross_attend(int thread, int64_t index, int64_t rows, const Step& step) {
+void Transformer::cross_attend(int thread, int64_t index) {
   const Layer& layer = weights_.layers[size_of(index)];
-  const int64_t hidden = spec_.hidden, blocks = key_blocks(true, index, 0);
+  const int64_t hidden = spec_.hidden, rows = rows_;
   expect_rows(thread, layer.cross_q, kRowUnit);
   pool_.barrier(thread);
   float* own = own_[size_of(thread)].data();
   normalise(post() ? layer.attn_norm : layer.cross_norm, x_.data(), own, rows);
-  if (thread == 0)
-    for (auto& left : blocks_left_) left.store(blocks, std::memory_order_relaxed);
+  if (thread == 0) count_blocks(true, index);
   // In the place of the self-attention's queries.
-  const int64_t tasks = spec_.heads * blocks;
-  const NextRead keys{keys_of(true, index, own_units(thread, tasks).first, rows)};
+  const int64_t blocks = tasks(true, index);
+  const NextRead keys{keys_of(true, index, own_units(thread, blocks).first)};
   spread_rows(thread, kCrossQ, layer.cross_q, keys, [&](int64_t begin, int64_t end, const NextRead& next) {
     layer.cross_q.multiply(kernels_, own, rows, qkv_.data(), 3 * hidden, begin, end, false, next);
   });
-  expect_cache(thread, true, index, rows);
+  expect_cache(thread, true, index);
   pool_.barrier(thread);
   const NextRead projection = first_rows(thread, layer.cross_out, kRowUnit);
-  spread(thread, kCrossAttend, tasks, [&](int64_t begin, int64_t end, int64_t after) {
-    attend(true, index, begin, end, after < 0 ? projection.data : keys_of(true, index, after, rows), rows,
-           step);
+  spread(thread, kCrossAttend, blocks, [&](int64_t begin, int64_t end, int64_t after) {
+    attend(true, index, begin, end, after < 0 ? projection.data : keys_of(true, index, after));
   });
   expect_rows(thread, layer.cross_out, kRowUnit);
   pool_.barrier(thread);
   spread_rows(thread, kCrossOut, layer.cross_out, first_rows(thread, layer.mlp_in, kRowUnit),
               [&](int64_t begin, int64_t end, const NextRead& next) {
-                add_back(thread, layer.cross_out, attended_.data(), begin, end, rows, next);
+                add_back(thread, layer.cross_out, attended_.data(), begin, end, next);
               });
-  if (gathers_evidence(index, step)) gather_evidence(thread, index, rows, step);
+  gather_evidence(thread, index);
 }
 
 // Behind a norm after the sublayer the stream goes on from what the sublayer read, which every thread has.
 void Transformer::add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end,
-                           int64_t rows, const NextRead& next) {
+                           const NextRead& next) {
   const float* own = own_[size_of(thread)].data();
-  for (int64_t r = 0; r < rows && post(); ++r)
+  for (int64_t r = 0; r < rows_ && post(); ++r)
     std::copy(own + r * spec_.hidden + begin, own + r * spec_.hidden + end,
               x_.data() + r * spec_.hidden + begin);
-  matrix.multiply(kernels_, from, rows, x_.data(), spec_.hidden, begin, end, true, next);
+  matrix.multiply(kernels_, from, rows_, x_.data(), spec_.hidden, begin, end, true, next);
 }
 
 const Norm& Transformer::attn_input(int64_t layer) const {
@@ -365,10 +349,43 @@ NextRead Transformer::first_rows(int thread, const Matrix& matrix, int64_t unit)
   return matrix.from_row(own_units(thread, units_of(matrix, unit)).first * unit);
 }
 
-const void* Transformer::keys_of(bool cross, int64_t layer, int64_t task, int64_t rows) const {
-  const int64_t blocks = key_blocks(cross, layer, rows - 1);
-  const auto [cache, at] = block_at(cross, layer, task % blocks);
-  return cache->key_block(layer, task / blocks, at);
+int64_t Transformer::tasks(bool cross, int64_t layer) const {
+  int64_t blocks = 0;
+  for (const Part& part : parts_) blocks += key_blocks(cross, layer, part, part.rows - 1);
+  return spec_.heads * blocks;
+}
+
+Transformer::Task Transformer::task_at(bool cross, int64_t layer, int64_t index) const {
+  for (size_t p = 0;; ++p) {
+    const int64_t blocks = key_blocks(cross, layer, parts_[p], parts_[p].rows - 1);
+    if (index < spec_.heads * blocks || p + 1 == parts_.size())
+      return {p, index / blocks, index % blocks, blocks};
+    index -= spec_.heads * blocks;
+  }
+}
+
+Transformer::Task Transformer::following(const Task& task, bool cross, int64_t layer) const {
+  if (task.block + 1 < task.blocks) return {task.part, task.head, task.block + 1, task.blocks};
+  if (task.head + 1 < spec_.heads) return {task.part, task.head + 1, 0, task.blocks};
+  const Part& part = parts_[task.part + 1];
+  return {task.part + 1, 0, 0, key_blocks(cross, layer, part, part.rows - 1)};
+}
+
+// Before anybody attends: blocks that are still to come of each head of each part.
+void Transformer::count_blocks(bool cross, int64_t layer) {
+  for (size_t p = 0; p < parts_.size(); ++p)
+    for (int64_t h = 0; h < spec_.heads; ++h)
+      blocks_left_[p * size_of(spec_.heads) + size_of(h)].store(
+          key_blocks(cross, layer, parts_[p], parts_[p].rows - 1), std::memory_order_relaxed);
+}
+
+const void* Transformer::keys_at(bool cross, int64_t layer, const Task& task) const {
+  const auto [cache, at] = block_at(cross, layer, parts_[task.part], task.block);
+  return cache->key_block(layer, task.head, at);
+}
+
+const void* Transformer::keys_of(bool cross, int64_t layer, int64_t index) const {
+  return keys_at(cross, layer, task_at(cross, layer, index));
 }
 
 void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
@@ -378,13 +395,13 @@ void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
 }
 
 // Blocks that hold earlier keys only change in the lines that this step writes.
-void Transformer::expect_cache(int thread, bool cross, int64_t layer, int64_t rows) {
-  const int64_t blocks = key_blocks(cross, layer, rows - 1);
-  const auto [begin, end] = own_units(thread, spec_.heads * blocks);
-  for (int64_t task = begin; task < end; ++task) {
-    const auto [cache, at] = block_at(cross, layer, task % blocks);
-    pool_.expect(thread, cache->key_block(layer, task / blocks, at), cache->block_bytes());
-    pool_.expect(thread, cache->value_block(layer, task / blocks, at), cache->block_bytes());
+void Transformer::expect_cache(int thread, bool cross, int64_t layer) {
+  const auto [begin, end] = own_units(thread, tasks(cross, layer));
+  for (int64_t index = begin; index < end; ++index) {
+    const Task task = task_at(cross, layer, index);
+    const auto [cache, at] = block_at(cross, layer, parts_[task.part], task.block);
+    pool_.expect(thread, cache->key_block(layer, task.head, at), cache->block_bytes());
+    pool_.expect(thread, cache->value_block(layer, task.head, at), cache->block_bytes());
   }
 }
 
@@ -399,57 +416,40 @@ void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t 
 }
 
 // Units are whole heads, so that the thread that computes a head's key or value also stores it.
-void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t end, int64_t rows,
-                              const NextRead& next) {
+void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t end, const NextRead& next) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
-  weights_.layers[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows, qkv_.data(),
+  weights_.layers[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows_, qkv_.data(),
                                                stride, begin * head_dim, end * head_dim, false, next);
-  const int64_t at = own_keys(index);
-  for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
-    const float* from = qkv_.data() + unit * head_dim;
-    for (int64_t r = 0; branches_ && r < rows; ++r) {
-      const int64_t slot = branches_->slots[size_of(r)];
-      if (unit < 2 * heads)
-        branch_cache_->store_keys(kernels_, index, unit - heads, slot, from + r * stride, 1, stride);
-      else
-        branch_cache_->store_values(kernels_, index, unit - 2 * heads, slot, from + r * stride, 1, stride);
+  for (const Part& part : parts_) {
+    const Branches* branches = part.step->branches;
+    const int64_t at = part.lane->own_keys(index);
+    for (int64_t unit = std::max(begin, heads); unit < end; ++unit) {
+      const float* from = qkv_.data() + part.first * stride + unit * head_dim;
+      const auto store = [&](KvCache& cache, int64_t key, const float* rows, int64_t n) {
+        if (unit < 2 * heads)
+          cache.store_keys(kernels_, index, unit - heads, key, rows, n, stride);
+        else
+          cache.store_values(kernels_, index, unit - 2 * heads, key, rows, n, stride);
+      };
+      if (!branches) store(part.lane->cache, at, from, part.rows);
+      for (int64_t r = 0; branches && r < part.rows; ++r)
+        store(*part.lane->branch_cache, branches->slots[size_of(r)], from + r * stride, 1);
     }
-    if (branches_) continue;
-    if (unit < 2 * heads)
-      cache_.store_keys(kernels_, index, unit - heads, at, from, rows, stride);
-    else
-      cache_.store_values(kernels_, index, unit - 2 * heads, at, from, rows, stride);
   }
 }
 
-int64_t Transformer::own_keys(int64_t layer) const {
-  return (spec_.has_cross() ? 0 : kept_[size_of(layer)]) + text_rows_;
+int64_t Transformer::key_blocks(bool cross, int64_t layer, const Part& part, int64_t row) const {
+  if (cross) return part.lane->image_blocks(layer);
+  if (const Branches* branches = part.step->branches)
+    return shared_blocks(layer, part) + (branches->used + kKeyBlock - 1) / kKeyBlock;
+  return (part.lane->own_keys(layer) + row + kKeyBlock) / kKeyBlock;
 }
 
-int64_t Transformer::key_blocks(bool cross, int64_t layer, int64_t row) const {
-  if (cross) return image_blocks(layer);
-  if (branches_) return shared_blocks(layer) + (branches_->used + kKeyBlock - 1) / kKeyBlock;
-  return (own_keys(layer) + row + kKeyBlock) / kKeyBlock;
-}
-
-std::pair<const KvCache*, int64_t> Transformer::block_at(bool cross, int64_t layer, int64_t block) const {
-  if (cross) return {&cross_cache_, block};
-  if (!branches_ || block < shared_blocks(layer)) return {&cache_, block};
-  return {branch_cache_.get(), block - shared_blocks(layer)};
-}
-
-void Transformer::reserve_branches(int64_t slots) {
-  if (branch_cache_ && branch_cache_->capacity() >= slots) return;
-  branch_cache_ = std::make_unique<KvCache>(spec_, cache_.type(), slots);
-  max_blocks_ = std::max(cache_.capacity() + branch_cache_->capacity(), cross_cache_.capacity()) / kKeyBlock;
-  max_.resize(size_of(kMaxRows * spec_.heads * max_blocks_));
-  sum_.resize(max_.size());
-  partial_.resize(max_.size() * size_of(spec_.head_dim));
-  factors_.resize(max_.size());
-}
-
-int64_t Transformer::image_blocks(int64_t layer) const {
-  return (kept_[size_of(layer)] + kKeyBlock - 1) / kKeyBlock;
+std::pair<const KvCache*, int64_t> Transformer::block_at(bool cross, int64_t layer, const Part& part,
+                                                         int64_t block) const {
+  if (cross) return {&part.lane->cross_cache, block};
+  if (!part.step->branches || block < shared_blocks(layer, part)) return {&part.lane->cache, block};
+  return {part.lane->branch_cache.get(), block - shared_blocks(layer, part)};
 }
 
 int64_t Transformer::vocab_blocks() const { return (spec_.vocab + kVocabBlock - 1) / kVocabBlock; }
@@ -458,93 +458,114 @@ bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
   return step.evidence && is_evidence_layer_[size_of(layer)];
 }
 
-// Units are the key blocks of one head after the other.
-void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, const void* after,
-                         int64_t rows, const Step& step) {
+// Units are the key blocks of one head after the other, part by part.
+void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, const void* after) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
-  const int64_t blocks = key_blocks(cross, layer, rows - 1), keys = own_keys(layer);
-  const int64_t image_blocks = this->image_blocks(layer);
   const bool image = cross == spec_.has_cross();  // the image is among the keys
   const float* bias[kMaxRows] = {};
   int64_t counts[kMaxRows];
   int64_t finished = 0;  // blocks of the head at work
-  for (int64_t task = begin; task < end; ++task) {
-    const int64_t head = task / blocks, block = task % blocks;
-    const auto [cache, place] = block_at(cross, layer, block);
-    const bool branch = cache == branch_cache_.get();
+  Task task = task_at(cross, layer, begin);
+  for (int64_t index = begin; index < end; ++index) {
+    const Part& part = parts_[task.part];
+    const Step& step = *part.step;
+    const int64_t keys = part.lane->own_keys(layer);
+    const auto [cache, place] = block_at(cross, layer, part, task.block);
+    const bool branch = cache == part.lane->branch_cache.get();
     const int64_t first = place * kKeyBlock;
-    for (int64_t r = 0; r < rows; ++r) {
-      const int64_t seen = cross ? cross_rows_ : branch ? branches_->used : branches_ ? keys : keys + r + 1;
+    const float* key_bias = image && step.bias ? part.lane->key_bias(layer) : nullptr;
+    for (int64_t r = 0; r < part.rows; ++r) {
+      const int64_t seen = cross           ? part.lane->image_rows()
+                           : branch        ? step.branches->used
+                           : step.branches ? keys
+                                           : keys + r + 1;
       counts[r] = std::clamp<int64_t>(seen - first, 0, kKeyBlock);
-      bias[r] = nullptr;
-      if (branch)
-        bias[r] = branches_->mask + r * branches_->mask_stride + first;
-      else if (image && step.bias && !key_bias_.empty())
-        bias[r] = key_bias_.data() + layer * cache->capacity() + first;
+      bias[r] = branch     ? step.branches->mask + r * step.branches->mask_stride + first
+                : key_bias ? key_bias + first
+                           : nullptr;
     }
-    const int64_t at = head * max_blocks_ + block;
-    const bool mass = image && block < image_blocks && gathers_evidence(layer, step);
-    cache->attend(kernels_, {.q = qkv_.data() + head * head_dim,
-                             .k = cache->key_block(layer, head, place),
-                             .v = cache->value_block(layer, head, place),
-                             .bias = bias,
-                             .counts = counts,
-                             .m = max_.data() + at,
-                             .l = sum_.data() + at,
-                             .acc = partial_.data() + at * head_dim,
-                             .p = mass ? mass_.data() + (head * image_blocks + block) * kKeyBlock : nullptr,
-                             .rows = rows,
-                             .head_dim = head_dim,
-                             .q_stride = 3 * spec_.hidden,
-                             .stat_stride = heads * max_blocks_,
-                             .acc_stride = heads * max_blocks_ * head_dim,
-                             .p_stride = heads * image_blocks * kKeyBlock,
-                             .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-                             .next = task + 1 < end ? keys_of(cross, layer, task + 1, rows) : after});
+    const int64_t head = part.first * heads + task.head;  // of all rows
+    const int64_t at = head * max_blocks_ + task.block;
+    const bool mass = image && task.block < part.lane->image_blocks(layer) && gathers_evidence(layer, step);
+    const bool last_of_head = task.block + 1 == task.blocks;
+    const Task next = index + 1 < end ? following(task, cross, layer) : task;
+    cache->attend(kernels_,
+                  {.q = qkv_.data() + part.first * 3 * spec_.hidden + task.head * head_dim,
+                   .k = cache->key_block(layer, task.head, place),
+                   .v = cache->value_block(layer, task.head, place),
+                   .bias = bias,
+                   .counts = counts,
+                   .m = max_.data() + at,
+                   .l = sum_.data() + at,
+                   .acc = partial_.data() + at * head_dim,
+                   .p = mass ? mass_.data() + (head * mass_blocks_ + task.block) * kKeyBlock : nullptr,
+                   .rows = part.rows,
+                   .head_dim = head_dim,
+                   .q_stride = 3 * spec_.hidden,
+                   .stat_stride = heads * max_blocks_,
+                   .acc_stride = heads * max_blocks_ * head_dim,
+                   .p_stride = heads * mass_blocks_ * kKeyBlock,
+                   .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
+                   .next = index + 1 < end ? keys_at(cross, layer, next) : after});
     // Whoever finishes the last block of a head joins them.
     ++finished;
-    if (task + 1 < end && block + 1 < blocks) continue;
-    if (blocks_left_[size_of(head)].fetch_sub(finished, std::memory_order_acq_rel) == finished)
-      join(cross, layer, head, rows);
-    finished = 0;
+    if (index + 1 == end || last_of_head) {
+      auto& left = blocks_left_[task.part * size_of(heads) + size_of(task.head)];
+      if (left.fetch_sub(finished, std::memory_order_acq_rel) == finished)
+        join(cross, layer, task.part, task.head);
+      finished = 0;
+    }
+    task = next;
   }
 }
 
-void Transformer::join(bool cross, int64_t layer, int64_t head, int64_t rows) {
-  for (int64_t r = 0; r < rows; ++r) {
-    const int64_t at = (r * spec_.heads + head) * max_blocks_;
+void Transformer::join(bool cross, int64_t layer, size_t index, int64_t head) {
+  const Part& part = parts_[index];
+  for (int64_t r = 0; r < part.rows; ++r) {
+    const int64_t row = part.first + r, at = (row * spec_.heads + head) * max_blocks_;
     kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * spec_.head_dim,
-                         key_blocks(cross, layer, r), spec_.head_dim, factors_.data() + at,
-                         attended_.data() + r * spec_.hidden + head * spec_.head_dim);
+                         key_blocks(cross, layer, part, r), spec_.head_dim, factors_.data() + at,
+                         attended_.data() + row * spec_.hidden + head * spec_.head_dim);
   }
+}
+
+void Transformer::gather_evidence(int thread, int64_t layer) {
+  for (const Part& part : parts_)
+    if (gathers_evidence(layer, *part.step)) gather_evidence(thread, layer, part);
 }
 
 // Each thread sums its own blocks of prefix keys over the heads, in head order.
-void Transformer::gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step) {
-  const int64_t heads = spec_.heads, blocks = image_blocks(layer), kept = kept_[size_of(layer)];
+void Transformer::gather_evidence(int thread, int64_t layer, const Part& part) {
+  const Step& step = *part.step;
+  const int64_t heads = spec_.heads, image_rows = part.lane->image_rows(), kept = part.lane->kept(layer);
+  const int64_t blocks = part.lane->image_blocks(layer);
+  const int64_t* kept_at = part.lane->kept_at(layer);
   const auto [begin, end] = share(blocks, thread, pool_.team());
   const float mean = 1.0f / static_cast<float>(heads * static_cast<int64_t>(evidence_layers_.size()));
-  for (int64_t r = step.logits_from; r < rows; ++r)
+  for (int64_t r = step.logits_from; r < part.rows; ++r)
     for (int64_t b = begin; b < end; ++b) {
-      float* row = step.evidence + (r - step.logits_from) * image_rows();
+      float* row = step.evidence + (r - step.logits_from) * image_rows;
       const int64_t n = std::min(kKeyBlock, kept - b * kKeyBlock);
       // Keys that are left out lie between the others: then the block is gathered apart.
       float block[kKeyBlock];
-      float* out = kept == image_rows() ? row + b * kKeyBlock : block;
-      const int64_t* at = kept == image_rows() ? nullptr : kept_at_[size_of(layer)].data() + b * kKeyBlock;
+      float* out = kept_at ? block : row + b * kKeyBlock;
+      const int64_t* at = kept_at ? kept_at + b * kKeyBlock : nullptr;
       for (int64_t i = 0; at && i < n; ++i) block[i] = row[at[i]];
-      for (int64_t h = 0; h < heads; ++h)
-        kernels_.axpy(mass_.data() + ((r * heads + h) * blocks + b) * kKeyBlock,
-                      factors_[size_of((r * heads + h) * max_blocks_ + b)] * mean, out, n);
+      for (int64_t h = 0; h < heads; ++h) {
+        const int64_t head = (part.first + r) * heads + h;
+        kernels_.axpy(mass_.data() + (head * mass_blocks_ + b) * kKeyBlock,
+                      factors_[size_of(head * max_blocks_ + b)] * mean, out, n);
+      }
       for (int64_t i = 0; at && i < n; ++i) row[at[i]] = block[i];
     }
 }
 
-void Transformer::project_logits(int thread, int64_t rows, const Step& step) {
-  const int64_t n = rows - step.logits_from;
-  if (n <= 0) return;
+void Transformer::project_logits(int thread) {
+  const int64_t n = std::ssize(wanted_);
+  if (n == 0) return;
   float* own = own_[size_of(thread)].data();
-  normalise(head_input(), x_.data() + step.logits_from * spec_.hidden, own, n);
+  for (int64_t r = 0; r < n; ++r)
+    normalise(head_input(), x_.data() + wanted_[size_of(r)].row * spec_.hidden, own + r * spec_.hidden, 1);
   if (spec_.head_transform) {
     spread_rows(thread, kTransform, weights_.transform, first_rows(thread, weights_.head, kVocabBlock),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
@@ -563,11 +584,11 @@ void Transformer::project_logits(int thread, int64_t rows, const Step& step) {
   spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end, int64_t after) {
     for (int64_t b = begin; b < end; ++b) {
       const int64_t next = b + 1 < end ? b + 1 : after;
-      head.multiply(kernels_, own, n, step.logits, spec_.vocab, b * kVocabBlock,
+      head.multiply(kernels_, own, n, wanted_.front().step->logits, spec_.vocab, b * kVocabBlock,
                     std::min((b + 1) * kVocabBlock, spec_.vocab), false,
                     next < 0 ? behind : head.from_row(next * kVocabBlock));
-      if (step.on_block)
-        for (int64_t r = 0; r < n; ++r) (*step.on_block)(r, b);
+      for (const Wanted& row : wanted_)
+        if (row.step->on_block) (*row.step->on_block)(row.index, b);
     }
   });
 }

@@ -13,7 +13,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
-#include "decoder/cache.h"
+#include "decoder/lane.h"
 #include "decoder/prefill.h"
 #include "decoder/spec.h"
 #include "decoder/weights.h"
@@ -66,7 +66,9 @@ struct Branches {
   std::span<const int32_t> types;  // [ids] where the decoder has token types, else empty
 };
 
+// Rows of one lane.
 struct Step {
+  int64_t lane = 0;
   std::span<const int32_t> ids;  // 1 to kMaxRows
   bool bias = false;             // these rows get the key bias
   int64_t logits_from = 0;       // logits are computed for the rows from this one on
@@ -84,39 +86,32 @@ class Transformer {
   const DecoderSpec& spec() const { return spec_; }
   const Kernels& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
-  int64_t prefix_rows() const { return prefix_rows_; }
-  // Keys of the image: the prefix, or those of the cross-attention.
-  int64_t image_rows() const { return spec_.has_cross() ? cross_rows_ : prefix_rows_; }
-  int64_t text_rows() const { return text_rows_; }
+  const Lane& lane(int64_t index = 0) const { return *lanes_[static_cast<size_t>(index)]; }
+  Lane& lane(int64_t index = 0) { return *lanes_[static_cast<size_t>(index)]; }
+  int64_t lanes() const { return std::ssize(lanes_); }
+  // Makes lanes until there are so many.
+  void open_lanes(int64_t count);
   // Text rows that still fit.
-  int64_t rows_left() const { return spec_.rows() - prefix_rows_ - text_rows_; }
+  int64_t rows_left(int64_t lane = 0) const;
   bool has_evidence() const { return !evidence_layers_.empty(); }
   int64_t weight_bytes() const;
-  int64_t cache_bytes() const { return cache_.bytes(kept_keys() + spec_.layers * text_rows_) / spec_.layers; }
-  // Image keys in the cache, all layers together.
-  int64_t kept_keys() const;
-  // Whether keys were left out that a row without the bias would see.
-  bool needs_bias() const { return kept_keys() < spec_.layers * image_rows(); }
+  // Of one lane: what a decode step reads of it.
+  int64_t cache_bytes(int64_t lane = 0) const;
 
-  // Whether the key bias goes on behind the prefix.
-  bool biases_text() const { return biases_text_; }
-
-  // Copies the prefix into the cache and drops all text. Shapes are the caller's to check.
-  void set_prefix(const Prefix& prefix);
-  // Computes the prefix, puts it into the cache and drops all text; logits [vocab] of its last row.
-  void prefill(const PrefixEmbeddings& prefix, float* logits);
-  // Drops the text rows after the first n.
-  void rewind(int64_t n) {
-    text_rows_ = n;
-    text_.resize(static_cast<size_t>(n));
-  }
-  // How many leading text rows are those of `ids` with this bias: a row does not depend on how it was
-  // appended.
-  int64_t matching_rows(std::span<const int32_t> ids, bool bias) const;
+  // Copies the prefix into a lane's cache and drops its text. Shapes are the caller's to check.
+  void set_prefix(const Prefix& prefix, int64_t lane = 0);
+  // Computes the prefix, puts it into a lane's cache and drops its text; logits [vocab] of its last row.
+  void prefill(const PrefixEmbeddings& prefix, float* logits, int64_t lane = 0);
   // Makes room for so many slots of branches.
-  void reserve_branches(int64_t slots);
-  // Appends the rows; those of branches are no part of the text. Ids and room are the caller's to check.
-  void append(const Step& step);
+  void reserve_branches(int64_t slots, int64_t lane = 0);
+  // Appends rows to lanes, no lane twice and no more than kMaxRows together, in one pass over the weights.
+  // Rows of branches are no part of a text. Ids and room are the caller's to check; the steps' logits lie one
+  // behind the other.
+  void append(std::span<const Step* const> steps);
+  void append(const Step& step) {
+    const Step* one = &step;
+    append({&one, 1});
+  }
 
  private:
   enum Stage {
@@ -137,20 +132,38 @@ class Transformer {
     Counter() : std::atomic<int64_t>(0) {}
   };
 
-  void embed(const Step& step);
-  int32_t type_of(const Step& step, size_t row) const;
-  void work(int thread, const Step& step);
-  void project_qkv(int thread, int64_t layer, int64_t begin, int64_t end, int64_t rows, const NextRead& next);
-  void cross_attend(int thread, int64_t layer, int64_t rows, const Step& step);
+  // The rows of one step in the pass at work.
+  struct Part {
+    const Step* step;
+    Lane* lane;
+    int64_t first, rows;
+  };
+  // A row whose logits are wanted, and which of its step's it is.
+  struct Wanted {
+    int64_t row;
+    const Step* step;
+    int64_t index;
+  };
+  // One block of the keys that the rows of a part see.
+  struct Task {
+    size_t part;
+    int64_t head, block, blocks;
+  };
+
+  void embed(const Part& part);
+  int32_t type_of(const Part& part, int64_t row) const;
+  void work(int thread);
+  void project_qkv(int thread, int64_t layer, int64_t begin, int64_t end, const NextRead& next);
+  void cross_attend(int thread, int64_t layer);
   // Rows that a sublayer adds to the residual stream.
-  void add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end, int64_t rows,
+  void add_back(int thread, const Matrix& matrix, const float* from, int64_t begin, int64_t end,
                 const NextRead& next);
   // `cross`: to the image's own keys instead of those of prefix and text.
-  void attend(bool cross, int64_t layer, int64_t begin, int64_t end, const void* after, int64_t rows,
-              const Step& step);
-  void join(bool cross, int64_t layer, int64_t head, int64_t rows);
-  void gather_evidence(int thread, int64_t layer, int64_t rows, const Step& step);
-  void project_logits(int thread, int64_t rows, const Step& step);
+  void attend(bool cross, int64_t layer, int64_t begin, int64_t end, const void* after);
+  void join(bool cross, int64_t layer, size_t part, int64_t head);
+  void gather_evidence(int thread, int64_t layer);
+  void gather_evidence(int thread, int64_t layer, const Part& part);
+  void project_logits(int thread);
   // Without weights a copy.
   void normalise(const Norm& norm, const float* x, float* y, int64_t rows) const;
   // The norms between the residual stream and what a sublayer, or the head, reads.
@@ -171,62 +184,51 @@ class Transformer {
   // What this member takes first of a matrix that is spread in units of so many rows.
   NextRead first_rows(int thread, const Matrix& matrix, int64_t unit) const;
   void expect_rows(int thread, const Matrix& matrix, int64_t unit);
-  const void* keys_of(bool cross, int64_t layer, int64_t task, int64_t rows) const;
-  void expect_cache(int thread, bool cross, int64_t layer, int64_t rows);
+  // Blocks of keys that all parts attend to in a layer, head by head.
+  int64_t tasks(bool cross, int64_t layer) const;
+  Task task_at(bool cross, int64_t layer, int64_t index) const;
+  Task following(const Task& task, bool cross, int64_t layer) const;
+  void count_blocks(bool cross, int64_t layer);
+  const void* keys_at(bool cross, int64_t layer, const Task& task) const;
+  const void* keys_of(bool cross, int64_t layer, int64_t task) const;
+  void expect_cache(int thread, bool cross, int64_t layer);
   bool gathers_evidence(int64_t layer, const Step& step) const;
-  int64_t key_blocks(bool cross, int64_t layer, int64_t row) const;
+  int64_t key_blocks(bool cross, int64_t layer, const Part& part, int64_t row) const;
   // Of them, those of the cache that all branches share.
-  int64_t shared_blocks(int64_t layer) const { return (own_keys(layer) + kKeyBlock - 1) / kKeyBlock; }
+  int64_t shared_blocks(int64_t layer, const Part& part) const {
+    return (part.lane->own_keys(layer) + kKeyBlock - 1) / kKeyBlock;
+  }
   // The cache of a block, and the block's place in it.
-  std::pair<const KvCache*, int64_t> block_at(bool cross, int64_t layer, int64_t block) const;
-  // Keys of prefix and text that were there before this step.
-  int64_t own_keys(int64_t layer) const;
-  // Blocks that hold keys of the image.
-  int64_t image_blocks(int64_t layer) const;
-  const KvCache& cache_of(bool cross) const { return cross ? cross_cache_ : cache_; }
-  const KvCache& image_cache() const { return cache_of(spec_.has_cross()); }
-  void begin_prefix(int64_t length, const float* key_bias, int64_t bias_length, bool drop_hidden);
-  void store_prefix(const Prefix& prefix, int64_t layer, int64_t head);
+  std::pair<const KvCache*, int64_t> block_at(bool cross, int64_t layer, const Part& part,
+                                              int64_t block) const;
+  void make_room();
   int64_t vocab_blocks() const;
 
   DecoderSpec spec_;
   Weights weights_;
   const Kernels& kernels_;
   ThreadPool pool_;
-  KvCache cache_;
-  KvCache cross_cache_;  // empty where the image is a prefix
-  std::unique_ptr<KvCache> branch_cache_;
-  const Branches* branches_ = nullptr;  // of the step at work
+  KvType kv_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  std::vector<Part> parts_;  // of the pass at work
+  std::vector<Wanted> wanted_;
+  int64_t rows_ = 0;
   std::vector<int64_t> evidence_layers_;
   std::vector<bool> is_evidence_layer_;
-  int64_t prefix_rows_ = 0;
-  int64_t cross_rows_ = 0;
-  std::vector<int64_t> kept_;                  // [layers] image keys in the cache
-  std::vector<std::vector<int64_t>> kept_at_;  // [layers] their positions, where not all are kept
-  struct TextRow {
-    int32_t id;
-    bool bias;
-  };
-  int64_t text_rows_ = 0;
-  std::vector<TextRow> text_;  // [text_rows_]
-  int64_t max_blocks_;
-
-  bool biases_text_ = false;
-  // [layers, capacity of the image's cache], zero beyond its length; empty: no bias
-  std::vector<float> key_bias_;
+  int64_t max_blocks_ = 0, mass_blocks_ = 0;
 
   std::vector<float> x_;            // [kMaxRows, hidden] residual stream
   std::vector<float> qkv_;          // [kMaxRows, 3 hidden]
   std::vector<float> mlp_;          // [kMaxRows, mlp]
   std::vector<float> max_, sum_;    // [kMaxRows, heads, blocks] of the streamed softmax
   std::vector<float> partial_;      // [kMaxRows, heads, blocks, head_dim]
-  std::vector<float> mass_;         // [kMaxRows, heads, image blocks, kKeyBlock], when evidence is asked for
+  std::vector<float> mass_;         // [kMaxRows, heads, mass_blocks_, kKeyBlock], when evidence is asked for
   std::vector<float> factors_;      // [kMaxRows, heads, blocks] with which the blocks of a head are joined
   std::vector<float> attended_;     // [kMaxRows, hidden]
   std::vector<float> transformed_;  // [kMaxRows, hidden] where the head begins with a layer of its own
   // Units of each stage that were taken beyond those shared out.
   std::array<Counter, kStages> next_;
-  std::vector<std::atomic<int64_t>> blocks_left_;  // [heads] of the layer at work
+  std::vector<std::atomic<int64_t>> blocks_left_;  // [kMaxRows parts, heads] of the layer at work
   // [threads][kMaxRows, hidden]: normalised rows, which every thread computes for itself because that is
   // cheaper than a barrier.
   std::vector<std::vector<float>> own_;

@@ -8,6 +8,7 @@
 #include <concepts>
 #include <map>
 #include <optional>
+#include <tuple>
 
 #include "cpu/isa.h"
 #include "cpu/read_bandwidth.h"
@@ -116,6 +117,58 @@ EarlyStopping early_kind(const std::string& name) {
   return kinds.at(name);
 }
 
+// How a text is written, with what it keeps alive.
+struct TextOptions {
+  TextOptions(std::vector<int32_t> begin_ids, std::vector<int32_t> forced_ids, const std::string& bias_rows,
+              int64_t max_new_tokens, float repetition_penalty, std::vector<int32_t> stop_ids,
+              std::vector<int32_t> suppressed_ids, float temperature, int64_t top_k, float top_p,
+              uint64_t seed, bool draft, const std::shared_ptr<PyDraftTable>& draft_table,
+              std::vector<std::vector<int32_t>> draft_script, std::vector<float> draft_costs,
+              int64_t no_repeat_ngram, int64_t min_new_tokens, bool penalise_prompt, int32_t forced_end,
+              int64_t counted_begin, int64_t beams, float length_penalty, const std::string& early_stopping,
+              int64_t sequences)
+      : table(draft_table) {
+    options = GenerateOptions{.begin_ids = std::move(begin_ids),
+                              .forced_ids = std::move(forced_ids),
+                              .max_new_tokens = max_new_tokens,
+                              .stop_ids = std::move(stop_ids),
+                              .sampling = {.repetition_penalty = repetition_penalty,
+                                           .temperature = temperature,
+                                           .top_k = top_k,
+                                           .top_p = top_p,
+                                           .seed = seed,
+                                           .suppressed = std::move(suppressed_ids)},
+                              .draft = draft,
+                              .draft_table = draft_table ? &draft_table->table() : nullptr,
+                              .draft_script = std::move(draft_script),
+                              .draft_costs = std::move(draft_costs),
+                              .rules = {.no_repeat_ngram = no_repeat_ngram,
+                                        .min_new_tokens = min_new_tokens,
+                                        .penalise_prompt = penalise_prompt,
+                                        .forced_end = forced_end,
+                                        .counted_begin = counted_begin},
+                              .beam = {.beams = beams,
+                                       .length_penalty = length_penalty,
+                                       .early = early_kind(early_stopping),
+                                       .sequences = sequences}};
+    if (bias_rows == "all")
+      options.bias_rows = BiasRows::all;
+    else if (bias_rows == "prefill")
+      options.bias_rows = BiasRows::prefill;
+    else if (bias_rows == "none")
+      options.bias_rows = BiasRows::none;
+    else
+      throw std::invalid_argument("bias_rows '" + bias_rows + "' is not one of all, prefill, none");
+  }
+
+  std::shared_ptr<PyDraftTable> table;
+  GenerateOptions options;
+};
+
+TextOptions text_options(const py::kwargs& values) {
+  return py::type::of<TextOptions>()(**values).cast<TextOptions>();
+}
+
 CudaOptions cuda_options(const std::string& kv, const std::string& weights, const std::string& way) {
   const std::map<std::string, EdgeCudaType> cache{
       {"fp32", EDGE_CUDA_F32}, {"fp16", EDGE_CUDA_F16}, {"int8", EDGE_CUDA_I8}};
@@ -172,6 +225,22 @@ class PyDecoder {
 
   void set_prefix(const FloatArray& keys, const FloatArray& values, const std::optional<FloatArray>& key_bias,
                   bool drop_hidden) {
+    const Prefix prefix = checked_prefix(keys, values, key_bias, drop_hidden);
+    const py::gil_scoped_release released;
+    decoder_->set_prefix(prefix);
+  }
+
+  void set_lane_prefix(int64_t lane, const FloatArray& keys, const FloatArray& values,
+                       const std::optional<FloatArray>& key_bias, bool drop_hidden)
+    requires std::same_as<D, Decoder>
+  {
+    const Prefix prefix = checked_prefix(keys, values, key_bias, drop_hidden);
+    const py::gil_scoped_release released;
+    decoder_->set_prefix(prefix, lane);
+  }
+
+  Prefix checked_prefix(const FloatArray& keys, const FloatArray& values,
+                        const std::optional<FloatArray>& key_bias, bool drop_hidden) const {
     const DecoderSpec& spec = decoder_->spec();
     if (keys.ndim() != 4)
       throw std::invalid_argument("keys must have the shape [layers, heads, prefix, head_dim]");
@@ -186,8 +255,7 @@ class PyDecoder {
       prefix.key_bias = key_bias->data();
       prefix.bias_length = key_bias->shape(1);
     }
-    const py::gil_scoped_release released;
-    decoder_->set_prefix(prefix);
+    return prefix;
   }
 
   // Pointers of the device, whose arrays the caller keeps alive until the call returns.
@@ -208,7 +276,7 @@ class PyDecoder {
   // Returns the logits of the last row; with `with_cache` the keys and values [layers, heads, rows,
   // head_dim], too.
   py::object prefill(const FloatArray& embeddings, const std::optional<FloatArray>& key_bias, bool bias,
-                     bool drop_hidden, bool with_cache)
+                     bool drop_hidden, bool with_cache, int64_t lane)
     requires std::same_as<D, Decoder>
   {
     const DecoderSpec& spec = decoder_->spec();
@@ -237,7 +305,7 @@ class PyDecoder {
     float* out = logits.mutable_data();
     {
       const py::gil_scoped_release released;
-      decoder_->prefill(prefix, out);
+      decoder_->prefill(prefix, out, lane);
     }
     if (with_cache) return py::make_tuple(std::move(logits), std::move(keys), std::move(values));
     return logits;
@@ -264,66 +332,53 @@ class PyDecoder {
     return decoder_->keep({ids.data(), static_cast<size_t>(ids.shape(0))}, bias);
   }
 
-  py::object generate(const std::optional<FloatArray>& first_logits, std::vector<int32_t> begin_ids,
-                      std::vector<int32_t> forced_ids, const std::string& bias_rows, int64_t max_new_tokens,
-                      float repetition_penalty, std::vector<int32_t> stop_ids,
-                      std::vector<int32_t> suppressed_ids, float temperature, int64_t top_k, float top_p,
-                      uint64_t seed, const py::object& on_token, const std::shared_ptr<CancelToken>& cancel,
-                      bool draft, const std::shared_ptr<PyDraftTable>& draft_table,
-                      std::vector<std::vector<int32_t>> draft_script, std::vector<float> draft_costs,
-                      int64_t no_repeat_ngram, int64_t min_new_tokens, bool penalise_prompt,
-                      int32_t forced_end, int64_t counted_begin, int64_t beams, float length_penalty,
-                      const std::string& early_stopping, int64_t sequences) {
-    GenerateOptions options{.begin_ids = std::move(begin_ids),
-                            .forced_ids = std::move(forced_ids),
-                            .max_new_tokens = max_new_tokens,
-                            .stop_ids = std::move(stop_ids),
-                            .sampling = {.repetition_penalty = repetition_penalty,
-                                         .temperature = temperature,
-                                         .top_k = top_k,
-                                         .top_p = top_p,
-                                         .seed = seed,
-                                         .suppressed = std::move(suppressed_ids)},
-                            .draft = draft,
-                            .draft_table = draft_table ? &draft_table->table() : nullptr,
-                            .draft_script = std::move(draft_script),
-                            .draft_costs = std::move(draft_costs),
-                            .rules = {.no_repeat_ngram = no_repeat_ngram,
-                                      .min_new_tokens = min_new_tokens,
-                                      .penalise_prompt = penalise_prompt,
-                                      .forced_end = forced_end,
-                                      .counted_begin = counted_begin},
-                            .beam = {.beams = beams,
-                                     .length_penalty = length_penalty,
-                                     .early = early_kind(early_stopping),
-                                     .sequences = sequences}};
-    if (bias_rows == "all")
-      options.bias_rows = BiasRows::all;
-    else if (bias_rows == "prefill")
-      options.bias_rows = BiasRows::prefill;
-    else if (bias_rows == "none")
-      options.bias_rows = BiasRows::none;
-    else
-      throw std::invalid_argument("bias_rows '" + bias_rows + "' is not one of all, prefill, none");
-    if (first_logits) require_shape(*first_logits, {decoder_->spec().vocab}, "first_logits");
-    const float* first = first_logits ? first_logits->data() : nullptr;
-    Decoder::OnToken callback;
-    if (!on_token.is_none()) {
-      callback = [&](int32_t id, float logprob) {
-        const py::gil_scoped_acquire acquired;
-        const py::object answer = on_token(id, logprob);
-        return !(py::isinstance<py::bool_>(answer) && !answer.cast<bool>());
-      };
-    }
+  py::object generate(const std::optional<FloatArray>& first_logits, const py::object& on_token,
+                      const std::shared_ptr<CancelToken>& cancel, const py::kwargs& values) {
+    const TextOptions text = text_options(values);
+    const float* first = checked_logits(first_logits);
+    const OnToken callback = callback_of(on_token);
     const py::gil_scoped_release released;
-    GenerationResult result = decoder_->generate(first, options, callback, cancel.get());
+    GenerationResult result = decoder_->generate(first, text.options, callback, cancel.get());
     const py::gil_scoped_acquire acquired;
     return py::cast(std::move(result));
+  }
+  // Texts behind the films of lanes, (lane, first_logits or None, options, on_token or None) each.
+  py::list generate_texts(
+      const std::vector<std::tuple<int64_t, std::optional<FloatArray>, TextOptions, py::object>>& texts,
+      const std::shared_ptr<CancelToken>& cancel)
+    requires std::same_as<D, Decoder>
+  {
+    std::vector<TextRequest> requests;
+    for (const auto& [lane, first_logits, text, on_token] : texts)
+      requests.push_back({lane, checked_logits(first_logits), &text.options, callback_of(on_token)});
+    std::vector<GenerationResult> results;
+    {
+      const py::gil_scoped_release released;
+      results = decoder_->generate(requests, cancel.get());
+    }
+    py::list list;
+    for (GenerationResult& result : results) list.append(py::cast(std::move(result)));
+    return list;
   }
 
   const D& decoder() const { return *decoder_; }
 
  private:
+  const float* checked_logits(const std::optional<FloatArray>& first_logits) const {
+    if (!first_logits) return nullptr;
+    require_shape(*first_logits, {decoder_->spec().vocab}, "first_logits");
+    return first_logits->data();
+  }
+
+  static OnToken callback_of(const py::object& on_token) {
+    if (on_token.is_none()) return {};
+    return [&on_token](int32_t id, float logprob) {
+      const py::gil_scoped_acquire acquired;
+      const py::object answer = on_token(id, logprob);
+      return !(py::isinstance<py::bool_>(answer) && !answer.cast<bool>());
+    };
+  }
+
   std::vector<py::array> arrays_;  // owners of what the decoder reads
   std::unique_ptr<D> decoder_;
 };
@@ -374,17 +429,7 @@ void bind_decoder(py::class_<PyDecoder<D>>& c) {
       .def("forward", &P::forward, py::arg("ids"), py::arg("bias"))
       .def("rewind", &P::rewind, py::arg("n_text"))
       .def("generate", &P::generate, py::arg("first_logits") = py::none(), py::kw_only(),
-           py::arg("begin_ids") = std::vector<int32_t>{}, py::arg("forced_ids") = std::vector<int32_t>{},
-           py::arg("bias_rows") = "all", py::arg("max_new_tokens") = 100,
-           py::arg("repetition_penalty") = 1.0f, py::arg("stop_ids") = std::vector<int32_t>{},
-           py::arg("suppressed_ids") = std::vector<int32_t>{}, py::arg("temperature") = 0.0f,
-           py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
-           py::arg("on_token") = py::none(), py::arg("cancel") = py::none(), py::arg("draft") = false,
-           py::arg("draft_table") = py::none(), py::arg("draft_script") = std::vector<std::vector<int32_t>>{},
-           py::arg("draft_costs") = std::vector<float>{}, py::arg("no_repeat_ngram") = 0,
-           py::arg("min_new_tokens") = 0, py::arg("penalise_prompt") = false, py::arg("forced_end") = -1,
-           py::arg("counted_begin") = 0, py::arg("beams") = 1, py::arg("length_penalty") = 1.0f,
-           py::arg("early_stopping") = "no", py::arg("sequences") = 1);
+           py::arg("on_token") = py::none(), py::arg("cancel") = py::none());
 }
 
 }  // namespace
@@ -436,6 +481,24 @@ PYBIND11_MODULE(_kernel, m) {
         return py::make_tuple(guess.id, guess.share);
       });
 
+  py::class_<TextOptions>(m, "TextOptions")
+      .def(py::init<std::vector<int32_t>, std::vector<int32_t>, const std::string&, int64_t, float,
+                    std::vector<int32_t>, std::vector<int32_t>, float, int64_t, float, uint64_t, bool,
+                    const std::shared_ptr<PyDraftTable>&, std::vector<std::vector<int32_t>>,
+                    std::vector<float>, int64_t, int64_t, bool, int32_t, int64_t, int64_t, float,
+                    const std::string&, int64_t>(),
+           py::kw_only(), py::arg("begin_ids") = std::vector<int32_t>{},
+           py::arg("forced_ids") = std::vector<int32_t>{}, py::arg("bias_rows") = "all",
+           py::arg("max_new_tokens") = 100, py::arg("repetition_penalty") = 1.0f,
+           py::arg("stop_ids") = std::vector<int32_t>{}, py::arg("suppressed_ids") = std::vector<int32_t>{},
+           py::arg("temperature") = 0.0f, py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
+           py::arg("draft") = false, py::arg("draft_table") = py::none(),
+           py::arg("draft_script") = std::vector<std::vector<int32_t>>{},
+           py::arg("draft_costs") = std::vector<float>{}, py::arg("no_repeat_ngram") = 0,
+           py::arg("min_new_tokens") = 0, py::arg("penalise_prompt") = false, py::arg("forced_end") = -1,
+           py::arg("counted_begin") = 0, py::arg("beams") = 1, py::arg("length_penalty") = 1.0f,
+           py::arg("early_stopping") = "no", py::arg("sequences") = 1);
+
   py::register_exception<DeviceUnusable>(m, "DeviceUnusable", PyExc_RuntimeError);
   m.def(
       "cuda_device",
@@ -484,20 +547,25 @@ PYBIND11_MODULE(_kernel, m) {
       .def_property_readonly("isa",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().kernels().name; })
       .def_property_readonly("threads", [](const PyDecoder<Decoder>& d) { return d.decoder().threads(); })
-      .def_property_readonly("prefix_rows",
-                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().prefix_rows(); })
-      .def_property_readonly("text_rows",
-                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().text_rows(); })
+      .def_property_readonly(
+          "prefix_rows",
+          [](const PyDecoder<Decoder>& d) { return d.decoder().network().lane().prefix_rows(); })
+      .def_property_readonly(
+          "text_rows", [](const PyDecoder<Decoder>& d) { return d.decoder().network().lane().text_rows(); })
       .def_property_readonly("weight_bytes",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().weight_bytes(); })
-      .def_property_readonly("kept_keys",
-                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().kept_keys(); })
+      .def_property_readonly(
+          "kept_keys", [](const PyDecoder<Decoder>& d) { return d.decoder().network().lane().kept_keys(); })
       .def_property_readonly("cache_bytes",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().cache_bytes(); })
       .def("keep", &PyDecoder<Decoder>::keep, py::arg("ids"), py::arg("bias"))
       .def("prefill", &PyDecoder<Decoder>::prefill, py::arg("embeddings"), py::arg("key_bias") = py::none(),
            py::kw_only(), py::arg("bias") = true, py::arg("drop_hidden") = false,
-           py::arg("with_cache") = false);
+           py::arg("with_cache") = false, py::arg("lane") = 0)
+      .def("set_lane_prefix", &PyDecoder<Decoder>::set_lane_prefix, py::arg("lane"), py::arg("keys"),
+           py::arg("values"), py::arg("key_bias") = py::none(), py::arg("drop_hidden") = false)
+      .def("generate_texts", &PyDecoder<Decoder>::generate_texts, py::arg("texts"), py::kw_only(),
+           py::arg("cancel") = py::none());
   bind_decoder(decoder);
 
   py::class_<PyDecoder<CudaDecoder>> cuda(m, "CudaDecoder");
