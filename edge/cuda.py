@@ -169,12 +169,13 @@ class CudaDecoder(Decoder):
         *,
         bias: bool = True,
         drop_hidden: bool = False,
+        lane: int = 0,
     ) -> npt.NDArray[np.float32]:
         """As for :class:`edge.decoder.Decoder`; the processor computes it, and keys and values go to the device."""
         if self.host is None:
             raise ProcessingError("decoder: this device has no prefill of its own, and no decoder of the CPU beside it")
         logits, keys, values = self.host.prefill_with_cache(embeddings, key_bias, bias=bias)
-        self.set_prefix(keys, values, key_bias, drop_hidden)
+        self.set_prefix(keys, values, key_bias, drop_hidden, lane)
         return logits
 
     @property

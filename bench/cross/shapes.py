@@ -20,6 +20,13 @@ VERSION = 1
 Say = Callable[[str], None]
 
 _DISTILGPT2 = {"vocab_size": 50259, "n_positions": 1024, "n_embd": 768, "n_layer": 6, "n_head": 12}
+_SWINV2_BASE = {
+    "image_size": 256,
+    "embed_dim": 128,
+    "depths": [2, 2, 18, 2],
+    "num_heads": [4, 8, 16, 32],
+    "window_size": 8,
+}
 _BERT2 = {
     "vocab_size": 30522,
     "hidden_size": 768,
@@ -37,10 +44,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "swinv2-bert": {
         "what": "SwinV2-B at 256 pixels (64 tokens) and two BERT layers, as the baselines of CheXpert Plus",
-        "encoder": (
-            "swinv2",
-            {"image_size": 256, "embed_dim": 128, "depths": [2, 2, 18, 2], "num_heads": [4, 8, 16, 32], "window_size": 8},
-        ),
+        "encoder": ("swinv2", _SWINV2_BASE),
         "decoder": ("bert", _BERT2),
         "size": 256,
     },
