@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         NetworkError,
         NoPixelData,
         NotAnImage,
+        NotCoded,
         NotFrontalChest,
         OutputError,
         ProcessingError,
@@ -63,6 +64,7 @@ _HOME = {
         (
             "EdgeError",
             "UsageError",
+            "NotCoded",
             "InputError",
             "CannotRead",
             "CannotReference",
@@ -105,6 +107,7 @@ __all__ = [
     "NetworkError",
     "NoPixelData",
     "NotAnImage",
+    "NotCoded",
     "NotFrontalChest",
     "OutputError",
     "ProcessingError",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge.coding.table import CodingTable
+
 log = logging.getLogger("edge")
 
 ENVIRONMENT = "EDGE_REPORT_BUNDLE"
@@ -109,6 +111,15 @@ class Bundle:
         arrays = map_safetensors(self.file(self.manifest.weights_file))
         check_weights(arrays, self.manifest.decoder)
         return arrays
+
+    def coding_table(self) -> CodingTable | None:
+        """How the model's findings are coded, checked; ``None`` where the bundle does not say."""
+        name = self.manifest.coding_file
+        if name is None:
+            return None
+        from edge.coding.table import parse_coding
+
+        return parse_coding(self.file(name).read_bytes(), self.manifest.labels)
 
     def draft_table(self) -> Any:
         """The kernel's view of the draft table, mapped and checked; ``None`` where the bundle has none.

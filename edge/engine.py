@@ -95,6 +95,8 @@ class Engine:
     threads : int
     isa : str
         Instruction set of the decoding kernel, or ``cuda``.
+    coding : CodingTable or None
+        How findings are coded, where the bundle says so.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class Engine:
         self.manifest = self.bundle.manifest
         self._default_rows = self._check_rows(bias_rows)
         self._draft = bool(draft)
+        self.coding = self.bundle.coding_table()
         import numpy  # noqa: F401  # here, not first in two threads at once: it does not survive that
 
         # Most of a load is the graph's, and leaves the interpreter to others.

@@ -39,6 +39,16 @@ class UsageError(EdgeError):
     exit_code = 1
 
 
+class NotCoded(UsageError):
+    """Coded findings of a model whose bundle does not say how they are coded."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this bundle does not say how its findings are coded (it has no coding.json)",
+            hint="make the text report (sr, fhir), or add a table with edge-export --coding",
+        )
+
+
 class InputError(EdgeError):
     """Base of everything that can be wrong with a film."""
 

@@ -114,6 +114,7 @@ class Manifest:
     weights_file: str
     tokenizer_file: str
     draft_file: str | None
+    coding_file: str | None
     kv_dtype: Literal["fp32", "fp16", "int8"] | None
     labels: tuple[str, ...]
     files: dict[str, FileEntry]
@@ -185,6 +186,7 @@ def parse_manifest(data: bytes) -> Manifest:
         weights_file=_reference(top, "weights", files),
         tokenizer_file=_reference(top, "tokenizer", files),
         draft_file=_reference(top, "draft", files) if "draft" in top.value else None,
+        coding_file=_reference(top, "coding", files) if "coding" in top.value else None,
         kv_dtype=cast(Any, top.choice("kv_dtype", ("fp32", "fp16", "int8"))) if "kv_dtype" in top.value else None,
         labels=top.strings("labels", 4096, 128),
         files=files,
@@ -393,6 +395,7 @@ def _check_together(manifest: Manifest) -> None:
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")
     used = [manifest.vision_file, manifest.weights_file, manifest.tokenizer_file]
-    optional = [name for name in (manifest.vision_fp16_file, manifest.draft_file) if name is not None]
+    more = (manifest.vision_fp16_file, manifest.draft_file, manifest.coding_file)
+    optional = [name for name in more if name is not None]
     if len({*used, *optional}) != len(used) + len(optional):
-        raise BundleError("graphs, weights, tokenizer and draft must be different files")
+        raise BundleError("graphs, weights, tokenizer, draft and coding must be different files")

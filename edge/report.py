@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from edge.errors import NotCoded
 from edge.text import clean, sentence_spans
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pydicom.dataset import Dataset
 
+    from edge.coding import CodingTable, Reading
     from edge.film import Film
     from edge.standard.filmheader import FilmHeader
 
@@ -162,6 +164,8 @@ class Report:
     cache : dict
         ``image_keys`` of all layers, how many of them were ``image_keys_kept`` (a strict mask hides some, which need
         not be read), and the ``bytes_per_token`` of weights and cache that a further pass would read.
+    coding : CodingTable or None
+        How findings are coded, where the bundle says so; not part of the JSON.
     mask : ndarray uint8 [mask_h, mask_w] of 0 and 1, or None
         Lungs and heart as the segmenters see them.
     film : ndarray uint8 [rows, columns]
@@ -185,6 +189,7 @@ class Report:
     edited: str = ""
     decoding: dict[str, Any] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)
+    coding: CodingTable | None = field(default=None, repr=False, compare=False)
     mask: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
     film: NDArray[np.uint8] | None = field(default=None, repr=False, compare=False)
 
@@ -264,6 +269,20 @@ class Report:
             edited=_edited(changed, len(texts), len(left)),
         )
 
+    def coded(self) -> Reading:
+        """The coded findings that the sentences state, also those that a person wrote; see :mod:`edge.coding.read`.
+
+        Raises
+        ------
+        NotCoded
+            The bundle does not say how findings are coded.
+        """
+        if self.coding is None:
+            raise NotCoded
+        from edge.coding.read import read_sentences
+
+        return read_sentences([sentence.text for sentence in self.sentences], self.coding)
+
     def to_sr(self, film: FilmSource, *, when: datetime | None = None) -> Dataset:
         """The report as DICOM Basic Text SR; see :func:`edge.standard.sr.structured_report`.
 
@@ -272,6 +291,12 @@ class Report:
         from edge.standard.sr import structured_report
 
         return structured_report(self, film, when=when)
+
+    def to_coded_sr(self, film: FilmSource, *, when: datetime | None = None) -> Dataset:
+        """The coded findings as DICOM SR, TID 1500; see :func:`edge.standard.measurements.measurement_report`."""
+        from edge.standard.measurements import measurement_report
+
+        return measurement_report(self, film, when=when)
 
     def to_fhir(self, film: FilmSource | None = None, *, when: datetime | None = None) -> dict[str, Any]:
         """The report as a FHIR R4 DiagnosticReport; see :func:`edge.standard.fhir.diagnostic_report`."""

@@ -358,6 +358,7 @@ class FilmSession:
                 "accepted": result.accepted,
             },
             cache=cache,
+            coding=engine.coding,
             mask=self.mask,
             film=self._gray,
         )

@@ -12,8 +12,8 @@ from edge.errors import BundleError
 MAX_BYTES = 1 << 20
 
 
-def load_json(data: bytes) -> Any:
-    """Parse the bytes of ``manifest.json``.
+def load_json(data: bytes, name: str = "manifest.json") -> Any:
+    """Parse the bytes of a file of a bundle.
 
     Raises
     ------
@@ -22,7 +22,7 @@ def load_json(data: bytes) -> Any:
         or has more digits than any value of ours.
     """
     if len(data) > MAX_BYTES:
-        raise BundleError(f"manifest.json is larger than {MAX_BYTES} bytes: this is not a bundle")
+        raise BundleError(f"{name} is larger than {MAX_BYTES} bytes: this is not a bundle")
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
@@ -55,10 +55,10 @@ def load_json(data: bytes) -> Any:
             parse_constant=constant,
         )
     except json.JSONDecodeError as error:
-        raise BundleError(f"manifest.json is not JSON ({error.msg}, line {error.lineno})") from None
+        raise BundleError(f"{name} is not JSON ({error.msg}, line {error.lineno})") from None
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else plain(str(error))
-        raise BundleError(f"manifest.json cannot be read: {reason}") from None
+        raise BundleError(f"{name} cannot be read: {reason}") from None
 
 
 class Section:

@@ -20,6 +20,7 @@ from .errors import BundleError, OutputError, UsageError
 FORMAT_VERSION = 1
 VISION, WEIGHTS, TOKENIZER, CARD = "vision.onnx", "decoder.safetensors", "tokenizer.json", "MODEL_CARD.md"
 DRAFT = "draft.safetensors"
+CODING = "coding.json"
 VISION_FP16 = "vision.fp16.onnx"
 
 
@@ -111,7 +112,9 @@ def check_manifest(manifest: dict[str, Any]) -> None:
 
     entry = {"sha256": "0" * 64, "bytes": 1}
     try:
-        parse_manifest(_encode(manifest, dict.fromkeys((VISION, VISION_FP16, WEIGHTS, TOKENIZER, DRAFT, CARD), entry)))
+        parse_manifest(
+            _encode(manifest, dict.fromkeys((VISION, VISION_FP16, WEIGHTS, TOKENIZER, DRAFT, CODING, CARD), entry))
+        )
     except BundleError as error:
         raise UsageError(f"edge-report would refuse this bundle: {error}") from None
 

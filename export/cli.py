@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="CHECKPOINT",
         help="state dict of the paper's code (.pth, .safetensors), a Hugging Face folder (LAnA, or a "
-        "VisionEncoderDecoderModel), or a bundle that is to get a draft table",
+        "VisionEncoderDecoderModel), or a bundle that is to get a draft or a coding table",
     )
     add("--out", type=Path, metavar="DIR", help="folder to write the bundle into")
     add("--family", choices=("auto", *FAMILIES), default="auto", help="model family (default: auto)")
@@ -105,6 +105,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="text, one report or sentence per line, in the model's phrasing (its own drafts serve best): makes the "
         "table that lets the decoder write several tokens per pass; the text stays the same",
+    )
+    add(
+        "--coding",
+        type=Path,
+        metavar="JSON",
+        help="how the model's findings are coded (docs/coding.md), for coded structured reports",
     )
     add("--no-mask", action="store_true", help="leave the mask out of the graph (with --bias-rows none)")
     add("--config", type=Path, metavar="JSON", help="geometry that the weights' shapes do not tell")
@@ -202,7 +208,7 @@ def _run(arguments: argparse.Namespace) -> None:
         texts = read_corpus(arguments.draft_corpus)
     with _Progress(quiet=arguments.quiet) as progress:
         if (arguments.checkpoint / "manifest.json").is_file():
-            _add_draft(arguments, texts)
+            _add_table(arguments, texts)
             return
         if arguments.random is not None:
             _make_random(arguments, progress)
@@ -218,13 +224,23 @@ def _make_random(arguments: argparse.Namespace, progress: _Progress) -> None:
         random_checkpoint.make(arguments.random, arguments.seed, arguments.layout, arguments.checkpoint)
 
 
-def _add_draft(arguments: argparse.Namespace, texts: list[str] | None) -> None:
-    if texts is None or arguments.out is None:
-        raise UsageError("this is a bundle already: it can get a draft table (--draft-corpus FILE, --out DIR)")
-    from .add_draft import add_draft_table
+def _add_table(arguments: argparse.Namespace, texts: list[str] | None) -> None:
+    if (texts is None) == (arguments.coding is None) or arguments.out is None:
+        raise UsageError(
+            "this is a bundle already: it can get a draft table (--draft-corpus FILE) or a coding table (--coding "
+            "JSON), one at a time, with --out DIR"
+        )
+    if texts is None:
+        from .coding import add_coding_table, read_coding
 
-    source = f"Learnt from `{arguments.draft_corpus.name}`."
-    digest = add_draft_table(arguments.checkpoint, texts, arguments.out, source=source, force=arguments.force)
+        digest = add_coding_table(
+            arguments.checkpoint, read_coding(arguments.coding), arguments.out, force=arguments.force
+        )
+    else:
+        from .add_draft import add_draft_table
+
+        source = f"Learnt from `{arguments.draft_corpus.name}`."
+        digest = add_draft_table(arguments.checkpoint, texts, arguments.out, source=source, force=arguments.force)
     _say_done(arguments.out, digest)
 
 
@@ -287,6 +303,7 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
 
 
 def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
+    from .coding import read_coding
     from .options import ExportOptions
 
     name = arguments.name or (
@@ -310,6 +327,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         kv_dtype=arguments.kv,
         force=arguments.force,
         sources=[f"Exported from `{arguments.checkpoint.name}`, layout {loaded.layout}.", *loaded.notes],
+        coding=read_coding(arguments.coding) if arguments.coding is not None else None,
         draft_source=f"Learnt from `{arguments.draft_corpus.name}`." if arguments.draft_corpus else "",
         **more,
     )

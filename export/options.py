@@ -73,6 +73,8 @@ class ExportOptions:
         Further Markdown for the model card.
     draft_source : str
         One sentence for the model card: where the texts of the draft table come from.
+    coding : bytes or None
+        The table of coded findings (:mod:`edge_export.coding`).
     """
 
     name: str = "lana"
@@ -92,6 +94,7 @@ class ExportOptions:
     sources: list[str] = field(default_factory=list)
     card: str = ""
     draft_source: str = "Learnt from a corpus of reports."
+    coding: bytes | None = None
     sections: list[dict[str, Any]] = field(default_factory=list)
     """Sections of a report: ``token_id`` that begins one, and its ``name``."""
     image: ImageOptions = field(default_factory=ImageOptions)

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from . import bundle_writer as writer
 from .calibration import film_paths, read_films
 from .check_images import check_images
+from .coding import name_coding, write_coding
 from .draft_corpus import corpus_table
 from .draft_table import save_table
 from .errors import UsageError
@@ -78,6 +79,7 @@ def export_model(
     manifest = build_manifest(model, options)
     if draft_texts is not None:
         manifest["draft"] = writer.DRAFT
+    name_coding(manifest, options.coding)
     if options.gpu_graph:
         manifest["graphs"]["vision_fp16"] = writer.VISION_FP16
     if options.kv_dtype is not None:
@@ -138,6 +140,7 @@ def export_model(
             table = corpus_table(draft_texts, Tokenizer.from_file(str(tokenizer_json)), options.generation.stop_ids)
             save_table(table, stage / writer.DRAFT)
             drafting = draft_section(table, len(draft_texts), options.draft_source)
+        write_coding(stage, options.coding)
         sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
         card = model_card(manifest, options, check, sizes, notes, drafting)
         (stage / writer.CARD).write_text(card, encoding="utf-8")

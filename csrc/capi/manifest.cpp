@@ -227,10 +227,10 @@ void check_together(const Manifest& m) {
     throw bundle_failure("bias: sequence_length must be above " + std::to_string(used) + " and at most " +
                          std::to_string(positions));
   std::vector<std::string> roles{m.vision_file, m.weights_file, m.tokenizer_file};
-  for (const auto& file : {m.vision_fp16_file, m.draft_file})
+  for (const auto& file : {m.vision_fp16_file, m.draft_file, m.coding_file})
     if (file) roles.push_back(*file);
   if (std::set<std::string>(roles.begin(), roles.end()).size() != roles.size())
-    throw bundle_failure("graphs, weights, tokenizer and draft must be different files");
+    throw bundle_failure("graphs, weights, tokenizer, draft and coding must be different files");
 }
 
 JsonValue load(std::string_view text) {
@@ -282,6 +282,7 @@ Manifest parse_manifest(std::string_view text) {
   m.weights_file = reference(top, "weights", m);
   m.tokenizer_file = reference(top, "tokenizer", m);
   if (top.has("draft")) m.draft_file = reference(top, "draft", m);
+  if (top.has("coding")) m.coding_file = reference(top, "coding", m);
   if (top.has("prefill")) m.kernel_prefill = top.choice("prefill", {"graph", "kernel"}) == "kernel";
   if (m.kernel_prefill && !m.decoder.is_plain())
     throw bundle_failure("prefill: the kernel does not take such a decoder");

@@ -61,7 +61,8 @@ struct Manifest {
   TextRules rules;
   std::vector<ReportSection> sections;
   std::string vision_file, weights_file, tokenizer_file;
-  std::optional<std::string> vision_fp16_file, draft_file;  // the first is for GPUs: checked, not used here
+  std::optional<std::string> draft_file;
+  std::optional<std::string> vision_fp16_file, coding_file;  // for GPUs; for coded SR: checked, not used here
   std::map<std::string, FileEntry> files;
 
   // The decoder reads the image by cross-attention, not as a prefix of the text.

@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edge.cli.options import OBJECTS
+from edge.cli.options import DICOM_OBJECTS, OBJECTS
 from edge.cli.output import check_target, numbered, printable, write_whole
-from edge.errors import EdgeError, OutputError, UsageError
+from edge.errors import EdgeError, NotCoded, OutputError, UsageError
 
 if TYPE_CHECKING:
     import argparse
@@ -25,7 +25,7 @@ class Objects:
     Attributes
     ----------
     folder : str or None
-        ``-o`` where it is a folder: of several films as sr or fhir, each is a file of its own there, named by its
+        ``-o`` where it is a folder: of several films as objects, each is a file of its own there, named by its
         UID, so that a second run replaces and never doubles.
     """
 
@@ -65,6 +65,8 @@ class Objects:
         """Find out before the work that the model cannot make what is asked for."""
         if self.options.mask_dicom is not None and not manifest.has_mask:
             raise UsageError("--mask-dicom: this model has no segmenter, so there is no mask to write")
+        if self.options.format == "sr-tid1500" and manifest.coding_file is None:
+            raise NotCoded
 
     def header(self, film: str) -> FilmHeader | None:
         """The film's header, where an object needs it; before the work, so that a refusal costs nothing."""
@@ -80,11 +82,11 @@ class Objects:
 
     def deliver(self, report: Report, header: FilmHeader | None) -> bytes | None:
         """The object of a film: written to the folder, or given back to go where the report goes."""
-        if self.options.format == "sr":
+        if self.options.format in DICOM_OBJECTS:
             from edge.standard.modules import to_file
 
             assert header is not None
-            dataset = report.to_sr(header)
+            dataset = report.to_sr(header) if self.options.format == "sr" else report.to_coded_sr(header)
             name, data = f"SR.{dataset.SOPInstanceUID}.dcm", to_file(dataset)
         else:
             from edge.standard.fhir import to_json

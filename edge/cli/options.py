@@ -10,7 +10,8 @@ from typing import NoReturn
 from edge.version import __version__
 
 PROG = "edge-report"
-OBJECTS = ("sr", "fhir")
+DICOM_OBJECTS = ("sr", "sr-tid1500")
+OBJECTS = (*DICOM_OBJECTS, "fhir")
 """Formats that are one object per film."""
 
 _EPILOG = """\
@@ -64,13 +65,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--format",
         choices=("text", "json", *OBJECTS),
         default="text",
-        help="sr: DICOM Basic Text SR; fhir: R4 DiagnosticReport; several films as json or fhir: one object per line",
+        help="sr: DICOM Basic Text SR; sr-tid1500: Comprehensive 3D SR with coded findings; fhir: R4 DiagnosticReport;"
+        " several films as json or fhir: one object per line",
     )
     add(
         "-o",
         "--output",
         metavar="PATH",
-        help="write the report there, whole or not at all; several films as sr or fhir: a folder",
+        help="write the report there, whole or not at all; several films as sr, sr-tid1500 or fhir: a folder",
     )
     add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="default: auto")
     add("--threads", metavar="N", type=_positive, help="default: the physical cores this process may use")
@@ -119,6 +121,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--overlay must name a .png or .dcm file")
     if options.mask_dicom is not None and not options.mask_dicom.lower().endswith(".dcm"):
         parser.error("--mask-dicom must name a .dcm file")
-    if options.format == "sr" and options.output is None and (len(options.images) > 1 or _is_terminal()):
-        parser.error("--format sr is a DICOM file for each film: name it with -o (several films: a folder)")
+    if options.format in DICOM_OBJECTS and options.output is None and (len(options.images) > 1 or _is_terminal()):
+        parser.error(f"--format {options.format} is a DICOM file for each film: name it with -o (several: a folder)")
     return options

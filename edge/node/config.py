@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-OBJECTS = ("sr", "capture", "seg")
+OBJECTS = ("sr", "sr-tid1500", "capture", "seg")
 """Objects that go to a DICOM or DICOMweb receiver."""
 FILES = (*OBJECTS, "fhir", "json", "text")
 """Objects that go to a folder."""

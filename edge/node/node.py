@@ -24,6 +24,7 @@ from edge.node.trace import Trace
 from edge.node.worker import Worker, engine_of
 
 if TYPE_CHECKING:
+    from edge.manifest import Manifest
     from edge.node.server import Server
 
 POLL = 0.1
@@ -66,6 +67,8 @@ class Node:
         ]
         self.worker = Worker(config, self.spool, self.metrics, self.trace, self.deliver)
         self._bundle = bundle
+        for line in never_made(config, bundle.manifest):
+            log.warning("%s", line)
         self._began = time.monotonic()
         self._stopping = threading.Event()
         self._ready = False
@@ -244,13 +247,29 @@ def _resident() -> float:
         return 0.0
 
 
+def never_made(config: Config, manifest: Manifest) -> list[str]:
+    """Objects that a receiver is to get and that this model cannot make, one line each."""
+    lacking = {
+        "seg": (manifest.has_mask, "this model has no segmenter"),
+        "sr-tid1500": (manifest.coding_file is not None, "this bundle does not say how its findings are coded"),
+    }
+    return [
+        f"[[deliver]] {peer.name}: objects: there will be no {kind}: {why}"
+        for peer in config.deliver
+        for kind, (fine, why) in lacking.items()
+        if kind in peer.objects and not fine
+    ]
+
+
 def check(config: Config) -> list[str]:
     """What is wrong with a configuration beyond its form, without starting anything; empty where nothing is."""
     from edge.engine import load
 
     problems = []
     try:
-        load(Bundle.open(config.report.bundle), config.report.device, config.report.threads)
+        bundle = Bundle.open(config.report.bundle)
+        problems += never_made(config, bundle.manifest)
+        load(bundle, config.report.device, config.report.threads)
     except EdgeError as error:
         problems.append(f"[report] {error.kind}: {error}")
     from edge.node.server import server_context

@@ -9,11 +9,12 @@ if TYPE_CHECKING:
     from edge.report import Report
     from edge.standard.filmheader import FilmHeader
 
-PREFIX = {"sr": "SR", "capture": "SC", "seg": "SEG"}
+PREFIX = {"sr": "SR", "sr-tid1500": "SR", "capture": "SC", "seg": "SEG"}
 
 
 def make_objects(report: Report, header: FilmHeader, kinds: tuple[str, ...]) -> dict[str, tuple[str, bytes]]:
-    """Kind of object to file name and content; a segmentation only where the model has a mask.
+    """Kind of object to file name and content; a segmentation only where the model has a mask, coded findings only
+    where the bundle says how they are coded.
 
     Names and content depend on the film, the bundle and the software alone, so that whatever is made twice is the same
     object (:mod:`edge.standard.identity`).
@@ -24,7 +25,7 @@ def make_objects(report: Report, header: FilmHeader, kinds: tuple[str, ...]) -> 
     """
     made: dict[str, tuple[str, bytes]] = {}
     for kind in kinds:
-        if kind == "seg" and report.mask is None:
+        if (kind == "seg" and report.mask is None) or (kind == "sr-tid1500" and report.coding is None):
             continue
         made[kind] = _make(kind, report, header)
     return made
@@ -34,8 +35,13 @@ def _make(kind: str, report: Report, header: FilmHeader) -> tuple[str, bytes]:
     if kind in PREFIX:
         from edge.standard.modules import to_file
 
-        build = {"sr": report.to_sr, "capture": report.to_secondary_capture, "seg": report.to_segmentation}[kind]
-        dataset = build(header)
+        build = {
+            "sr": report.to_sr,
+            "sr-tid1500": report.to_coded_sr,
+            "capture": report.to_secondary_capture,
+            "seg": report.to_segmentation,
+        }
+        dataset = build[kind](header)
         return f"{PREFIX[kind]}.{dataset.SOPInstanceUID}.dcm", to_file(dataset)
     if kind == "fhir":
         from edge.standard.fhir import to_json

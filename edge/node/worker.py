@@ -41,6 +41,7 @@ _NEEDED = (
     "edge.preprocess",
     "edge.standard.filmheader",
     "edge.standard.sr",
+    "edge.standard.measurements",
     "edge.standard.capture",
     "edge.standard.segmentation",
     "edge.standard.fhir",

@@ -41,6 +41,13 @@ class Kind:
 
 
 SR = Kind("sr", "1.2.840.10008.5.1.4.1.1.88.11", "SR", _SERIES_BASE, "Draft findings (model, not reviewed)")
+CODED_SR = Kind(
+    "sr-tid1500",
+    "1.2.840.10008.5.1.4.1.1.88.34",
+    "SR",
+    _SERIES_BASE + 3,
+    "Draft findings, coded (model, not reviewed)",
+)
 CAPTURE = Kind("capture", "1.2.840.10008.5.1.4.1.1.7", "OT", _SERIES_BASE + 1, "Draft findings, picture (model)")
 SEGMENTATION = Kind("seg", "1.2.840.10008.5.1.4.1.1.66.4", "SEG", _SERIES_BASE + 2, "Lungs and heart (model)")
 

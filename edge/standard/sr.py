@@ -18,24 +18,11 @@ The tree (PS3.16)::
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from edge.standard.filmheader import FilmHeader, film_header
-from edge.standard.modules import (
-    MANUFACTURER,
-    SR,
-    algorithm_version,
-    base,
-    code,
-    codes_of,
-    device_uid,
-    finished,
-    guarded,
-    issuer_items,
-    notices,
-    reference,
-    references,
-)
+from edge.standard.modules import SR, algorithm_version, base, finished, guarded, notices
+from edge.standard.srtree import COMMENT, FINDING, Concept, container, document, image, root, text
 
 if TYPE_CHECKING:
     import os
@@ -44,15 +31,10 @@ if TYPE_CHECKING:
 
     from edge.report import Report
 
-LANGUAGE = ("en", "RFC5646", "English")
-"""The only language of the models supported so far; a bundle does not name one."""
-
-_COMMENT = ("121106", "DCM", "Comment")
-_FINDING = ("121071", "DCM", "Finding")
+_TITLE = ("18748-4", "LN", "Diagnostic Imaging Report")
 _IMPRESSION = ("121073", "DCM", "Impression")
 _IMPRESSION_NAMES = ("impression", "impressions")
 _PURPOSE = ("121080", "DCM", "Best illustration of finding")
-_MAX_UT = 1 << 20
 
 
 @guarded
@@ -84,137 +66,38 @@ def structured_report(
     said = _said(report)
     ds = base(report, film, SR, said, when)
     ds.ReferencedPerformedProcedureStepSequence = []
-    _document(ds, report, film)
-    _root(ds, report, film, said)
+    document(ds, report, film)
+    root(ds, report, _TITLE, "2000", _sections(report, film, said))
     return finished(ds)
 
 
-def _said(report: Report) -> list[tuple[tuple[str, str, str], str]]:
+def _said(report: Report) -> list[tuple[Concept, str]]:
     """The text items of the section, in order: concept and text."""
     return [
-        *((_COMMENT, text) for text in notices(report)),
-        *((_FINDING, sentence.text) for sentence in report.sentences),
-        *((_COMMENT, f"Warning: {text}.") for text in report.warnings),
+        *((COMMENT, text) for text in notices(report)),
+        *((FINDING, sentence.text) for sentence in report.sentences),
+        *((COMMENT, f"Warning: {text}.") for text in report.warnings),
         (("111001", "DCM", "Algorithm Name"), report.model["name"]),
         (("111003", "DCM", "Algorithm Version"), algorithm_version(report)),
     ]
 
 
-def _document(ds: Dataset, report: Report, film: FilmHeader) -> None:
-    """SR Document General (C.17.2)."""
-    from pydicom.dataset import Dataset
-
-    ds.PreliminaryFlag = "PRELIMINARY"
-    ds.CompletionFlag = "PARTIAL"
-    ds.CompletionFlagDescription = f"Draft written by a model{', edited by hand' * bool(report.edited)}; not reviewed"
-    ds.VerificationFlag = "UNVERIFIED"
-    author = Dataset()  # Identified Person or Device (C.17.2.4)
-    author.ObserverType = "DEV"
-    author.StationName = ""
-    author.DeviceUID = device_uid(report)
-    author.Manufacturer, author.ManufacturerModelName = MANUFACTURER, ds.ManufacturerModelName
-    author.SoftwareVersions = ds.SoftwareVersions
-    author.InstitutionName = ""
-    author.InstitutionCodeSequence = []
-    ds.AuthorObserverSequence = [author]
-    ds.PerformedProcedureCodeSequence = []
-    if requests := _requests(film):
-        ds.ReferencedRequestSequence = requests
-    series = Dataset()
-    series.SeriesInstanceUID = film.series_uid
-    series.ReferencedSOPSequence = [reference(film.sop_class_uid, film.sop_instance_uid)]
-    study = Dataset()
-    study.StudyInstanceUID = film.study_uid
-    study.ReferencedSeriesSequence = [series]
-    ds.CurrentRequestedProcedureEvidenceSequence = [study]
-
-
-def _requests(film: FilmHeader) -> list[Dataset]:
-    """Referenced Request Sequence (C.17.2): the orders that the film answers, where it names any."""
-    from pydicom.dataset import Dataset
-
-    accession = film.values.text("AccessionNumber")
-    asked: list[Any] = film.values.items("RequestAttributesSequence") or ([None] if accession else [])
-    found = []
-    for order in asked:
-        item = Dataset()
-        item.StudyInstanceUID = (order and order.uid("StudyInstanceUID")) or film.study_uid
-        item.ReferencedStudySequence = references(order.items("ReferencedStudySequence")) if order else []
-        item.AccessionNumber = (order and order.text("AccessionNumber")) or accession
-        if issuer := film.values.items("IssuerOfAccessionNumberSequence"):
-            item.IssuerOfAccessionNumberSequence = issuer_items(issuer)
-        item.PlacerOrderNumberImagingServiceRequest = item.FillerOrderNumberImagingServiceRequest = ""
-        item.RequestedProcedureID = order.text("RequestedProcedureID") if order else ""
-        item.RequestedProcedureDescription = order.text("RequestedProcedureDescription") if order else ""
-        item.RequestedProcedureCodeSequence = codes_of(order.items("RequestedProcedureCodeSequence")) if order else []
-        found.append(item)
-    return found
-
-
-def _root(ds: Dataset, report: Report, film: FilmHeader, said: list[tuple[tuple[str, str, str], str]]) -> None:
-    """SR Document Content (C.17.3)."""
-    from pydicom.dataset import Dataset
-
-    ds.ValueType = "CONTAINER"
-    ds.ConceptNameCodeSequence = [code("18748-4", "LN", "Diagnostic Imaging Report")]
-    ds.ContinuityOfContent = "SEPARATE"
-    template = Dataset()
-    template.MappingResource, template.TemplateIdentifier = "DCMR", "2000"
-    ds.ContentTemplateSequence = [template]
-    language = _item("HAS CONCEPT MOD", "CODE", ("121049", "DCM", "Language of Content Item and Descendants"))
-    language.ConceptCodeSequence = [code(*LANGUAGE)]
-    kind = _item("HAS OBS CONTEXT", "CODE", ("121005", "DCM", "Observer Type"))
-    kind.ConceptCodeSequence = [code("121007", "DCM", "Device")]
-    uid = _item("HAS OBS CONTEXT", "UIDREF", ("121012", "DCM", "Device Observer UID"))
-    uid.UID = device_uid(report)
-    observer = [
-        _text("HAS OBS CONTEXT", (number, "DCM", f"Device Observer {what}"), value)
-        for number, what, value in (
-            ("121013", "Name", "edge-report"),
-            ("121014", "Manufacturer", MANUFACTURER),
-            ("121015", "Model Name", report.model["name"]),
-        )
-    ]
-    ds.ContentSequence = [language, kind, uid, *observer, *_sections(report, film, said)]
-
-
-def _sections(report: Report, film: FilmHeader, said: list[tuple[tuple[str, str, str], str]]) -> list[Dataset]:
+def _sections(report: Report, film: FilmHeader, said: list[tuple[Concept, str]]) -> list[Dataset]:
     """Findings, with all that is said beside them, and the impression where the model writes one (CID 7001)."""
-    impression = [text for name, texts in report.sections if name.casefold() in _IMPRESSION_NAMES for text in texts]
+    impression = [words for name, texts in report.sections if name.casefold() in _IMPRESSION_NAMES for words in texts]
     own = list(said)
-    for text in impression:
-        own.remove((_FINDING, text))
+    for words in impression:
+        own.remove((FINDING, words))
     parts = [(("59776-5", "LN", "Findings"), own)]
     if impression:
-        parts.append((("19005-8", "LN", "Impressions"), [(_IMPRESSION, text) for text in impression]))
-    sections = []
-    for heading, items in parts:
-        section = _item("CONTAINS", "CONTAINER", heading)
-        section.ContinuityOfContent = "SEPARATE"
-        section.ContentSequence = [_narrative(concept, text, film) for concept, text in items]
-        sections.append(section)
-    return sections
+        parts.append((("19005-8", "LN", "Impressions"), [(_IMPRESSION, words) for words in impression]))
+    return [
+        container(heading, [_narrative(concept, words, film) for concept, words in items]) for heading, items in parts
+    ]
 
 
-def _narrative(concept: tuple[str, str, str], text: str, film: FilmHeader) -> Dataset:
-    item = _text("CONTAINS", concept, text)
-    if concept in (_FINDING, _IMPRESSION):
-        image = _item("INFERRED FROM", "IMAGE", _PURPOSE)
-        image.ReferencedSOPSequence = [reference(film.sop_class_uid, film.sop_instance_uid)]
-        item.ContentSequence = [image]
-    return item
-
-
-def _text(relation: str, concept: tuple[str, str, str], text: str) -> Dataset:
-    item = _item(relation, "TEXT", concept)
-    item.TextValue = text[:_MAX_UT]
-    return item
-
-
-def _item(relation: str, value_type: str, concept: tuple[str, str, str]) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.RelationshipType, item.ValueType = relation, value_type
-    item.ConceptNameCodeSequence = [code(*concept)]
-    return item
+def _narrative(concept: Concept, words: str, film: FilmHeader) -> Dataset:
+    made = text("CONTAINS", concept, words)
+    if concept in (FINDING, _IMPRESSION):
+        made.ContentSequence = [image("INFERRED FROM", _PURPOSE, film)]
+    return made

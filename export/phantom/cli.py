@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``edge-phantom draw | train | draft | evaluate``: films we draw, the model trained on them, its scores."""
+"""``edge-phantom draw | train | draft | coding | evaluate``: films we draw, the model trained on them, its scores."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     draft.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     draft.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
 
+    coding = commands.add_parser(
+        "coding", help="write the demo model's table of coded findings, for edge-export --coding"
+    )
+    coding.add_argument("--out", type=Path, required=True, help="a JSON file")
+
     evaluate = commands.add_parser("evaluate", help="report unseen phantoms and score the labels read back")
     evaluate.add_argument("--n", type=int, default=500)
     evaluate.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
@@ -93,6 +98,10 @@ def main(argv: list[str] | None = None) -> int:
             _train(arguments)
         elif arguments.command == "draft":
             _draft(arguments)
+        elif arguments.command == "coding":
+            from .coding import coding_json
+
+            arguments.out.write_bytes(coding_json())
         else:
             _evaluate(arguments)
     except EdgeError as error:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 
 from ..options import ExportOptions, GenerationOptions, ImageOptions
 from ..pipeline import export_model
+from .coding import coding_json
 from .config import END_OF_TEXT, INTENDED_USE, NAME, NOTICE
 from .data import INTENSITY
 from .labels import LABELS
@@ -62,6 +63,7 @@ def publish(
             ],
             card=scores,
             draft_source=SOURCE,
+            coding=coding_json(),
             image=ImageOptions(intensity=dict(INTENSITY)),
             generation=GenerationOptions(
                 max_new_tokens=120,

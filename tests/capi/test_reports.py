@@ -14,7 +14,7 @@ import pydicom
 import pytest
 from capi import ON_TEXT, CapiError, Engine, Error, Library, Options
 from dicom_film import film_of_dataset
-from handmade import chest_picture, make_bundle
+from handmade import CODING, chest_picture, make_bundle
 
 import edge
 
@@ -113,6 +113,7 @@ RULES = {"no_repeat_ngram": 2, "min_new_tokens": 11, "counted_begin": 1}
         {"generation": {"begin_ids": [5, 9], "cut_at_sentence": True}},
         {"generation": {"evidence_layers": [], "stop_ids": [40, 41, 42, 43, 44, 45, 46]}},
         {"synthetic": True, "notice": "for tests only \u2013 \u6771\u4eac"},
+        {"coding": CODING},
         {"generation": {"sections": SECTIONS}},
         {"generation": {"sections": SECTIONS, "begin_ids": [5, 9], "cut_at_sentence": True, "max_new_tokens": 60}},
         {"generation": {"beams": 3, "sections": SECTIONS, "stop_ids": [40, 41, 42, 43]}},

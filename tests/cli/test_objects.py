@@ -12,7 +12,7 @@ from pathlib import Path
 import pydicom
 import pytest
 from cli_films import make_dicom
-from handmade import chest_picture, make_bundle
+from handmade import CODING, chest_picture, make_bundle
 from PIL import Image
 
 from edge.cli.report import main as edge_report
@@ -60,6 +60,20 @@ def test_several_films_into_a_folder(main: Main, films: list[Path], tmp_path: Pa
     assert main("-q", "--format", "fhir", "-o", folder, films[0])[0] == 0
     (resource,) = folder.glob("DiagnosticReport.*.json")
     assert json.loads(resource.read_text())["subject"]["identifier"]["value"] == "SECRETID"
+
+
+def test_coded_findings(main: Main, films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only of a bundle that says how they are coded, and that is found out before any work."""
+    out = tmp_path / "coded.dcm"
+    code, said, err = main("--format", "sr-tid1500", "-o", out, films[0])
+    assert (code, said) == (1, "")
+    assert "does not say how its findings are coded (it has no coding.json)" in err
+    assert not out.exists()
+    monkeypatch.setenv("EDGE_REPORT_BUNDLE", str(make_bundle(tmp_path / "bundle", coding=CODING)))
+    assert main("-q", "--format", "sr-tid1500", "-o", out, films[0]) == (0, "", "")
+    made = pydicom.dcmread(out)
+    assert (made.SOPClassUID, made.PatientID) == ("1.2.840.10008.5.1.4.1.1.88.34", "SECRETID")
+    assert main("-q", "--format", "sr-tid1500", films[0], films[1])[0] == 1  # several need a folder
 
 
 def test_several_films_as_fhir_lines(main: Main, films: list[Path]) -> None:

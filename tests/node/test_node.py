@@ -70,6 +70,37 @@ def test_the_configuration_is_checked_by_the_command(setup: Setup) -> None:
     assert "Traceback" not in done.stderr
 
 
+@needs_dcmtk
+def test_coded_findings_reach_the_archive(tmp_path: Path, start, setup, pacs, films: list[Path]) -> None:
+    """As objects beside the text reports, of a bundle that says how its findings are coded."""
+    from handmade import CODING, make_bundle
+    from pydicom import dcmread
+
+    archive = pacs()
+    bundle = make_bundle(tmp_path / "coded", coding=CODING)
+    peer = setup.to_pacs(archive.port, objects=["sr", "sr-tid1500"])
+    start(deliver=[peer], report={"bundle": str(bundle)})
+    assert storescu(setup.port, films[0]).returncode == 0
+    wait_for(lambda: len(archive.objects()) == 2 and setup.metric("edge_node_undelivered_results") == 0)
+    classes = {str(dcmread(path, force=True).SOPClassUID).rsplit(".", 1)[-1] for path in archive.objects()}
+    assert classes == {"11", "34"}  # Basic Text, Comprehensive 3D
+    assert len(set(reported_films(archive.objects()))) == 1
+
+
+def test_objects_that_the_model_cannot_make_are_told(setup: Setup, films: list[Path]) -> None:
+    from edge.bundle import Bundle
+    from edge.node.configfile import parse_config
+    from edge.node.node import check, never_made
+
+    folder = {"name": "files", "kind": "folder", "path": str(setup.out), "objects": ["sr", "sr-tid1500", "seg"]}
+    config = parse_config(setup.tables(deliver=[folder]), setup.folder)
+    (line,) = check(config)
+    assert line == (
+        "[[deliver]] files: objects: there will be no sr-tid1500: this bundle does not say how its findings are coded"
+    )
+    assert never_made(config, Bundle.open(None).manifest) == []  # the demo bundle can make all
+
+
 def test_stopping_leaves_what_is_not_done_on_disk(start, films: list[Path]) -> None:
     from test_hostile import send
 

@@ -208,7 +208,52 @@ def seal(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 
-def make_bundle(folder: Path, *, registers: int = 0, bias: bool = True, **changes: Any) -> Path:
+CODING: dict[str, Any] = {
+    "coding_version": 1,
+    "language": "en",
+    "negation": {"before": ["no", "none", "without"], "after": ["not seen"], "ends": ["but"]},
+    "hedges": ["possible"],
+    "verbs": ["is", "are"],
+    "ignored": ["pericardial effusion"],
+    "attributes": {
+        "side": {"words": {"left": ["left"], "right": ["right"], "both": ["left", "right"]}, "exclusive": False},
+        "size": {"words": {"small": ["small"], "large": ["large"]}, "exclusive": True},
+    },
+    "findings": {
+        "cardiomegaly": {"phrases": ["cardiomegaly", "heart .. enlarged"], "attributes": [], "default": {}},
+        "effusion": {
+            "phrases": ["effusion", "effusions"],
+            "attributes": ["side", "size"],
+            "default": {"size": "small"},
+        },
+    },
+    "labels": {
+        "big_heart": {
+            "finding": "cardiomegaly",
+            "values": {},
+            "code": ["8186001", "SCT", "Cardiomegaly"],
+            "sites": [{"place": ["80891009", "SCT", "Heart"], "laterality": None}],
+            "evaluations": [],
+        },
+        **{
+            f"{size}_{side}_effusion": {
+                "finding": "effusion",
+                "values": {"side": side, "size": size},
+                "code": ["60046008", "SCT", "Pleural effusion"],
+                "sites": [{"place": ["3120008", "SCT", "Pleura"], "laterality": laterality}],
+                "evaluations": [{"name": ["112025", "DCM", "Size Descriptor"], "value": value}],
+            }
+            for side, laterality in (("left", ["7771000", "SCT", "Left"]), ("right", ["24028007", "SCT", "Right"]))
+            for size, value in (("small", ["255507004", "SCT", "Small"]), ("large", ["255509001", "SCT", "Large"]))
+        },
+    },
+}
+"""A table of coded findings, small but with everything that one can hold."""
+
+
+def make_bundle(
+    folder: Path, *, registers: int = 0, bias: bool = True, coding: dict[str, Any] | None = None, **changes: Any
+) -> Path:
     """Write a bundle; `changes` replace sections of the manifest, e.g. ``generation={"stop_ids": [3]}``."""
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = make_tokenizer()
@@ -217,6 +262,9 @@ def make_bundle(folder: Path, *, registers: int = 0, bias: bool = True, **change
     onnx.save(make_graph(vocab, registers=registers, bias=bias), folder / "vision.onnx")
     save_file(make_weights(vocab), folder / "decoder.safetensors")
     manifest = make_manifest(vocab, registers=registers, bias=bias)
+    if coding is not None:
+        (folder / "coding.json").write_text(json.dumps(coding))
+        manifest |= {"coding": "coding.json", "labels": list(coding["labels"])}
     for key, value in changes.items():
         if isinstance(value, dict):
             manifest[key].update(value)

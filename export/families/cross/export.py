@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from ... import bundle_writer as writer
 from ...calibration import film_paths, read_films
 from ...check_images import check_images
+from ...coding import name_coding, write_coding
 from ...draft_corpus import corpus_table
 from ...draft_table import save_table
 from ...errors import BadCheckpoint, UsageError
@@ -50,6 +51,7 @@ def export_cross(
         manifest = build_manifest(loaded, decoder, options)
     if draft_texts is not None:
         manifest["draft"] = writer.DRAFT
+    name_coding(manifest, options.coding)
     if options.kv_dtype is not None:
         manifest["kv_dtype"] = options.kv_dtype
     writer.check_manifest(manifest)
@@ -94,6 +96,7 @@ def export_cross(
             table = corpus_table(draft_texts, tokenizer, manifest["generation"]["stop_ids"])
             save_table(table, stage / writer.DRAFT)
             drafting = draft_section(table, len(draft_texts), options.draft_source)
+        write_coding(stage, options.coding)
         sizes = {path.name: path.stat().st_size for path in sorted(stage.iterdir())}
         card = model_card(manifest, options, check, sizes, notes, drafting)
         (stage / writer.CARD).write_text(card, encoding="utf-8")
