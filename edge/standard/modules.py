@@ -123,6 +123,7 @@ def base(report: Report, film: FilmHeader, kind: Kind, content: Any, when: datet
     ds.SeriesDescription = kind.series_description
     ds.InstanceNumber = abs(film.values.integer("InstanceNumber") or 1)
     _equipment(ds, report)
+    ds.DeviceUID = device_uid(report)
     ds.ContributingEquipmentSequence = _contributors(report, film.values)
     moment = _moment(film.values, when)
     ds.ContentDate, ds.ContentTime = f"{moment:%Y%m%d}", f"{moment:%H%M%S}"
@@ -200,7 +201,6 @@ def _equipment(ds: Dataset, report: Report) -> None:
     ds.ManufacturerModelName = report.model["name"][:64]
     ds.DeviceSerialNumber = report.model["bundle_sha256"][:64]
     ds.SoftwareVersions = f"edge-report {report.software['version']}"
-    ds.DeviceUID = device_uid(report)
 
 
 def device_uid(report: Report) -> str:

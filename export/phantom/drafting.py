@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import os
 from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -56,7 +57,10 @@ def compare(
     identical = tokens = 0
     workers = max(1, (os.cpu_count() or 2) - 1)
     order = list(decoders)
-    with ProcessPoolExecutor(workers) as pool, tqdm(total=count, desc="phantoms", unit="film", leave=False) as bar:
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        tqdm(total=count, desc="phantoms", unit="film", leave=False) as bar,
+    ):
         for begin in range(0, count, BATCH):
             batch = range(begin, min(begin + BATCH, count))
             seeds = [seed * 10000 + i for i in batch]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,8 @@ def _draw_film(seed: int, long_side: int, mask_side: int) -> _Film:
 
 
 def _films(count: int, seed: int, long_side: int, mask_side: int, workers: int) -> Iterator[_Film]:
-    with ProcessPoolExecutor(workers) as pool:
+    # Not a fork: OpenCV's threads of this process would be missing there, and waited for.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         yield from pool.map(
             _draw_film,
             [seed * 10000 + i for i in range(count)],

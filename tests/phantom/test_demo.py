@@ -57,6 +57,21 @@ def test_unseen_phantoms() -> None:
     assert scores["stopped"] >= 0.95
 
 
+def test_films_are_drawn_where_opencv_has_threads_already(tmp_path: Path) -> None:
+    """A forked process would wait for them for ever."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import cv2, numpy\n"
+        "from edge_export.phantom.evaluate import _films\n"
+        "if __name__ == '__main__':\n"
+        "    cv2.setNumThreads(4)\n"
+        "    cv2.GaussianBlur(numpy.zeros((3000, 3000), numpy.float32), (31, 31), 3)\n"
+        "    print(len(list(_films(2, 1, 300, 32, 1))))\n"
+    )
+    run = subprocess.run([sys.executable, "-P", str(program)], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (0, "2\n"), run.stderr
+
+
 def test_the_sample_film_is_read_right() -> None:
     report = edge.load().report(SAMPLE)
     assert label(report.findings) == SAMPLE_LABELS
