@@ -76,52 +76,31 @@ __device__ inline void meet(Barrier* barrier, Work work) {
   __syncthreads();
 }
 
-__device__ inline void meet(Barrier* barrier) {
-  meet(barrier, [] {});
-}
-
-// Out of line: a pass has five products of five types each.
-template <class W, int ROWS>
-__device__ __noinline__ void product_of(MatmulArgs& a) {
-  plan<W, ROWS>(a);
-  matmul_units<W, ROWS>(a, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
-}
-
 template <int ROWS>
-__device__ inline void product(const PassArgs& p, const DeviceMatrix& w, const float* x,
-                               const DeviceNorm* norm, float* y, Output output) {
-  MatmulArgs a{};
-  a.w = w;
-  a.x = x;
-  a.x_stride = w.cols;
-  if (norm) {
-    a.norm_weight = norm->weight;
-    a.norm_bias = norm->bias;
-  }
-  a.eps = p.eps;
-  a.y = y;
-  a.y_stride = w.rows;
-  a.rows = p.rows;
-  a.output = output;
-  a.flags = p.choose.flags;
-  a.stats = p.stats;
-  a.state = p.choose.state;
-  switch (w.type) {
+__device__ inline void product(MatmulArgs& a) {
+  if (a.norm_weight) row_norms(a.x, a.x_stride, a.rows, a.w.cols, a.eps, shared_norms());
+  const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+  switch (a.w.type) {
     case EDGE_CUDA_F32:
-      return product_of<F32, ROWS>(a);
+      plan<F32, ROWS>(a);
+      return matmul_units<F32, ROWS, false>(a, block, blocks);
     case EDGE_CUDA_F16:
-      return product_of<F16, ROWS>(a);
+      plan<F16, ROWS>(a);
+      return matmul_units<F16, ROWS, false>(a, block, blocks);
     case EDGE_CUDA_BF16:
-      return product_of<BF16, ROWS>(a);
+      plan<BF16, ROWS>(a);
+      return matmul_units<BF16, ROWS, false>(a, block, blocks);
     case EDGE_CUDA_I4:
-      return product_of<I4, ROWS>(a);
+      plan<I4, ROWS>(a);
+      return matmul_units<I4, ROWS, false>(a, block, blocks);
     default:
-      return product_of<I8, ROWS>(a);
+      plan<I8, ROWS>(a);
+      return matmul_units<I8, ROWS, false>(a, block, blocks);
   }
 }
 
 template <class C, int ROWS>
-__device__ __noinline__ void attention_of(const AttendArgs& a, int blocks) {
+__device__ inline void attention_of(const AttendArgs& a, int blocks) {
   for (int unit = static_cast<int>(blockIdx.x); unit < a.heads * blocks;
        unit += static_cast<int>(gridDim.x)) {
     attend_block<C, ROWS>(a, unit % a.heads, unit / a.heads);
@@ -130,9 +109,9 @@ __device__ __noinline__ void attention_of(const AttendArgs& a, int blocks) {
 }
 
 template <int ROWS>
-__device__ inline void attention(const PassArgs& p, const AttendArgs& a, int blocks) {
-  if (p.cache_type == EDGE_CUDA_F32) return attention_of<F32, ROWS>(a, blocks);
-  if (p.cache_type == EDGE_CUDA_F16) return attention_of<F16, ROWS>(a, blocks);
+__device__ inline void attention(int cache_type, const AttendArgs& a, int blocks) {
+  if (cache_type == EDGE_CUDA_F32) return attention_of<F32, ROWS>(a, blocks);
+  if (cache_type == EDGE_CUDA_F16) return attention_of<F16, ROWS>(a, blocks);
   return attention_of<I8, ROWS>(a, blocks);
 }
 
@@ -166,58 +145,90 @@ __device__ inline void embed_rows(const EmbedArgs& a, int rows) {
     }
 }
 
+// The stages of a layer, with a barrier after each; the head comes after the last layer's.
+enum Stage { kQkv, kAttend, kOut, kMlpIn, kMlpOut, kStages };
+
+// One loop over all stages, so that the code of each is there once.
 template <int ROWS>
 __device__ inline void pass(const PassArgs& p) {
   constexpr int kSpan = kWarps * Plan<F32, ROWS>::kOut;
-  AttendArgs attend = p.attend;
   if (p.rows > 1) {
     if (blockIdx.x == 0) propose_drafts({p.proposal, p.choose.flags, p.choose.state, p.rows});
-    meet(p.barrier);
+    meet(p.barrier, [] {});
   }
   // Every block writes all of it, the same numbers: cheaper than a barrier.
   embed_rows(p.embed, p.rows);
   __syncthreads();
   const int blocks = (p.choose.state->keys + p.rows + kKeyBlock - 1) / kKeyBlock;
+  AttendArgs attend = p.attend;
+  MatmulArgs a{};
+  a.eps = p.eps;
+  a.rows = p.rows;
+  a.flags = p.choose.flags;
+  a.stats = p.stats;
+  a.state = p.choose.state;
   bool first = true;
-  for (int i = 0; i < p.layers; ++i) {
-    const PassLayer& layer = p.layer[i];
+#pragma unroll 1
+  for (int stage = 0; stage <= kStages * p.layers; ++stage) {
+    const bool head = stage == kStages * p.layers;
+    const int what = stage % kStages;
+    const PassLayer& layer = p.layer[head ? 0 : stage / kStages];
     attend.cache = layer.cache;
-    attend.bias = layer.bias;
-    attend.mass = layer.gathers ? p.mass : nullptr;
-    product<ROWS>(p, layer.qkv, p.embed.x, &layer.attn_norm, p.qkv, Output::store);
-    fetch_cache(p, attend, blocks);
-    meet(p.barrier);
-    attention<(ROWS < 4 ? ROWS : 4)>(p, attend, blocks);
-    fetch_rows(layer.attn_out, kSpan);
-    meet(p.barrier);
-    if (layer.gathers) {
-      EvidenceArgs evidence = p.evidence;
-      evidence.first = first;
-      for (int unit = static_cast<int>(blockIdx.x); unit * kAttendThreads < evidence.prefix;
-           unit += static_cast<int>(gridDim.x))
-        evidence_unit(evidence, unit);
-      first = false;
+    if (what == kAttend) {
+      attend.bias = layer.bias;
+      attend.mass = layer.gathers ? p.mass : nullptr;
+      attention<(ROWS < 4 ? ROWS : 4)>(p.cache_type, attend, blocks);
+    } else {
+      if (what == kOut && layer.gathers) {
+        EvidenceArgs evidence = p.evidence;
+        evidence.first = first;
+        for (int unit = static_cast<int>(blockIdx.x); unit * kAttendThreads < evidence.prefix;
+             unit += static_cast<int>(gridDim.x))
+          evidence_unit(evidence, unit);
+        first = false;
+      }
+      const bool residual = what == kOut || what == kMlpOut;
+      const DeviceNorm norm = head ? p.final_norm : what == kQkv ? layer.attn_norm : layer.mlp_norm;
+      a.w = head             ? p.head
+            : what == kQkv   ? layer.qkv
+            : what == kOut   ? layer.attn_out
+            : what == kMlpIn ? layer.mlp_in
+                             : layer.mlp_out;
+      a.x = what == kOut ? attend.out : what == kMlpOut ? p.mlp : p.embed.x;
+      a.x_stride = a.w.cols;
+      a.norm_weight = residual ? nullptr : norm.weight;
+      a.norm_bias = norm.bias;
+      a.y = head ? p.logits : what == kQkv ? p.qkv : what == kMlpIn ? p.mlp : p.embed.x;
+      a.y_stride = a.w.rows;
+      a.output = head           ? Output::logits
+                 : residual     ? Output::residual
+                 : what == kQkv ? Output::store
+                                : p.activation;
+      product<ROWS>(a);
     }
-    product<ROWS>(p, layer.attn_out, attend.out, nullptr, p.embed.x, Output::residual);
-    fetch_rows(layer.mlp_in, kSpan);
-    meet(p.barrier);
-    product<ROWS>(p, layer.mlp_in, p.embed.x, &layer.mlp_norm, p.mlp, p.activation);
-    fetch_rows(layer.mlp_out, kSpan);
-    meet(p.barrier);
-    product<ROWS>(p, layer.mlp_out, p.mlp, nullptr, p.embed.x, Output::residual);
-    if (i + 1 < p.layers)
-      fetch_rows(p.layer[i + 1].qkv, kSpan);
+    // What this block reads first in the next stage is on its way while it waits.
+    if (head)
+      fetch_rows(layer.qkv, kSpan);
+    else if (what == kQkv)
+      fetch_cache(p, attend, blocks);
+    else if (what == kAttend)
+      fetch_rows(layer.attn_out, kSpan);
+    else if (what == kOut)
+      fetch_rows(layer.mlp_in, kSpan);
+    else if (what == kMlpIn)
+      fetch_rows(layer.mlp_out, kSpan);
+    else if (stage + 1 < kStages * p.layers)
+      fetch_rows((&layer)[1].qkv, kSpan);
     else
       fetch_rows(p.head, kVocabBlock);
-    meet(p.barrier);
+    meet(p.barrier, [&] {
+      if (head) choose_rows(p.choose);
+    });
   }
-  product<ROWS>(p, p.head, p.embed.x, &p.final_norm, p.logits, Output::logits);
-  fetch_rows(p.layer[0].qkv, kSpan);
-  meet(p.barrier, [&] { choose_rows(p.choose); });
 }
 
 template <int ROWS>
-__global__ void __launch_bounds__(kThreads) write_text(const PassArgs p) {
+__global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant__ PassArgs p) {
   // All blocks read the same: the end changes only while they wait.
   for (int n = 0; n < p.passes && !static_cast<const volatile State*>(p.choose.state)->end; ++n)
     pass<ROWS>(p);
