@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _serve(options: argparse.Namespace) -> None:
     uvicorn = _import_uvicorn()
+    check_certificate(options)
     listener = listen(options.host, options.port)
     with listener:
         _log_to_stderr(options.verbose)
@@ -52,15 +53,11 @@ def _serve(options: argparse.Namespace) -> None:
 
         engine = load(options.bundle, options.device, options.threads)
         config = configured(application(engine, options), options)
-        try:
-            config.load()
-        except (OSError, ValueError) as error:
-            raise CannotListen(f"the TLS certificate or key cannot be used ({type(error).__name__})") from None
         address = _address(options, listener)
         if engine.notice:
             say(f"{PROG}: {engine.notice}")
         if not options.loopback and not options.tls_cert:
-            say(f"{PROG}: warning: without --tls-cert films cross the network in the clear")
+            say(f"{PROG}: warning: without TLS of its own; the proxy in front must speak it")
         say(f"{PROG}: {address}  (Ctrl-C ends it)")
         if options.open:
             import webbrowser
@@ -81,11 +78,39 @@ def application(engine: Engine, options: argparse.Namespace) -> Any:
     return Guard(server.app(), names=names, token=options.token, any_address=not options.loopback)
 
 
+def check_certificate(options: argparse.Namespace) -> None:
+    """Find out before the model is loaded that TLS cannot be spoken.
+
+    Raises
+    ------
+    CannotListen
+    """
+    if not options.tls_cert:
+        return
+    import ssl
+
+    def no_password() -> str:
+        raise ValueError("encrypted")  # else OpenSSL asks for it on the terminal
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.tls_cert, options.tls_key, no_password)
+        return
+    except ssl.SSLError as error:
+        problem = "they do not belong together" if error.reason == "KEY_VALUES_MISMATCH" else "this is no PEM file"
+    except OSError as error:
+        problem = error.strerror or type(error).__name__
+    except ValueError:
+        problem = "the key is encrypted; give one without a password"
+    raise CannotListen(f"the TLS certificate or its key cannot be used: {problem}")
+
+
 def configured(app: Any, options: argparse.Namespace) -> Any:
     """How uvicorn runs: HTTP only, and no line anywhere about what was asked for."""
+    import ssl
+
     import uvicorn
 
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         http="h11",
         ws="none",
@@ -100,6 +125,10 @@ def configured(app: Any, options: argparse.Namespace) -> Any:
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
     )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+    return config
 
 
 def _import_uvicorn() -> Any:

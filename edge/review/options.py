@@ -17,8 +17,9 @@ ENVIRONMENT = "EDGE_REVIEW_TOKEN"
 SHORTEST_TOKEN = 16
 
 _EPILOG = """\
-The page answers on this machine only. For another --host a token is needed: --token makes one, or $EDGE_REVIEW_TOKEN
-holds it. Films stay in this process's memory until their page is closed or they are not used for half an hour.
+The page answers on this machine only. For another --host a token is needed (--token makes one, or $EDGE_REVIEW_TOKEN
+holds it), and a certificate: without TLS token and films could be read on the way. Films stay in this process's memory
+until their page is closed or they are not used for half an hour.
 
 Drafts are for research. This is not a medical device.
 """
@@ -54,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--name", metavar="HOST", action="append", default=[], help="a host name that the page is asked for under")
     add("--tls-cert", metavar="PEM", help="serve HTTPS with this certificate (chain)")
     add("--tls-key", metavar="PEM", help="its key")
+    add("--no-tls", action="store_true", help="serve others without TLS: a proxy in front adds it")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     add("--threads", metavar="N", type=_number(1, 512), help="default: the physical cores this process may use")
     add("--max-upload", metavar="MIB", type=_number(1, 4096), default=128, help="largest film taken (default: 128)")
@@ -80,6 +82,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error(f"--host {options.host}: others could reach the films; add --token, or set ${ENVIRONMENT}")
     if bool(options.tls_cert) != bool(options.tls_key):
         parser.error("--tls-cert and --tls-key go together")
+    if options.no_tls and options.tls_cert:
+        parser.error("--no-tls and --tls-cert contradict each other")
+    if not (options.loopback or options.tls_cert or options.no_tls):
+        parser.error(
+            f"--host {options.host}: token and films would cross the network in the clear; add --tls-cert and --tls-key, "
+            "or --no-tls where a proxy speaks TLS"
+        )
     return options
 
 

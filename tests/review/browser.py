@@ -39,9 +39,11 @@ class Browser:
     ----------
     folder : Path
         For its profile and its downloads.
+    flags : str
+        Further ones.
     """
 
-    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 800)) -> None:
+    def __init__(self, folder: Path, size: tuple[int, int] = (1280, 800), *flags: str) -> None:
         path = find_browser()
         assert path is not None
         self.downloads = folder / "downloads"
@@ -50,7 +52,13 @@ class Browser:
         self._in, theirs_out = _pipe()
         null = os.open(os.devnull, os.O_RDWR)
         actions = [(os.POSIX_SPAWN_DUP2, fd, at) for fd, at in ((null, 1), (null, 2), (theirs_in, 3), (theirs_out, 4))]
-        arguments = [path, *FLAGS, f"--user-data-dir={folder / 'profile'}", f"--window-size={size[0]},{size[1]}"]
+        arguments = [
+            path,
+            *FLAGS,
+            *flags,
+            f"--user-data-dir={folder / 'profile'}",
+            f"--window-size={size[0]},{size[1]}",
+        ]
         environment = {**os.environ, "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
         self._pid = os.posix_spawn(path, arguments, environment, file_actions=actions, setpgroup=0)
         for fd in (theirs_in, theirs_out, null):

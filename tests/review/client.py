@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ class Answer:
 
 
 class Client:
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, context: ssl.SSLContext | None = None) -> None:
+        self.port, self.context = port, context
 
     def ask(self, method: str, path: str, body: Any = None, session: str = "", **headers: str | None) -> Answer:
         """One request; ``name_of_header="value"`` adds or replaces a header, None leaves it out."""
@@ -33,7 +34,10 @@ class Client:
         sent |= {name.replace("_", "-").title(): value for name, value in headers.items()}
         if isinstance(body, dict):
             body = json.dumps(body).encode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        if self.context is None:
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        else:
+            connection = http.client.HTTPSConnection("127.0.0.1", self.port, timeout=60, context=self.context)
         try:
             connection.putrequest(method, path, skip_host="Host" in sent, skip_accept_encoding=True)
             if body is not None:
