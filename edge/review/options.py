@@ -86,8 +86,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--no-tls and --tls-cert contradict each other")
     if not (options.loopback or options.tls_cert or options.no_tls):
         parser.error(
-            f"--host {options.host}: token and films would cross the network in the clear; add --tls-cert and --tls-key, "
-            "or --no-tls where a proxy speaks TLS"
+            f"--host {options.host}: token and films would cross the network in the clear; add --tls-cert and "
+            "--tls-key, or --no-tls where a proxy speaks TLS"
         )
     return options
 
