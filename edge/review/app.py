@@ -155,7 +155,13 @@ class Server:
             no_header = str(error).split(":")[0].split(";")[0]
         except UsageError:
             no_header = _PICTURE_HEADER
-        about = {"warnings": film.warnings, "source": film.meta.source, "no_sr": no_header}
+        about = {
+            "warnings": film.warnings,
+            "source": film.meta.source,
+            "modality": film.meta.modality,
+            "view": film.meta.view_position,
+            "no_sr": no_header,
+        }
         return film, header, no_header, picture(film, self.engine.manifest.image, about)
 
     async def report(self, request: Request) -> Response:

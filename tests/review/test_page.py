@@ -88,7 +88,10 @@ def test_a_film_is_dropped(page: Browser, engine: edge.Engine, phantom: Path) ->
     assert sure == [f"confidence {round(sentence.confidence * 100)} %" for sentence in want.sentences]
     assert page.seen("#notice")
     assert page.seen("#model-notice")
+    assert "not about how likely a finding is" in page.text("#meaning")
+    assert page.seen("#meaning")
     assert not page.seen("#drop")
+    assert page.text("#which") == "phantom.dcm  ·  DX PA  ·  1532 × 1600"
     # The canvas shows the film through its own window.
     film = edge.read_film(phantom)
     shown = canvas(page, "grey")[..., 0]

@@ -80,7 +80,10 @@ function showFilm(found) {
   unsaved = false;
   findings.clear();
   panel(null);
-  show({ tools: true, keys: true, nothing: false, live: true, adding: false, saving: false });
+  show({ tools: true, keys: true, nothing: false, live: true, adding: false, saving: false, which: true, meaning: false });
+  // The file's name is known here only: it is not sent.
+  const taken = [meta.modality, meta.view].filter(Boolean).join(" ");
+  $("which").textContent = [last.name, taken, `${meta.columns} × ${meta.rows}`].filter(Boolean).join("  ·  ");
   $("grey").setAttribute("aria-label", `Chest film, ${meta.columns} by ${meta.rows} pixels of ${meta.bits} bits`);
   $("windows").replaceChildren(...meta.windows.map((window, index) => {
     const button = element("button", { type: "button", textContent: window.name });
@@ -109,7 +112,7 @@ async function write(signal, start) {
       $("live").textContent += text;
     },
     report: (report) => {
-      show({ live: false, adding: true, saving: true });
+      show({ live: false, adding: true, saving: true, meaning: report.sentences.length > 0 });
       findings.show(report.sentences);
       warn(report.warnings);
       $("save-sr").disabled = Boolean(meta.no_sr);

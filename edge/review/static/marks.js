@@ -33,9 +33,20 @@ export class Look {
     this.colour = colour(index);
     this.number = index + 1;
     this.peak = [(evidence.peak[1] + 0.5) / columns, (evidence.peak[0] + 0.5) / rows];
-    this.lines = contours(field, level).filter((line) => line.length > 16);
+    this.lines = large(contours(field, level).filter((line) => line.length > 16));
     this.tint = tinted(field, level, most, this.colour);
   }
+}
+
+// Lines that enclose little beside the largest are left out: the tint shows what is there, and a ring without a number
+// looks like a mark of its own.
+function large(lines) {
+  const area = (line) => Math.abs(line.reduce((sum, [x, y], i) => {
+    const [u, v] = line[(i + 1) % line.length];
+    return sum + (x * v - u * y) / 2;
+  }, 0));
+  const most = Math.max(0, ...lines.map(area));
+  return lines.filter((line) => area(line) >= 0.06 * most);
 }
 
 function tinted({ rows, columns, values }, low, high, [r, g, b]) {
