@@ -68,10 +68,14 @@ struct AttendArgs {
 // One panel of weights (gemm_outs outputs, see kernels_gemm.h) times many rows:
 // y[r, o] = x_scale[r] * scale[o] * sum_k w[o, k] x[r, k] + bias[o], for o in [0, outs) and r in [0, rows).
 struct GemmArgs {
-  const void* x;         // [rows, cols], row stride x_stride: float, or int16 with one scale per row
-  const float* x_scale;  // [rows] for int16
-  const void* panel;     // float [cols][gemm_outs], or int16 [cols / 2][gemm_outs][2]
-  const float* scale;    // [gemm_outs] for int16
+  // [rows, cols], row stride x_stride: float, int16 with one scale per row, or narrow (see to_narrow)
+  const void* x;
+  const float* x_scale;     // [rows] unless float
+  const int32_t* x_zero;    // [rows] for bytes: the number that stands for 0
+  const int32_t* x_sum;     // [rows] for bytes
+  const int32_t* w_sum;     // [gemm_outs] for bytes: sums of the weights
+  const void* panel;     // float [cols][gemm_outs], int16 [cols / 2][gemm_outs][2], or bytes in fours
+  const float* scale;    // [gemm_outs] unless float
   const float* bias;     // [gemm_outs]
   float* y;              // row stride y_stride
   void* sums;            // [rows][gemm_outs] floats or int32: working space
@@ -88,6 +92,7 @@ struct PackArgs {
   void* panel;
   float* panel_scale;  // [gemm_outs]
   float* panel_bias;   // [gemm_outs]
+  int32_t* panel_sum;  // [gemm_outs] sums of the integers of each output
   int64_t cols, panel_cols, outs;
   float levels;  // of int4: the largest integer in the panel
 };
@@ -104,6 +109,15 @@ struct FlashArgs {
   float scale;
 };
 
+// A row in 8 bits: x = (number - zero) * scale.
+struct NarrowRow {
+  float scale;
+  int32_t zero, sum;  // sum: of the numbers
+};
+
+// Columns of a narrow product at most: its sums stay inside 32 bits, those of a row inside a float's 24.
+inline constexpr int64_t kMostNarrowCols = 32768;
+
 struct Kernels {
   const char* name;
   void (*matmul_f32)(const MatmulArgs&);
@@ -117,6 +131,15 @@ struct Kernels {
   void (*gemm_f32)(const GemmArgs&);
   void (*gemm_i16)(const GemmArgs&);
   float (*to_int16)(const float* x, int16_t* y, int64_t n, int64_t padded, float levels);
+  // Products of activations with 8 bits, their range taken row by row, and weights of at most 127 levels. Where
+  // an instruction sums four products of bytes, rows and panels are bytes; elsewhere both are int16, rows
+  // less their zero, and the products those of gemm_i16. The integers, and so the results, are the same.
+  int64_t narrow_bytes;
+  void (*pack_narrow_i8)(const PackArgs&);
+  void (*pack_narrow_i4)(const PackArgs&);
+  void (*gemm_narrow)(const GemmArgs&);
+  // Zeros up to `padded`. Where one of x is not finite the scale is not a number.
+  NarrowRow (*to_narrow)(const float* x, void* y, int64_t n, int64_t padded);
   // y = (x - mean) / sqrt(var + eps) * weight + bias over n values
   void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int64_t n, float eps);
   void (*gelu_tanh)(float* x, int64_t n);

@@ -90,6 +90,14 @@ inline Ints add_products(Ints sum, Ints a, Ints b) {
 #endif
 }
 inline Vec to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
+inline Ints set1_int(int32_t x) { return _mm512_set1_epi32(x); }
+inline Ints sub_ints(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
+inline Ints mul_ints(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
+#ifdef __AVX512VNNI__
+#define EDGE_BYTE_PRODUCTS 1
+// Four products each: unsigned times signed bytes.
+inline Ints add_byte_products(Ints sum, Ints a, Ints b) { return _mm512_dpbusd_epi32(sum, a, b); }
+#endif
 // Rounded to even; in range.
 inline void store_int16(int16_t* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(v)));

@@ -15,9 +15,10 @@ namespace edge {
 struct PanelScratch {
   PanelScratch(int64_t rows, int64_t cols, const Kernels& kernels);
 
-  std::vector<int16_t> small;  // [rows, cols], an even number of them
-  std::vector<float> scale;    // [rows]
-  std::vector<float> sums;     // [rows, gemm_outs], or as many integers
+  std::vector<int16_t> small;      // [rows, cols], whole fours of them; of narrow products perhaps bytes
+  std::vector<float> scale;        // [rows]
+  std::vector<int32_t> zero, sum;  // [rows]
+  std::vector<float> sums;         // [rows, gemm_outs], or as many integers
 };
 
 class Panels {
@@ -26,11 +27,10 @@ class Panels {
   Panels(const Matrix& matrix, const Kernels& kernels);
 
   int64_t count() const { return count_; }
-  // What it takes, in bytes and in floats.
-  int64_t bytes() const { return count_ * panel_bytes_; }
-  int64_t ends() const;
+  // What it takes.
+  int64_t bytes() const { return count_ * (panel_bytes_ + end_bytes()); }
   // `memory` on a 64-byte boundary.
-  void place(std::byte* memory, float* ends) { memory_ = memory, ends_ = ends; }
+  void place(std::byte* memory) { memory_ = memory; }
   // Lays out the panels [begin, end).
   void pack(int64_t begin, int64_t end) const;
   // y (+)= x W + b for n rows x [n, cols]; outputs of panels that end before `from` are left out.
@@ -38,13 +38,18 @@ class Panels {
                 int64_t from = 0) const;
 
  private:
+  enum class Form { floats, wide, narrow };
+
+  // Behind each panel: scales, biases, and sums of weights.
+  int64_t end_bytes() const;
+  void round(const float* x, int64_t n, PanelScratch& own) const;
+
   const Matrix* matrix_ = nullptr;
   const Kernels* kernels_ = nullptr;
-  bool integers_ = false;
+  Form form_ = Form::floats;
   int64_t cols_ = 0, count_ = 0, panel_bytes_ = 0;
   float x_levels_ = 0.0f, w_levels_ = 0.0f;
   std::byte* memory_ = nullptr;
-  float* ends_ = nullptr;  // per panel: scales, then biases
 };
 
 }  // namespace edge

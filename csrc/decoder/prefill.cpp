@@ -69,32 +69,29 @@ Prefill::Prefill(const DecoderSpec& spec, const Weights& weights, const Kernels&
       blocks_done_(size_of(spec.layers)),
       packs_done_(size_of(spec.layers)),
       panels_(size_of(spec.layers * kMatrices)) {
-  int64_t most = 0, most_ends = 0;
+  int64_t most = 0;
   for (int64_t stage = 0; stage < spec.layers; ++stage) {
     Panels* panels = panels_.data() + stage * kMatrices;
-    int64_t bytes = 0, ends = 0;
+    int64_t bytes = 0;
     for (int64_t i = stage ? 0 : kQkv; i < kMatrices; ++i) {
       const Layer& layer = weights.layers[size_of(i == kQkv ? stage : stage - 1)];
       const Matrix* all[kMatrices] = {&layer.attn_out, &layer.mlp_in, &layer.mlp_out, &layer.qkv};
       panels[i] = Panels(*all[i], kernels);
       bytes += panels[i].bytes();
-      ends += panels[i].ends();
     }
-    most = std::max(most, bytes), most_ends = std::max(most_ends, ends);
+    most = std::max(most, bytes);
   }
   for (size_t i = 0; i < panel_memory_.size(); ++i) {
     panel_memory_[i] =
         Memory(static_cast<std::byte*>(std::aligned_alloc(kPage, size_of(whole(most, kPage)))));
     if (!panel_memory_[i]) throw std::bad_alloc();
-    panel_ends_[i].resize(size_of(most_ends));
   }
   for (int64_t stage = 0; stage < spec.layers; ++stage) {
     std::byte* at = panel_memory_[size_of(stage % 2)].get();
-    float* ends = panel_ends_[size_of(stage % 2)].data();
     for (int64_t i = 0; i < kMatrices; ++i) {
       Panels& panels = panels_[size_of(stage * kMatrices + i)];
-      panels.place(at, ends);
-      at += panels.bytes(), ends += panels.ends();
+      panels.place(at);
+      at += panels.bytes();
     }
   }
   for (int i = 0; i < pool.size(); ++i)

@@ -33,6 +33,7 @@ struct Matrix {
   int64_t rows = 0;
   int64_t cols = 0;
   DType dtype = DType::f32;
+  bool narrow = false;  // in a prefill its activations have 8 bits; without effect on float weights
 
   // y = W x + b for the weight rows [begin, end).
   // `next`: what is read after them.

@@ -97,16 +97,16 @@ Floats matmul(const std::string& isa, const py::array& w, const std::optional<py
 // The same product with the weights in panels; outputs of panels that end before `from` stay as they were.
 Floats matmul_panels(const std::string& isa, const py::array& w, const std::optional<py::array>& scale,
                      const Floats& x, const std::optional<Floats>& bias, const std::optional<Floats>& start,
-                     int64_t from) {
-  const Matrix m = matrix_of(w, scale, bias);
+                     int64_t from, bool narrow) {
+  Matrix m = matrix_of(w, scale, bias);
+  m.narrow = narrow;
   require(x.ndim() == 2 && x.shape(1) == m.cols, "w and x with as many columns");
   require(0 <= from && from <= m.rows, "0 <= from <= out");
   const Kernels& kernels = kernels_for(isa);
   Panels panels(m, kernels);
   std::vector<std::byte> memory(static_cast<size_t>(panels.bytes()) + 64);
-  std::vector<float> ends(static_cast<size_t>(panels.ends()));
   const auto address = reinterpret_cast<uintptr_t>(memory.data());
-  panels.place(memory.data() + (64 - address % 64) % 64, ends.data());
+  panels.place(memory.data() + (64 - address % 64) % 64);
   panels.pack(0, panels.count());
   PanelScratch scratch(x.shape(0), m.cols, kernels);
   Floats y = outputs(x.shape(0), m.rows, start);
@@ -215,7 +215,7 @@ void bind_ops(py::module_& m) {
   m.def("matmul", &matmul, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"), py::arg("bias"),
         py::arg("start"), py::arg("begin"), py::arg("end"));
   m.def("matmul_panels", &matmul_panels, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"),
-        py::arg("bias"), py::arg("start"), py::arg("from_row"));
+        py::arg("bias"), py::arg("start"), py::arg("from_row"), py::arg("narrow") = false);
   m.def("attend", &attend, py::arg("isa"), py::arg("kv"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("bias"), py::arg("counts"));
   m.def("to_half", &to_half);

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 
 from .labels import LABELS
+from .workers import drawing_pool
 
 SHARD = 250
 INTENSITY = {"mode": "percentile", "low": 0.5, "high": 99.5, "equalize": False}
@@ -105,7 +104,7 @@ def ensure_shards(cache: Path, seed: int, size: int, count: int, workers: int) -
     missing = [i for i in range(count) if not shard_path(cache, seed, size, i).exists()]
     if not missing:
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with drawing_pool(workers) as pool:
         futures = [
             pool.submit(_write_shard, str(shard_path(cache, seed, size, i)), first_seed(seed, i), size) for i in missing
         ]

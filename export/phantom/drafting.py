@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import io
 import os
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -43,6 +41,7 @@ def compare(
     from edge.prepare import prepare
 
     from .evaluate import _draw_film
+    from .workers import drawing_pool
 
     drafting = edge.load(bundle, device="cpu", threads=threads)
     alone = edge.load(bundle, device="cpu", threads=threads, draft=False)
@@ -57,10 +56,7 @@ def compare(
     identical = tokens = 0
     workers = max(1, (os.cpu_count() or 2) - 1)
     order = list(decoders)
-    with (
-        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
-        tqdm(total=count, desc="phantoms", unit="film", leave=False) as bar,
-    ):
+    with drawing_pool(workers) as pool, tqdm(total=count, desc="phantoms", unit="film", leave=False) as bar:
         for begin in range(0, count, BATCH):
             batch = range(begin, min(begin + BATCH, count))
             seeds = [seed * 10000 + i for i in batch]

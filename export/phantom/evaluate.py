@@ -7,15 +7,14 @@ Films go the whole way of a clinic's: drawn, written as DICOM objects, read, pre
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .labels import LABELS
+from .workers import drawing_pool
 
 
 @dataclass
@@ -42,8 +41,7 @@ def _draw_film(seed: int, long_side: int, mask_side: int) -> _Film:
 
 
 def _films(count: int, seed: int, long_side: int, mask_side: int, workers: int) -> Iterator[_Film]:
-    # Not a fork: OpenCV's threads of this process would be missing there, and waited for.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with drawing_pool(workers) as pool:
         yield from pool.map(
             _draw_film,
             [seed * 10000 + i for i in range(count)],

@@ -20,9 +20,11 @@ TOLERANCE = {"fp32": 1e-11, "int8": 1e-6, "int4": 1e-5, "mixed": 1e-5}
 ROWS = (1, 2, 5, 6, 7, 47, 48)
 
 
-def panels(isa: str, w: Any, scale: Any, x: Any, bias: Any = None, start: Any = None, first: int = 0) -> NDArray[Any]:
+def panels(
+    isa: str, w: Any, scale: Any, x: Any, bias: Any = None, start: Any = None, first: int = 0, narrow: bool = False
+) -> NDArray[Any]:
     bits = scale.view(np.uint16) if scale is not None and scale.dtype == np.float16 else scale
-    return kernel.ops.matmul_panels(isa, w, bits, x, bias, start, first)
+    return kernel.ops.matmul_panels(isa, w, bits, x, bias, start, first, narrow)
 
 
 @isas
@@ -77,6 +79,39 @@ def test_int4_products_to_the_bit(isa: str, out: int, cols: int) -> None:
 
 
 @isas
+@pytest.mark.parametrize(("out", "cols"), [(1, 1), (16, 2), (33, 7), (50, 384), (17, 385), (40, 3072), (33, 96)])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_narrow_products_to_the_bit(isa: str, out: int, cols: int, bits: int) -> None:
+    """Activations of 8 bits: the same integers whether the processor multiplies bytes or not."""
+    need(isa)
+    if bits == 4 and cols % 32:
+        return
+    rng = np.random.default_rng(out)
+    for rows in ROWS:
+        w, scale = (quantise if bits == 8 else quantise4)(rng.standard_normal((out, cols), dtype=np.float32))
+        x = rng.standard_normal((rows, cols), dtype=np.float32) * 10.0 ** rng.integers(-3, 4, (rows, 1))
+        x += rng.integers(-2, 3, (rows, 1))  # of one sign, too
+        x[0] = 0
+        x = x.astype(np.float32)
+        bias, start = rng.standard_normal(out, dtype=np.float32), rng.standard_normal((rows, out), dtype=np.float32)
+        want = twin.matmul_narrow(w, scale, x, bias)
+        np.testing.assert_array_equal(panels(isa, w, scale, x, bias, narrow=True), want)
+        np.testing.assert_array_equal(panels(isa, w, scale, x, bias, start, narrow=True), start + want)
+        assert twin.nmse(want, twin.matmul(w, scale, x, bias)) < 5e-4
+
+
+@isas
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_narrow_sums_stay_inside_32_bits(isa: str, sign: int) -> None:
+    need(isa)
+    for cols in (1, 768, 32768, 32769):
+        w, scale = np.full((17, cols), -127, np.int8), np.ones(17, np.float32)
+        x = np.full((3, cols), 2.5 * sign, np.float32)
+        got = panels(isa, w, scale, x, narrow=True)
+        np.testing.assert_allclose(got, np.full((3, 17), -127 * 2.5 * sign * cols), rtol=1e-3)
+
+
+@isas
 def test_outputs_before_the_first_panel_stay(isa: str) -> None:
     need(isa)
     rng = np.random.default_rng(0)
@@ -88,12 +123,13 @@ def test_outputs_before_the_first_panel_stay(isa: str) -> None:
 
 @isas
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_what_is_not_finite_is_not_hidden(isa: str, value: float) -> None:
+@pytest.mark.parametrize("narrow", [False, True])
+def test_what_is_not_finite_is_not_hidden(isa: str, value: float, narrow: bool) -> None:
     need(isa)
     w, scale = quantise(np.ones((5, 40), np.float32))
     x = np.ones((3, 40), np.float32)
     x[1, 7] = value
-    got = panels(isa, w, scale, x)
+    got = panels(isa, w, scale, x, narrow=narrow)
     assert np.isfinite(got).all(1).tolist() == [True, False, True]
 
 
