@@ -122,6 +122,7 @@ class Decoder:
         threads: int,
         isa: str | None = None,
         evidence_layers: Sequence[int] = ...,
+        prefill_int8: Sequence[str] = ...,
     ) -> None: ...
     def set_prefix(
         self,

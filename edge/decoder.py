@@ -272,6 +272,9 @@ class Decoder:
         Instruction set; by default EDGE_ISA, else the best one.
     evidence_layers : iterable of int
         Layers whose attention over the image is gathered per token; none: no evidence.
+    prefill_int8 : iterable of str
+        Matrices, such as ``layers.0.mlp_in``, whose products in a prefill have activations of 8 bits; without effect on
+        float32 matrices.
     draft_table : table of :func:`edge.draft.load_draft_table`, optional
         What texts are drafted from, beside themselves.
 
@@ -299,6 +302,7 @@ class Decoder:
         threads: int | None = None,
         isa: str | None = None,
         evidence_layers: Iterable[int] = (),
+        prefill_int8: Iterable[str] = (),
         draft_table: Any = None,
     ) -> None:
         kernel = _kernel()
@@ -320,6 +324,7 @@ class Decoder:
                 threads=check_threads(threads),
                 isa=isa,
                 evidence_layers=list(evidence_layers),
+                prefill_int8=list(prefill_int8),
             )
         except (ValueError, TypeError) as error:
             raise BundleError(str(error)) from error

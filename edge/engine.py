@@ -360,6 +360,7 @@ def _decoder(bundle: Bundle, threads: int, draft: bool, kv_dtype: str | None) ->
         kv_dtype=check_kv(kv_dtype) or manifest.kv_dtype or ("fp32" if manifest.precision == "fp32" else "fp16"),
         threads=decode_threads(threads, sum(array.nbytes for array in weights.values()), draft=table is not None),
         evidence_layers=manifest.generation.evidence_layers,
+        prefill_int8=manifest.prefill_int8,
         draft_table=table,
     )
 

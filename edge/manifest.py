@@ -119,6 +119,7 @@ class Manifest:
     labels: tuple[str, ...]
     files: dict[str, FileEntry]
     prefill: Literal["graph", "kernel"] = "graph"
+    prefill_int8: tuple[str, ...] = ()
 
     @property
     def has_mask(self) -> bool:
@@ -191,6 +192,7 @@ def parse_manifest(data: bytes) -> Manifest:
         labels=top.strings("labels", 4096, 128),
         files=files,
         prefill=cast(Any, top.choice("prefill", ("graph", "kernel"))) if "prefill" in top.value else "graph",
+        prefill_int8=top.strings("prefill_int8", 4096, 64) if "prefill_int8" in top.value else (),
     )
     graphs.done()
     top.done()
@@ -391,6 +393,8 @@ def _check_together(manifest: Manifest) -> None:
             raise BundleError("bias: a cross-attention has no text keys for the span sequence")
     if manifest.kernel_prefill and not _is_plain(decoder):
         raise BundleError("prefill: the kernel does not take such a decoder")
+    if manifest.prefill_int8 and not manifest.kernel_prefill:
+        raise BundleError("prefill_int8: the prefill is not the kernel's")
     sequence = manifest.bias.sequence_length
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")

@@ -62,7 +62,8 @@ class ExportOptions:
     gpu_graph : bool
         Add the vision graph in float16, for the devices ``cuda`` and ``tensorrt``.
     prefill : str or None
-        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the graph.
+        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the kernel where weights are quantized, but
+        for a GPU the graph.
     kv_dtype : str or None
         Of the KV cache: ``fp32``, ``fp16``, ``int8``; None: the runtime's choice for the precision.
     force : bool

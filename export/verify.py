@@ -146,7 +146,13 @@ def verify(
     quantized = manifest["precision"] != "fp32"
     count = min(TOKENS, manifest["generation"]["max_new_tokens"])
     result = Verification(len(images), count)
-    decoder = Decoder(manifest["decoder"], weights, kv_dtype=manifest.get("kv_dtype"), threads=threads)
+    decoder = Decoder(
+        manifest["decoder"],
+        weights,
+        kv_dtype=manifest.get("kv_dtype"),
+        threads=threads,
+        prefill_int8=manifest.get("prefill_int8", ()),
+    )
     for pixels in images:
         progress()
         _check_image(result, model, session, decoder, manifest, pixels, count, sequence_length, quantized)

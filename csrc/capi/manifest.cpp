@@ -286,6 +286,9 @@ Manifest parse_manifest(std::string_view text) {
   if (top.has("prefill")) m.kernel_prefill = top.choice("prefill", {"graph", "kernel"}) == "kernel";
   if (m.kernel_prefill && !m.decoder.is_plain())
     throw bundle_failure("prefill: the kernel does not take such a decoder");
+  if (top.has("prefill_int8")) m.prefill_int8 = top.strings("prefill_int8", 4096, 64);
+  if (!m.prefill_int8.empty() && !m.kernel_prefill)
+    throw bundle_failure("prefill_int8: the prefill is not the kernel's");
   if (top.has("kv_dtype")) m.kv_dtype = top.choice("kv_dtype", kKv);
   top.strings("labels", 4096, 128);
   graphs.done();

@@ -67,6 +67,7 @@ struct Manifest {
 
   // The decoder reads the image by cross-attention, not as a prefix of the text.
   bool kernel_prefill = false;  // the graph ends at the prefix embeddings
+  std::vector<std::string> prefill_int8;
   bool has_cross() const { return decoder.has_cross(); }
   bool has_mask() const { return bias_kind != "none"; }
   int64_t patches() const { return grid_rows * grid_columns; }

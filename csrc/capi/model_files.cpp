@@ -66,6 +66,7 @@ DecoderWeights load_weights(const Bundle& bundle) {
   }
   try {
     out.weights = bind_weights(manifest.decoder, views);
+    make_narrow(out.weights, manifest.prefill_int8);
   } catch (const std::invalid_argument& error) {
     // A spoilt file can differ in every array: the first few say enough.
     std::string message = printable(error.what());

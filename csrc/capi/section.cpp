@@ -140,12 +140,15 @@ std::vector<double> Section::numbers(std::string_view key, size_t exactly, doubl
   return values;
 }
 
-void Section::strings(std::string_view key, size_t limit, size_t each) {
+std::vector<std::string> Section::strings(std::string_view key, size_t limit, size_t each) {
+  std::vector<std::string> texts;
   for (const JsonValue& item : array(key, limit, false)) {
     const std::string* text = item.get<std::string>();
     if (!text || !is_line(*text, each))
       fail(key, "a list of printable texts of at most " + std::to_string(each) + " characters");
+    texts.push_back(*text);
   }
+  return texts;
 }
 
 void Section::done() const {

@@ -33,7 +33,7 @@ class Section {
                                 bool exactly = false);
   std::vector<double> numbers(std::string_view key, size_t exactly, double low, double high);
   const JsonArray& array(std::string_view key, size_t limit, bool exactly = false);
-  void strings(std::string_view key, size_t limit, size_t each);
+  std::vector<std::string> strings(std::string_view key, size_t limit, size_t each);
   // Refuses what was not asked for.
   void done() const;
 

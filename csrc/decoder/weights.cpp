@@ -159,4 +159,21 @@ Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, Tensor
   return w;
 }
 
+void make_narrow(Weights& weights, const std::vector<std::string>& names) {
+  std::map<std::string, Matrix*> known;
+  for (size_t i = 0; i < weights.layers.size(); ++i) {
+    Layer& layer = weights.layers[i];
+    const std::string at = "layers." + std::to_string(i) + ".";
+    known[at + "qkv"] = &layer.qkv;
+    known[at + "attn_out"] = &layer.attn_out;
+    known[at + "mlp_in"] = &layer.mlp_in;
+    known[at + "mlp_out"] = &layer.mlp_out;
+  }
+  for (const std::string& name : names) {
+    const auto found = known.find(name);
+    if (found == known.end()) throw std::invalid_argument("prefill_int8: there is no matrix '" + name + "'");
+    found->second->narrow = true;
+  }
+}
+
 }  // namespace edge

@@ -74,4 +74,8 @@ struct Weights {
 // Throws std::invalid_argument listing every missing, unexpected and wrongly shaped array at once.
 Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, TensorView>& tensors);
 
+// Matrices whose activations have 8 bits in a prefill, such as "layers.0.mlp_in". Throws
+// std::invalid_argument for a name that is no matrix of a layer.
+void make_narrow(Weights& weights, const std::vector<std::string>& names);
+
 }  // namespace edge

@@ -100,8 +100,35 @@ def test_graph_without_the_prefill(exported: Exported) -> None:
 
 
 def test_int8_with_the_kernels_prefill(exported: Exported) -> None:
-    _, folder = exported(kind="hidden", quantize="int8", prefill="kernel")
-    assert Bundle.open(folder).manifest.kernel_prefill
+    """The default where weights are quantized, and each of its products is measured."""
+    _, folder = exported(kind="hidden", quantize="int8")
+    manifest = Bundle.open(folder).manifest
+    assert manifest.kernel_prefill
+    parts = ("qkv", "attn_out", "mlp_in", "mlp_out")
+    known = [f"layers.{i}.{part}" for i in range(3) for part in parts][: 3 * 4 - 3]
+    assert set(manifest.prefill_int8) <= set(known)
+    count = len(manifest.prefill_int8)
+    assert count
+    assert f"prefill: {count} with int8 activations" in (folder / "MODEL_CARD.md").read_text()
+    assert f"{len(known) - count} with about 14 bits" in (folder / "MODEL_CARD.md").read_text()
+
+
+def test_narrow_products_are_chosen_by_their_error() -> None:
+    from edge_export.families.lana.prefill_plan import MOST_NMSE, PrefillPlan, narrow_error
+
+    rng = np.random.default_rng(0)
+    weights, rows = (rng.standard_normal(shape).astype(np.float32) for shape in ((20, 64), (50, 64)))
+    error = narrow_error(rows, weights, weights)
+    outlier = rows.copy()
+    outlier[:, 3] *= 100  # one channel takes all levels for itself
+    assert 1e-6 < error < MOST_NMSE
+    some = weights.copy()
+    some[:, 3] = 0
+    assert narrow_error(outlier, some, some) > MOST_NMSE
+    assert narrow_error(np.full_like(rows, np.inf), weights, weights) == np.inf
+    plan = PrefillPlan({"a": error, "b": 1.0})
+    assert plan.narrow == ["a"]
+    assert "1 with int8" in plan.describe()
 
 
 def test_last_block_computes_one_row(exported: Exported) -> None:
@@ -156,7 +183,7 @@ def test_model_card(exported: Exported) -> None:
 
 def test_int8(exported: Exported) -> None:
     _, exact = exported(kind="gaussian")
-    _, small = exported(kind="gaussian", quantize="int8")
+    _, small = exported(kind="gaussian", quantize="int8", prefill="graph")
     arrays = load_file(small / "decoder.safetensors")
     assert arrays["layers.0.qkv.weight"].dtype == np.int8
     assert arrays["layers.0.qkv.weight.scale"].shape == (192,)

@@ -182,6 +182,36 @@ def test_prefill(isa: str, precision: str, shape: str, bias: str | None) -> None
 
 
 @isas
+@pytest.mark.parametrize("precision", ["int8", "int4", "mixed"])
+@pytest.mark.parametrize("shape", ["small", "odd"])
+def test_prefill_with_narrow_products(isa: str, precision: str, shape: str) -> None:
+    need(isa)
+    spec = spec_of(**SHAPES[shape])
+    weights = weights_of(spec, precision)
+    seen = film(spec, 140)
+    parts = ("qkv", "attn_out", "mlp_in", "mlp_out")
+    every = [f"layers.{i}.{part}" for i in range(spec["layers"]) for part in parts]
+    results = []
+    loose = 1 if precision == "int8" else 5
+    for some in (every, every[1:6], every[::2], []):
+        decoder = kernel.Decoder(spec, weights, threads=2, isa=isa, prefill_int8=some)
+        results.append(decoder.prefill(seen["embeddings"], seen["soft"], with_cache=True))
+        stored = [name for name in some if weights[f"{name}.weight"].dtype != np.float32]
+        want = twin.prefill(spec, weights, seen["embeddings"], seen["soft"], stored)
+        # A number on the border between two levels may fall to either side; the logits are those of a single row.
+        for got, right, limit in zip(results[-1], want, (2e-4, 2e-5, 2e-5), strict=True):
+            assert twin.nmse(got, right) < limit * loose
+    assert 1e-5 < twin.nmse(results[0][1], results[-1][1]) < 1e-3
+
+
+def test_a_matrix_that_is_not_there_cannot_be_narrow() -> None:
+    spec = spec_of()
+    for name in ("layers.3.qkv", "layers.0.cross_q", "head", ""):
+        with pytest.raises(ValueError, match=f"prefill_int8: there is no matrix '{name}'"):
+            kernel.Decoder(spec, weights_of(spec, "int8"), threads=1, prefill_int8=[name])
+
+
+@isas
 @caches
 @pytest.mark.parametrize("length", [1, 16, 17, 129])
 def test_the_cache_goes_on_where_the_prefill_ends(isa: str, kv: str, length: int) -> None:

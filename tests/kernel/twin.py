@@ -287,20 +287,33 @@ class Twin:
 
 
 def prefill(
-    spec: Mapping[str, Any], weights: Weights, embeddings: NDArray[Any], bias: NDArray[Any] | None
+    spec: Mapping[str, Any],
+    weights: Weights,
+    embeddings: NDArray[Any],
+    bias: NDArray[Any] | None,
+    narrow: Sequence[str] = (),
 ) -> tuple[F64, F64, F64]:
     """Logits of the last row, and the keys and values [layers, heads, rows, head_dim] of all rows.
+
+    The products of matrices in `narrow` have activations of 8 bits, but for those of the last row in the last layer.
 
     Hidden keys and later ones have the lowest score, and -inf together: a row that sees nothing looks at the keys it
     may not see, and evenly.
     """
     slow, rows = Twin(spec, weights), len(embeddings)
+
+    def linear(name: str, x: F64) -> F64:
+        if name not in narrow:
+            return slow.linear(name, x)
+        w = (weights[f"{name}.weight"], weights[f"{name}.weight.scale"])
+        return matmul_narrow(*w, x.astype(np.float32), weights[f"{name}.bias"]).astype(np.float64)
+
     lowest = float(np.finfo(np.float32).min)
     at = spec["position_offset"]
     x = np.asarray(embeddings, np.float64) + weights["positions.weight"][at : at + rows]
     keys, values = [], []
     for i in range(spec["layers"]):
-        qkv = slow.linear(f"layers.{i}.qkv", slow.norm(f"layers.{i}.attn_norm", x))
+        qkv = linear(f"layers.{i}.qkv", slow.norm(f"layers.{i}.attn_norm", x))
         q, k, v = qkv.reshape(rows, 3, spec["heads"], -1).transpose(1, 2, 0, 3)
         scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
         added = np.triu(np.full((rows, rows), lowest), 1)
@@ -310,9 +323,11 @@ def prefill(
         scores = np.where(added > lowest / 2, scores + added, np.where(added < 1.5 * lowest, -np.inf, lowest))
         p = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = (p / p.sum(-1, keepdims=True)) @ v
-        x = x + slow.linear(f"layers.{i}.attn_out", mixed.transpose(1, 0, 2).reshape(rows, -1))
-        hidden = slow.activation(slow.linear(f"layers.{i}.mlp_in", slow.norm(f"layers.{i}.mlp_norm", x)))
-        x = x + slow.linear(f"layers.{i}.mlp_out", hidden)
+        if i + 1 == spec["layers"]:
+            narrow = ()
+        x = x + linear(f"layers.{i}.attn_out", mixed.transpose(1, 0, 2).reshape(rows, -1))
+        hidden = slow.activation(linear(f"layers.{i}.mlp_in", slow.norm(f"layers.{i}.mlp_norm", x)))
+        x = x + linear(f"layers.{i}.mlp_out", hidden)
         keys.append(k)
         values.append(v)
     head = "embed" if spec["tied_head"] else "head"

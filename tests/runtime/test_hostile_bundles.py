@@ -600,6 +600,23 @@ def test_prefill_that_does_not_fit(bundle: Path, value: Any, decoder: dict[str, 
         VisionSession(Bundle.open(bundle))
 
 
+@pytest.mark.parametrize(
+    ("names", "prefill", "words"),
+    [
+        (["layers.0.qkv"], "graph", "prefill_int8: the prefill is not the kernel's"),
+        ("layers.0.qkv", "kernel", "prefill_int8"),
+        ([1], "kernel", "prefill_int8"),
+        (["layers.0.qkv"] * 5000, "kernel", "prefill_int8"),
+    ],
+)
+def test_narrow_products_that_do_not_fit(bundle: Path, names: Any, prefill: str, words: str) -> None:
+    manifest = make_manifest(320)
+    manifest |= {"prefill": prefill, "prefill_int8": names}
+    seal(bundle, manifest)
+    with pytest.raises(BundleError, match=words):
+        Bundle.open(bundle)
+
+
 def test_graph_with_an_unknown_operator(bundle: Path) -> None:
     model = make_graph(320)
     model.graph.node[0].op_type = "Exec"
