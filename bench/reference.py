@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Part of the file names: raise it when what is made changes."""
-BUNDLE_VERSION = 2
-"""The same for whole bundles; 2: int8 graphs that multiply integers, a prefill in blocks."""
+BUNDLE_VERSION = 3
+"""The same for whole bundles; 3: the prefill in the kernel, a graph for OpenVINO."""
 SHAPE = "reference"
 """Name of the shape in the exporter."""
 SEED = 0
@@ -153,6 +153,8 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
         arguments = ["--random", SHAPE, "--seed", str(SEED), str(work / "random.safetensors")]
         arguments += ["--out", str(work / "bundle"), "--quantize", quantize]
         arguments += ["--name", f"{SHAPE}-random", "--synthetic"]
+        if quantize != "none":
+            arguments.append("--openvino-graph")
         _child([sys.executable, "-P", "-c", export, *arguments], "the export")
         Bundle.open(work / "bundle")
         shutil.rmtree(path, ignore_errors=True)

@@ -111,6 +111,7 @@ class Manifest:
     generation: GenerationSpec
     vision_file: str
     vision_fp16_file: str | None
+    vision_static_file: str | None
     weights_file: str
     tokenizer_file: str
     draft_file: str | None
@@ -184,6 +185,7 @@ def parse_manifest(data: bytes) -> Manifest:
         generation=generation,
         vision_file=_reference(graphs, "vision", files),
         vision_fp16_file=_reference(graphs, "vision_fp16", files) if "vision_fp16" in graphs.value else None,
+        vision_static_file=_reference(graphs, "vision_static", files) if "vision_static" in graphs.value else None,
         weights_file=_reference(top, "weights", files),
         tokenizer_file=_reference(top, "tokenizer", files),
         draft_file=_reference(top, "draft", files) if "draft" in top.value else None,
@@ -399,7 +401,7 @@ def _check_together(manifest: Manifest) -> None:
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")
     used = [manifest.vision_file, manifest.weights_file, manifest.tokenizer_file]
-    more = (manifest.vision_fp16_file, manifest.draft_file, manifest.coding_file)
+    more = (manifest.vision_fp16_file, manifest.vision_static_file, manifest.draft_file, manifest.coding_file)
     optional = [name for name in more if name is not None]
     if len({*used, *optional}) != len(used) + len(optional):
         raise BundleError("graphs, weights, tokenizer, draft and coding must be different files")

@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 VISION, WEIGHTS, TOKENIZER, CARD = "vision.onnx", "decoder.safetensors", "tokenizer.json", "MODEL_CARD.md"
 DRAFT = "draft.safetensors"
 CODING = "coding.json"
-VISION_FP16 = "vision.fp16.onnx"
+VISION_FP16, VISION_STATIC = "vision.fp16.onnx", "vision.static.onnx"
 
 
 def check_target(out: Path, *, force: bool) -> None:
@@ -112,9 +112,8 @@ def check_manifest(manifest: dict[str, Any]) -> None:
 
     entry = {"sha256": "0" * 64, "bytes": 1}
     try:
-        parse_manifest(
-            _encode(manifest, dict.fromkeys((VISION, VISION_FP16, WEIGHTS, TOKENIZER, DRAFT, CODING, CARD), entry))
-        )
+        names = (VISION, VISION_FP16, VISION_STATIC, WEIGHTS, TOKENIZER, DRAFT, CODING, CARD)
+        parse_manifest(_encode(manifest, dict.fromkeys(names, entry)))
     except BundleError as error:
         raise UsageError(f"edge-report would refuse this bundle: {error}") from None
 

@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         help="add the vision graph in float16, which --device cuda and --device tensorrt run",
     )
     add(
+        "--openvino-graph",
+        action="store_true",
+        help="with --quantize: add the vision graph that OpenVINO runs on processors with VNNI and BF16",
+    )
+    add(
         "--prefill",
         choices=("graph", "kernel"),
         help="who takes the image through the decoder: the vision graph, or the decoding kernel, whose bundle holds "
@@ -323,6 +328,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         keep_int8=arguments.keep_int8,
         calibrate=arguments.calibrate,
         gpu_graph=arguments.gpu_graph,
+        openvino_graph=arguments.openvino_graph,
         prefill=arguments.prefill,
         kv_dtype=arguments.kv,
         force=arguments.force,

@@ -87,13 +87,15 @@ def plan_products(model: onnx.ModelProto, feeds: Iterable[dict[str, np.ndarray]]
     work : Path
         Folder for a temporary copy of the graph.
     """
-    products = _products(model)
+    products = products_of(model)
     errors = {product.weight: 0.0 for product in products if not product.is_head}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     rounded: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for values in _activations(model, [p for p in products if not p.is_head], feeds, work, threads):
-        for product, rows in values:
-            weight = _matrix(weights, product)
+    measured = [product for product in products if not product.is_head]
+    for values in activations(model, [product.source for product in measured], feeds, work, threads):
+        for product in measured:
+            rows = values[product.source].reshape(-1, values[product.source].shape[-1])
+            weight = matrix_of(weights, product)
             if product.weight not in rounded:
                 rounded[product.weight] = quantize_rows(weight, 1, LEVELS)
             error = product_error(rows, weight, *rounded[product.weight])
@@ -139,13 +141,13 @@ def quantize_graph(model: onnx.ModelProto, plan: Plan | None = None) -> onnx.Mod
     graph = model.graph
     forms = plan.forms if plan is not None else {}
     writer = _Writer({tensor.name: tensor for tensor in graph.initializer})
-    products = {product.weight: product for product in _products(model)}
+    products = {product.weight: product for product in products_of(model)}
     for node in graph.node:
         axis = _output_axis(node)
         weight = writer.weights.get(node.input[1]) if axis is not None else None
         form = forms.get(node.input[1]) if weight is not None else None
         if form is not None:
-            writer.integer(node, _matrix(writer.weights, products[node.input[1]]), wide=form == "int16")
+            writer.integer(node, matrix_of(writer.weights, products[node.input[1]]), wide=form == "int16")
             continue
         if weight is not None and weight.data_type == TensorProto.FLOAT and _worth_storing(weight):
             node.input[1] = writer.stored(weight, axis)
@@ -244,7 +246,7 @@ class _Writer:
         return self.node("Mul", [cast, both], out)
 
 
-def _products(model: onnx.ModelProto) -> list[Product]:
+def products_of(model: onnx.ModelProto) -> list[Product]:
     """Products with a constant float32 matrix large enough to gain from integers."""
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     heads = _behind(model, "first_logits")
@@ -280,33 +282,30 @@ def _behind(model: onnx.ModelProto, output: str) -> set[str]:
     return names
 
 
-def _matrix(weights: dict[str, onnx.TensorProto], product: Product) -> np.ndarray:
+def matrix_of(weights: dict[str, onnx.TensorProto], product: Product) -> np.ndarray:
     from onnx import numpy_helper
 
     array = numpy_helper.to_array(weights[product.weight])
     return array.T if product.transposed else array
 
 
-def _activations(
-    model: onnx.ModelProto,
-    products: Sequence[Product],
-    feeds: Iterable[dict[str, np.ndarray]],
-    work: Path,
-    threads: int,
-) -> Iterator[list[tuple[Product, np.ndarray]]]:
-    """For each picture every product with its inputs [N, in]."""
+def activations(
+    model: onnx.ModelProto, names: Iterable[str], feeds: Iterable[dict[str, np.ndarray]], work: Path, threads: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """For each picture the tensors called `names`; `work` is a folder for a temporary copy of the graph."""
     import onnx
     from onnx import TensorProto, helper
 
     from .onnx_graph import open_session
 
-    names = sorted({product.source for product in products})
-    if not names:
+    wanted = sorted(set(names))
+    if not wanted:
         return
+    inside = [name for name in wanted if name not in {value.name for value in model.graph.input}]
     spied = onnx.ModelProto()
     spied.CopyFrom(model)
     del spied.graph.output[:]
-    spied.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names)
+    spied.graph.output.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inside)
     path = work / "activations.onnx"
     path.write_bytes(spied.SerializeToString())
     del spied
@@ -315,8 +314,8 @@ def _activations(
     finally:
         path.unlink()
     for feed in feeds:
-        values = dict(zip(names, session.run(names, feed), strict=True))
-        yield [(product, values[product.source].reshape(-1, values[product.source].shape[-1])) for product in products]
+        found = dict(zip(inside, session.run(inside, feed), strict=True))
+        yield {name: found[name] if name in found else feed[name] for name in wanted}
 
 
 def _output_axis(node: onnx.NodeProto) -> int | None:

@@ -61,9 +61,11 @@ class ExportOptions:
         Folder with films on which the errors of an int8 graph are measured, beside the drawn pictures.
     gpu_graph : bool
         Add the vision graph in float16, for the devices ``cuda`` and ``tensorrt``.
+    openvino_graph : bool
+        Add the vision graph in int8 with fixed ranges, which OpenVINO runs on processors with VNNI and bfloat16.
     prefill : str or None
-        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the kernel where weights are quantized, but
-        for a GPU the graph.
+        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the kernel where weights are quantized,
+        but for a GPU the graph.
     kv_dtype : str or None
         Of the KV cache: ``fp32``, ``fp16``, ``int8``; None: the runtime's choice for the precision.
     force : bool
@@ -89,6 +91,7 @@ class ExportOptions:
     keep_int8: list[str] = field(default_factory=list)
     calibrate: Path | None = None
     gpu_graph: bool = False
+    openvino_graph: bool = False
     prefill: str | None = None
     kv_dtype: str | None = None
     force: bool = False

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .families.lana.prefill_plan import plan_prefill
 from .families.lana.vision_graph import VisionGraph
 from .gpu_graph import write_gpu_graph
 from .graph_int8 import plan_products, quantize_graph
+from .graph_static import compare_static, plan_static, with_static_ranges
 from .model_card import draft_section, model_card
 from .onnx_graph import GraphSession, inputs, to_onnx, without_check_outputs
 from .options import PREFILLS, PRODUCER, QUANTIZATIONS, ExportOptions
@@ -83,6 +84,8 @@ def export_model(
     name_coding(manifest, options.coding)
     if options.gpu_graph:
         manifest["graphs"]["vision_fp16"] = writer.VISION_FP16
+    if options.openvino_graph:
+        manifest["graphs"]["vision_static"] = writer.VISION_STATIC
     if options.kv_dtype is not None:
         manifest["kv_dtype"] = options.kv_dtype
     if prefill_of(options) == "kernel":
@@ -112,17 +115,25 @@ def export_model(
         if options.quantize != "none":
             progress("quantizing")
             bias = manifest["bias"]["rows"] != "none"
-            every = chain(pictures, read_films(films, manifest["image"]))
-            feeds = (inputs(pixels, bias=bias, switch=graph.has_switch) for pixels in every)
-            plan = plan_products(onnx_model, feeds, stage, torch.get_num_threads())
+
+            def feeds() -> Iterator[dict[str, np.ndarray]]:
+                for pixels in chain(pictures, read_films(films, manifest["image"])):
+                    yield inputs(pixels, bias=bias, switch=graph.has_switch)
+
+            if options.openvino_graph:
+                fixed = plan_static(onnx_model, feeds, stage, torch.get_num_threads())
+                static = without_check_outputs(with_static_ranges(onnx_model, fixed))
+                (stage / writer.VISION_STATIC).write_bytes(static.SerializeToString())
+                notes.append(fixed.describe())
+                notes.append(compare_static(onnx_model, stage / writer.VISION_STATIC, feeds(), stage))
+                del static
+            plan = plan_products(onnx_model, feeds(), stage, torch.get_num_threads())
             notes.append(plan.describe())
             quantize_graph(onnx_model, plan)
             arrays = quantize_decoder(arrays, options.quantize, options.keep_int8)
             if not graph.with_prefill:
                 every = chain(pictures, read_films(films, manifest["image"]))
-                products = plan_prefill(
-                    model, arrays, every, bias=bias and graph.with_mask, sequence_length=length
-                )
+                products = plan_prefill(model, arrays, every, bias=bias and graph.with_mask, sequence_length=length)
                 manifest["prefill_int8"] = products.narrow
                 notes.append(products.describe())
         vision = stage / writer.VISION
@@ -179,6 +190,8 @@ def build_manifest(model: LanaModel, options: ExportOptions) -> dict[str, Any]:
         Options that contradict each other or the model.
     """
     config, generation = model.config, options.generation
+    if options.openvino_graph and options.quantize == "none":
+        raise UsageError("the graph for OpenVINO is one in int8: it needs quantize int8 or int4")
     if options.quantize not in QUANTIZATIONS:
         raise UsageError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {options.quantize!r}")
     if options.prefill not in (None, *PREFILLS):

@@ -61,8 +61,9 @@ struct Manifest {
   TextRules rules;
   std::vector<ReportSection> sections;
   std::string vision_file, weights_file, tokenizer_file;
+  // Checked, not used here: for GPUs; for OpenVINO with bfloat16; for coded SR.
+  std::optional<std::string> vision_fp16_file, vision_static_file, coding_file;
   std::optional<std::string> draft_file;
-  std::optional<std::string> vision_fp16_file, coding_file;  // for GPUs; for coded SR: checked, not used here
   std::map<std::string, FileEntry> files;
 
   // The decoder reads the image by cross-attention, not as a prefix of the text.

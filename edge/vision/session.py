@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edge.errors import BundleError, EdgeError, ProcessingError
 from edge.onnxfile import check_self_contained
 from edge.vision.backend import DeviceArray, DeviceBackend
-from edge.vision.choice import check_device, check_runtime, open_backend
+from edge.vision.choice import check_device, check_runtime, choose_runtime, has_bf16, open_backend
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,13 +124,21 @@ class VisionSession:
         check_device(device)
         runtime = check_runtime(runtime)
         manifest = bundle.manifest
+        runtime = choose_runtime(runtime, device, static=manifest.vision_static_file is not None)
         name = manifest.vision_file
         if device in ("cuda", "tensorrt"):
             name = manifest.vision_fp16_file or name
+        elif runtime == "openvino" and has_bf16():
+            name = manifest.vision_static_file or name
         path = bundle.file(name)
         check_self_contained(path)
         self._backend: Backend = open_backend(
-            path, runtime, device=device, threads=threads, graph=manifest.files[name].sha256
+            path,
+            runtime,
+            device=device,
+            threads=threads,
+            graph=manifest.files[name].sha256,
+            bf16=name == manifest.vision_static_file,
         )
         self.stays = False
         """Whether keys, values and bias remain on the GPU, for a decoder that is there too."""

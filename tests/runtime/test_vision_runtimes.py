@@ -149,3 +149,27 @@ def test_an_idle_engine_holds_no_processor(pristine: Path) -> None:
     before = time.process_time()
     time.sleep(0.4)
     assert time.process_time() - before < 0.1
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "static", "installed", "bf16", "chosen"),
+    [
+        ("auto", "cpu", True, True, True, "openvino"),
+        ("auto", "auto", True, True, True, "openvino"),
+        ("auto", "cpu", False, True, True, "auto"),
+        ("auto", "cpu", True, False, True, "auto"),
+        ("auto", "cpu", True, True, False, "auto"),
+        ("auto", "cuda", True, True, True, "auto"),
+        ("auto", "tensorrt", True, True, True, "auto"),
+        ("ort", "cpu", True, True, True, "ort"),
+        ("openvino", "cpu", False, True, False, "openvino"),
+    ],
+)
+def test_the_rule_of_auto(
+    runtime: str, device: str, static: bool, installed: bool, bf16: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge.vision import choice
+
+    monkeypatch.setattr(choice, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(choice, "has_bf16", lambda: bf16)
+    assert choice.choose_runtime(runtime, device, static=static) == chosen
