@@ -117,8 +117,8 @@ def test_time_runs_out(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_device_cuda_without_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    if Path("/dev/nvidia0").exists():
-        pytest.skip("there is one")
+    if shutil.which("nvidia-smi") is not None:
+        pytest.skip("there may be one")
     assert cli.main(["--device", "cuda", "--json", str(tmp_path / "out.json")]) == 82
     error = capsys.readouterr().err
     assert error.count("\n") == 1

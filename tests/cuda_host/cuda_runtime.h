@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Test only: the part of the CUDA runtime that csrc/cuda uses, on the host. Kernels compile as plain C++ and
 // run block after block; the threads of a block are fibers, so barriers, shuffles and shared memory really
-// act between them. It shows that indices and arithmetic are right, not that the hardware would agree.
+// act between them. What is given to a stream waits there, as on a device. It shows that indices and
+// arithmetic are right, not that the hardware would agree.
 #pragma once
 
 #include <stddef.h>
@@ -106,6 +107,7 @@ enum cudaError_t {
   cudaErrorNoDevice = 100,
   cudaErrorNotReady = 600,
   cudaErrorLaunchFailure = 719,
+  cudaErrorStreamCaptureUnsupported = 900,
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost, cudaMemcpyDeviceToDevice };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
@@ -115,7 +117,7 @@ struct cudaPointerAttributes {
   int device;
 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrCooperativeLaunch = 95 };
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;
@@ -177,21 +179,26 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
-cudaError_t host_launch(const cudaLaunchConfig_t& config, std::function<void()> kernel);
+cudaError_t host_launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> work);
+// A kernel is there from now on; with so much shared memory at most, or as much as before.
+void host_load(const void* kernel, int shared);
 
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
                                const Args&... args) {
-  return host_launch(*config, [kernel, args...] { kernel(args...); });
+  return host_launch(*config, reinterpret_cast<const void*>(kernel), [kernel, args...] { kernel(args...); });
 }
 struct cudaFuncAttributes {};
 template <class F>
-cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, F*) {
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, F* kernel) {
+  host_load(reinterpret_cast<const void*>(kernel), 0);
   return cudaSuccess;
 }
 template <class F>
-cudaError_t cudaFuncSetAttribute(F*, cudaFuncAttribute, int bytes) {
-  return bytes <= 99 * 1024 ? cudaSuccess : cudaErrorInvalidValue;  // what sm_86 and sm_89 give
+cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute, int bytes) {
+  if (bytes > 99 * 1024) return cudaErrorInvalidValue;  // what sm_86 and sm_89 give
+  host_load(reinterpret_cast<const void*>(kernel), bytes);
+  return cudaSuccess;
 }
 template <class F>
 cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, F*, int, size_t) {

@@ -105,6 +105,7 @@ EXPORT int ops_attend(int type, float* k, float* v, int keys, float* qkv, int ro
                       float* bias, int use_bias, float* out, float* evidence) {
   return answer([&] {
     Stream stream;
+    check(prepare_attention(), "prepare");
     const int64_t capacity = round_up(keys + rows, kKeyBlock), blocks = capacity / kKeyBlock;
     const int64_t stride = round_up(head_dim, 16), hidden = static_cast<int64_t>(heads) * head_dim;
     const std::vector<unsigned char> zeros(static_cast<size_t>(heads * capacity * stride * 4), 0);

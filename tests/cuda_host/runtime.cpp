@@ -1,266 +1,44 @@
 // SPDX-License-Identifier: Apache-2.0
-// Test only: the host's stand-in for the CUDA runtime and for the threads of a block.
+// Test only: the host's stand-in for the CUDA runtime. Work is done as late as a device may do it: when
+// somebody waits for its stream, or piece by piece when somebody asks whether it is done.
 #include <cuda_runtime.h>
-#include <setjmp.h>
 #include <stdio.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
+#include <deque>
 #include <map>
-#include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <vector>
 
-// ---- threads of a block as fibers
+#include "host.h"
 
-uint3 threadIdx, blockIdx;
-dim3 gridDim, blockDim;
-
-namespace host {
-namespace {
-
-constexpr size_t kStack = 96 << 10;
-constexpr size_t kShared = 99 << 10;
-
-[[noreturn]] void fail(const char* what) {
-  fprintf(stderr, "cuda_host: %s\n", what);
-  abort();
-}
-
-enum class Wait { none, pause, barrier, shuffle, over };
-
-struct Fiber {
-  jmp_buf at;
-  ucontext_t begin;
-  std::unique_ptr<char[]> stack{new char[kStack]};
-  bool started = false;
-  Wait wait = Wait::none;
-  unsigned lanes = 0, generation = 0;
-};
-
-struct WarpSlots {
-  uint64_t value[2][32];
-  unsigned arrived[2] = {};
-};
-
-std::vector<std::unique_ptr<Fiber>> fibers;
-std::vector<WarpSlots> warps;
-const std::function<void()>* body = nullptr;
-jmp_buf scheduler;
-unsigned current = 0;
-
-// Of the blocks that run at once: their shared memory while another one has the turn.
-struct Block {
-  uint3 index;
-  unsigned live, waiting;
-  std::vector<unsigned char> shared;
-};
-std::vector<Block> blocks;
-unsigned width = 0;  // threads of a block; fiber = block * width + thread
-int order = 0;       // 0: threads and blocks upwards, 1: downwards, 2: shuffled
-uint64_t random_state = 1;
-
-unsigned random_below(unsigned n) {
-  random_state = random_state * 6364136223846793005u + 1442695040888963407u;
-  return static_cast<unsigned>((random_state >> 33) % n);
-}
-
-std::vector<unsigned> sequence(unsigned n) {
-  std::vector<unsigned> s(n);
-  for (unsigned i = 0; i < n; ++i) s[i] = order == 1 ? n - 1 - i : i;
-  if (order == 2)
-    for (unsigned i = n; i > 1; --i) std::swap(s[i - 1], s[random_below(i)]);
-  return s;
-}
-
-void yield() {
-  if (_setjmp(fibers[current]->at) == 0) _longjmp(scheduler, 1);
-}
-
-void fiber_main() {
-  for (;;) {
-    (*body)();
-    fibers[current]->wait = Wait::over;
-    --blocks[current / width].live;
-    yield();
-  }
-}
-
-void resume(unsigned i) {
-  current = i;
-  threadIdx = {i % width, 0, 0};
-  blockIdx = blocks[i / width].index;
-  Fiber& fiber = *fibers[i];
-  if (fiber.started) _longjmp(fiber.at, 1);
-  fiber.started = true;
-  getcontext(&fiber.begin);
-  fiber.begin.uc_stack.ss_sp = fiber.stack.get();
-  fiber.begin.uc_stack.ss_size = kStack;
-  fiber.begin.uc_link = nullptr;
-  makecontext(&fiber.begin, fiber_main, 0);
-  setcontext(&fiber.begin);
-}
-
-// One turn of a block: whether anything in it got further than asking again.
-bool turn(unsigned block, const std::vector<unsigned>& order_of) {
-  // Values that survive the jump back into the scheduler live in memory.
-  static unsigned at, i, first;
-  static bool ahead, progress;
-  static const std::vector<unsigned>* turns;
-  turns = &order_of;
-  first = block * width;
-  progress = false;
-  do {
-    ahead = false;
-    for (at = 0; at < width; ++at) {
-      i = first + (*turns)[at];
-      Fiber& fiber = *fibers[i];
-      if (fiber.wait != Wait::none && fiber.wait != Wait::pause) continue;
-      const bool asked = fiber.wait == Wait::pause;
-      fiber.wait = Wait::none;
-      if (_setjmp(scheduler) == 0) resume(i);
-      if (fibers[i]->wait != Wait::pause || !asked) ahead = true;
-    }
-    Block& own = blocks[first / width];
-    if (own.live > 0 && own.waiting == own.live) {
-      own.waiting = 0;
-      for (unsigned t = first; t < first + width; ++t)
-        if (fibers[t]->wait == Wait::barrier) fibers[t]->wait = Wait::none;
-      ahead = true;
-    }
-    progress |= ahead;
-  } while (ahead);
-  return progress;
-}
-
-}  // namespace
-}  // namespace host
-
-namespace edge::cuda {
-alignas(16) unsigned char edge_shared[host::kShared + 4096];
-}
-
-namespace host {
-
-void pause() {
-  fibers[current]->wait = Wait::pause;
-  yield();
-}
-
-void barrier() {
-  ++blocks[current / width].waiting;
-  fibers[current]->wait = Wait::barrier;
-  yield();
-}
-
-uint64_t shuffle(uint64_t value, int lane_mask, unsigned lanes) {
-  const unsigned warp = current / 32, lane = current % 32;  // blocks are whole warps
-  Fiber& own = *fibers[current];
-  WarpSlots& slots = warps[warp];
-  const unsigned side = own.generation++ & 1;
-  if (!(lanes >> lane & 1)) fail("a lane shuffles that the mask does not name");
-  slots.value[side][lane] = value;
-  slots.arrived[side] |= 1u << lane;
-  own.lanes = lanes;
-  if (slots.arrived[side] == lanes) {
-    slots.arrived[side] = 0;
-    for (unsigned l = 0; l < 32; ++l) {
-      if (!(lanes >> l & 1)) continue;
-      Fiber& other = *fibers[warp * 32 + l];
-      if (other.lanes != lanes || other.generation != own.generation) fail("lanes in different shuffles");
-      other.wait = Wait::none;
-    }
-  } else {
-    own.wait = Wait::shuffle;
-    yield();
-  }
-  const unsigned source = lane ^ static_cast<unsigned>(lane_mask);
-  if (!(lanes >> source & 1)) fail("a shuffle from a lane that the mask does not name");
-  return slots.value[side][source];
-}
-
-namespace {
-
-// The blocks with these numbers, all at once.
-void run_together(const std::vector<unsigned>& numbers, dim3 grid, size_t shared) {
-  unsigned char* const memory = edge::cuda::edge_shared;
-  const auto count = static_cast<unsigned>(numbers.size());
-  while (fibers.size() < count * width) fibers.push_back(std::make_unique<Fiber>());
-  warps.assign(count * width / 32, {});
-  for (unsigned i = 0; i < count * width; ++i) {
-    fibers[i]->wait = Wait::none;
-    fibers[i]->generation = 0;
-  }
-  blocks.clear();
-  for (const unsigned i : numbers)
-    blocks.push_back({{i % grid.x, i / grid.x % grid.y, i / grid.x / grid.y},
-                      width,
-                      0,
-                      // What was not written reads as NaN.
-                      std::vector<unsigned char>(shared, 0xff)});
-  const std::vector<unsigned> turns = sequence(width);
-  unsigned idle = 0;
-  for (unsigned left = count; left > 0;) {
-    bool progress = false;
-    for (unsigned b = 0; b < count; ++b) {
-      Block& block = blocks[b];
-      if (block.live == 0) continue;
-      if (shared > 0) memcpy(memory, block.shared.data(), shared);
-      progress |= turn(b, turns);
-      if (shared > 0) memcpy(block.shared.data(), memory, shared);
-      memset(memory, 0xff, shared);
-      // What lies beyond must stay as it is.
-      for (size_t at = shared; at < sizeof edge::cuda::edge_shared; ++at)
-        if (memory[at] != 0xff) fail("a write beyond a block's shared memory");
-      if (block.live == 0) --left;
-    }
-    idle = progress ? 0 : idle + 1;
-    if (idle > 2) fail("deadlock: a barrier or shuffle that not every thread reaches");
-  }
-}
-
-}  // namespace
-
-void run(dim3 grid, dim3 block, size_t shared, bool together, const std::function<void()>& kernel) {
-  if (shared > kShared) fail("more shared memory than a block has");
-  if (block.y != 1 || block.z != 1 || block.x > 1024 || block.x % 32 || grid.y > 65535)
-    fail("a launch that no device takes");
-  body = &kernel;
-  gridDim = grid;
-  blockDim = block;
-  width = block.x;
-  memset(edge::cuda::edge_shared, 0xff, sizeof edge::cuda::edge_shared);
-  const std::vector<unsigned> numbers = sequence(grid.x * grid.y * grid.z);
-  if (together) {
-    run_together(numbers, grid, shared);
-  } else {
-    for (const unsigned i : numbers) run_together({i}, grid, shared);
-  }
-}
-
-}  // namespace host
-
-// ---- the runtime
+using Work = std::function<void()>;
 
 struct HostStream {
+  std::deque<Work> queue;
   HostGraph* capturing = nullptr;
 };
 struct HostGraph {
-  std::vector<std::function<void()>> nodes;
+  std::vector<Work> nodes;
 };
 struct HostGraphExec {
-  std::vector<std::function<void()>> nodes;
+  std::vector<Work> nodes;
 };
 
 namespace {
 
 std::recursive_mutex one_at_a_time;
 std::map<void*, size_t> allocations;
-std::map<void*, size_t> on_device;  // those of cudaMalloc
-int64_t used = 0, memory = int64_t{4} << 30, devices = 1, capability = 90, fail_launch = -1;
-int64_t uuid = 7, processors = 3, any_pointer = 0;
+std::map<void*, size_t> on_device, pinned;  // those of cudaMalloc and of cudaHostAlloc
+std::set<HostStream*> streams;
+HostStream legacy;  // the stream of cudaMemcpy, which does not wait for the others, as they are opened here
+thread_local HostStream* recording = nullptr;
+std::map<const void*, int> kernels;  // loaded ones, and the shared memory that they were allowed
+int64_t used = 0, memory = int64_t{4} << 30, devices = 1, capability = 90, fail_launch = -1, fail_wait = 0;
+int64_t uuid = 7, processors = 3, any_pointer = 0, cooperates = 1;
 int64_t launches = 0, replays = 0, records = 0, cooperative = 0;
 
 size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
@@ -287,12 +65,67 @@ void release(void* p) {
   allocations.erase(found);
 }
 
-cudaError_t submit(cudaStream_t stream, std::function<void()> work) {
-  if (stream->capturing)
+bool holds(const std::map<void*, size_t>& known, const void* p) {
+  auto* at = static_cast<char*>(const_cast<void*>(p));
+  auto found = known.upper_bound(at);
+  return found != known.begin() && at < static_cast<char*>((--found)->first) + found->second;
+}
+
+HostStream& of(cudaStream_t stream) { return stream ? *stream : legacy; }
+
+void finish(HostStream& stream) {
+  while (!stream.queue.empty()) {
+    const Work work = std::move(stream.queue.front());
+    stream.queue.pop_front();
+    work();
+  }
+}
+
+void finish_all() {
+  finish(legacy);
+  for (HostStream* stream : streams) finish(*stream);
+}
+
+// What must not be called between the two ends of a recording.
+bool breaks_a_recording() { return recording != nullptr; }
+
+cudaError_t submit(cudaStream_t stream, Work work) {
+  const std::lock_guard lock(one_at_a_time);
+  if (of(stream).capturing)
     stream->capturing->nodes.push_back(std::move(work));
   else
-    work();
+    of(stream).queue.push_back(std::move(work));
   return cudaSuccess;
+}
+
+// Rows of memory: pageable memory is read at once, as its caller may change it afterwards, pinned memory when
+// it is the copy's turn; what goes to pageable memory is there at the end of the call.
+cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
+                      size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  const std::lock_guard lock(one_at_a_time);
+  const bool up = kind == cudaMemcpyHostToDevice, down = kind == cudaMemcpyDeviceToHost;
+  if (of(stream).capturing && ((up && !holds(pinned, from)) || (down && !holds(pinned, to))))
+    return cudaErrorStreamCaptureUnsupported;
+  if (width * height > 0 && !any_pointer &&
+      ((up && !holds(on_device, to)) || (down && !holds(on_device, from))))
+    return cudaErrorInvalidValue;
+  const auto copy = [=](const char* source, size_t pitch) {
+    for (size_t i = 0; i < height; ++i)
+      memcpy(static_cast<char*>(to) + i * to_pitch, source + i * pitch, width);
+  };
+  if (up && !holds(pinned, from)) {
+    std::string staged(width * height, '\0');
+    for (size_t i = 0; i < height; ++i)
+      memcpy(staged.data() + i * width, static_cast<const char*>(from) + i * from_pitch, width);
+    return submit(stream, [=, staged = std::move(staged)] { copy(staged.data(), width); });
+  }
+  submit(stream, [=] { copy(static_cast<const char*>(from), from_pitch); });
+  if (down && !holds(pinned, to)) finish(of(stream));
+  return cudaSuccess;
+}
+
+cudaError_t waited() {
+  return fail_wait ? cudaErrorLaunchFailure : cudaSuccess;  // as all calls after one whose kernel failed
 }
 
 }  // namespace
@@ -304,10 +137,12 @@ extern "C" __attribute__((visibility("default"))) void cuda_host_set(const char*
   if (what == "capability") capability = value;
   if (what == "uuid") uuid = value;
   if (what == "processors") processors = value;
+  if (what == "cooperates") cooperates = value;
   if (what == "any_pointer") any_pointer = value;  // host memory passes for the device's
   if (what == "memory") memory = value;
   if (what == "order") host::order = static_cast<int>(value);
   if (what == "fail_launch") fail_launch = value;
+  if (what == "fail_wait") fail_wait = value;
 }
 
 extern "C" __attribute__((visibility("default"))) int64_t cuda_host_get(const char* name) {
@@ -328,6 +163,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "no CUDA-capable device is detected";
     case cudaErrorInsufficientDriver:
       return "CUDA driver version is insufficient for CUDA runtime version";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
     default:
       return "error of the stand-in";
   }
@@ -347,8 +184,8 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = static_cast<int>(processors);
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = static_cast<int>(attribute == cudaDevAttrCooperativeLaunch ? cooperates : processors);
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
@@ -358,6 +195,7 @@ cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
 }
 cudaError_t cudaMalloc(void** p, size_t bytes) {
   const std::lock_guard lock(one_at_a_time);
+  if (breaks_a_recording()) return cudaErrorStreamCaptureUnsupported;
   if (used + static_cast<int64_t>(bytes) > memory) return cudaErrorMemoryAllocation;
   used += static_cast<int64_t>(bytes);
   *p = guarded(bytes);
@@ -367,6 +205,8 @@ cudaError_t cudaMalloc(void** p, size_t bytes) {
 cudaError_t cudaFree(void* p) {
   if (!p) return cudaSuccess;
   const std::lock_guard lock(one_at_a_time);
+  if (breaks_a_recording()) return cudaErrorStreamCaptureUnsupported;
+  finish_all();
   used -= static_cast<int64_t>(allocations[p]);
   on_device.erase(p);
   release(p);
@@ -374,16 +214,14 @@ cudaError_t cudaFree(void* p) {
 }
 cudaError_t cudaPointerGetAttributes(cudaPointerAttributes* attributes, const void* p) {
   const std::lock_guard lock(one_at_a_time);
-  auto* at = static_cast<char*>(const_cast<void*>(p));
-  auto found = on_device.upper_bound(at);
-  const bool inside = any_pointer || (found != on_device.begin() &&
-                                      at < static_cast<char*>((--found)->first) + found->second);
+  const bool inside = any_pointer || holds(on_device, p);
   *attributes = {inside ? cudaMemoryTypeDevice : cudaMemoryTypeUnregistered, inside ? 0 : -2};
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** p, size_t bytes, unsigned) {
   const std::lock_guard lock(one_at_a_time);
   *p = guarded(bytes);
+  pinned[*p] = bytes;
   return cudaSuccess;
 }
 cudaError_t cudaHostGetDevicePointer(void** device, void* p, unsigned) {
@@ -393,43 +231,65 @@ cudaError_t cudaHostGetDevicePointer(void** device, void* p, unsigned) {
 cudaError_t cudaFreeHost(void* p) {
   if (!p) return cudaSuccess;
   const std::lock_guard lock(one_at_a_time);
+  finish_all();
+  pinned.erase(p);
   release(p);
   return cudaSuccess;
 }
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  const std::lock_guard lock(one_at_a_time);
   *stream = new HostStream;
+  streams.insert(*stream);
   return cudaSuccess;
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  const std::lock_guard lock(one_at_a_time);
+  finish(*stream);
+  streams.erase(stream);
   delete stream;
   return cudaSuccess;
 }
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamQuery(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
-  return submit(stream, [=] { memcpy(to, from, bytes); });
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  const std::lock_guard lock(one_at_a_time);
+  if (of(stream).capturing) return cudaErrorStreamCaptureUnsupported;
+  finish(of(stream));
+  return waited();
 }
-cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind) {
-  memcpy(to, from, bytes);
-  return cudaSuccess;
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+  const std::lock_guard lock(one_at_a_time);
+  if (of(stream).capturing) return cudaErrorStreamCaptureUnsupported;
+  std::deque<Work>& queue = of(stream).queue;
+  if (queue.empty()) return waited();
+  const Work work = std::move(queue.front());
+  queue.pop_front();
+  work();
+  return cudaErrorNotReady;
+}
+cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
+                            cudaStream_t stream) {
+  return copy_rows(to, bytes, from, bytes, bytes, 1, kind, stream);
+}
+cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemcpyKind kind) {
+  if (breaks_a_recording()) return cudaErrorStreamCaptureUnsupported;
+  return copy_rows(to, bytes, from, bytes, bytes, 1, kind, nullptr);
 }
 cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
-                              size_t height, cudaMemcpyKind, cudaStream_t stream) {
-  return submit(stream, [=] {
-    for (size_t i = 0; i < height; ++i)
-      memcpy(static_cast<char*>(to) + i * to_pitch, static_cast<const char*>(from) + i * from_pitch, width);
-  });
+                              size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
+  return copy_rows(to, to_pitch, from, from_pitch, width, height, kind, stream);
 }
 cudaError_t cudaMemsetAsync(void* p, int value, size_t bytes, cudaStream_t stream) {
   return submit(stream, [=] { memset(p, value, bytes); });
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (!stream || recording) return cudaErrorStreamCaptureUnsupported;
   stream->capturing = new HostGraph;
+  recording = stream;
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   *graph = stream->capturing;
   stream->capturing = nullptr;
+  recording = nullptr;
   return cudaSuccess;
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
@@ -442,25 +302,39 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
+  // Replays that are still to come hold the nodes themselves.
   delete exec;
   return cudaSuccess;
 }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   const std::lock_guard lock(one_at_a_time);
   ++replays;
-  for (const auto& node : exec->nodes) node();
+  for (const Work& node : exec->nodes) submit(stream, node);
   return cudaSuccess;
 }
-cudaError_t host_launch(const cudaLaunchConfig_t& config, std::function<void()> kernel) {
+void host_load(const void* kernel, int shared) {
+  const std::lock_guard lock(one_at_a_time);
+  int& allowed = kernels.try_emplace(kernel, 48 << 10).first->second;
+  if (shared > 0) allowed = shared;
+}
+cudaError_t host_launch(const cudaLaunchConfig_t& config, const void* kernel, Work work) {
+  const std::lock_guard lock(one_at_a_time);
   if (fail_launch >= 0 && fail_launch-- == 0) return cudaErrorLaunchFailure;
+  if (recording && kernels.find(kernel) == kernels.end()) return cudaErrorStreamCaptureUnsupported;
+  host_load(kernel, 0);
+  if (config.dynamicSmemBytes > static_cast<size_t>(kernels[kernel])) return cudaErrorInvalidValue;
   const bool together = config.numAttrs == 1 && config.attrs->id == cudaLaunchAttributeCooperative &&
                         config.attrs->val.cooperative;
-  if (together && config.gridDim.x > static_cast<unsigned>(processors))
+  const dim3 grid = config.gridDim, block = config.blockDim;
+  if (together && (!cooperates || grid.x > static_cast<unsigned>(processors)))
     return cudaErrorInvalidValue;  // more blocks than can run at once
-  return submit(config.stream, [config, together, kernel = std::move(kernel)] {
-    const std::lock_guard lock(one_at_a_time);
-    ++launches;
-    cooperative += together;
-    host::run(config.gridDim, config.blockDim, config.dynamicSmemBytes, together, kernel);
-  });
+  if (grid.x < 1 || grid.x > 0x7fffffffu || grid.y < 1 || grid.y > 65535 || grid.z != 1 || block.x < 1 ||
+      block.x > 1024)
+    return cudaErrorInvalidValue;
+  return submit(config.stream,
+                [grid, block, shared = config.dynamicSmemBytes, together, work = std::move(work)] {
+                  ++launches;
+                  cooperative += together;
+                  host::run(grid, block, shared, together, work);
+                });
 }

@@ -16,7 +16,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from stand_in import DEVICE, HOST, ROOT, StandIn
+from stand_in import DEVICE, HOST, ROOT, StandIn, device_here
 
 sys.path.insert(0, str(ROOT / "tests" / "kernel"))  # the twin and the small models
 sys.path.append(str(ROOT / "tests" / "runtime"))  # hand-made bundles
@@ -44,8 +44,10 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no C++ compiler here")
     folder = tmp_path_factory.mktemp("cuda_host")
     flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
+    # A word that does not lie at a multiple of its 16 bytes, or an index that does not fit its type, ends the process.
     flags += ["-Wno-unknown-pragmas"]
-    files = [*sources(), HOST / "ops.cpp", HOST / "runtime.cpp"]
+    flags += ["-fsanitize=alignment,signed-integer-overflow", "-fsanitize-undefined-trap-on-error"]
+    files = [*sources(), *(HOST / name for name in ("fibers.cpp", "ops.cpp", "runtime.cpp"))]
     objects = [str(folder / f"{path.name}.o") for path in files]
     include = ["-I", str(HOST), "-I", str(ROOT / "csrc"), "-x", "c++"]
     jobs = [
@@ -60,7 +62,7 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def device_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library and the single kernels compiled for the device that is here; a skip that says why otherwise."""
     nvcc = shutil.which("nvcc")
-    if nvcc is None or not Path("/dev/nvidia0").exists():
+    if nvcc is None or not device_here():
         pytest.skip("no CUDA device here" if nvcc else "no CUDA device and no nvcc here")
     folder = tmp_path_factory.mktemp("cuda_device")
     flags = ["-std=c++20", "-O3", "-fmad=false", "-arch=native", "-Xcompiler=-fPIC,-fvisibility=hidden"]
@@ -96,6 +98,8 @@ def stand_in(host_library: Path) -> StandIn:
         "memory": 4 << 30,
         "order": 0,
         "fail_launch": -1,
+        "fail_wait": 0,
+        "cooperates": 1,
     }.items():
         host.set(name, value)
 

@@ -10,6 +10,16 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST, DEVICE = ROOT / "tests" / "cuda_host", ROOT / "csrc" / "cuda" / "device"
 
 
+def device_here() -> bool:
+    """Whether the driver shows a GPU; its device files may have any number."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
 class StandIn:
     """Settings and counters of the stand-in."""
 

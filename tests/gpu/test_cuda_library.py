@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import spec_of, weights_of
-from stand_in import DEVICE, StandIn
+from stand_in import DEVICE, StandIn, device_here
 
 from edge.cuda import LIBRARY, CudaDecoder, check_agreement, cuda_device, library_path
 from edge.decoder import Decoder
@@ -122,7 +122,7 @@ def built() -> Path:
 
 def test_this_build(built: Path) -> None:
     """Without a driver it loads, and says what is missing."""
-    if Path("/dev/nvidia0").exists():
+    if device_here():
         assert cuda_device(built).capability >= (8, 0)
         return
     with pytest.raises(DeviceError, match=r"the NVIDIA driver is missing or too old|no CUDA device can be used here"):

@@ -76,6 +76,26 @@ def test_few_launches(host_library: Path, stand_in: StandIn) -> None:
         assert stand_in.get("cooperative") - before[0] <= 5 + 3
 
 
+def test_after_a_failure(host_library: Path, stand_in: StandIn) -> None:
+    """What was started before a launch failed does not write into the next text."""
+    spec = spec_of(layers=1, mlp=64)
+    prefix = prefix_of(spec, 20)
+    decoder = cuda_of(host_library, spec, weights_of(spec), prefix, way="persistent")
+    options = {"max_new_tokens": 40, "repetition_penalty": 1.2}
+    want = decoder.generate(prefix["first_logits"], **options)
+    stand_in.set("fail_launch", 3)  # after the first choice and one launch of the kernel
+    with pytest.raises(RuntimeError, match="the GPU failed to start a text"):
+        decoder.generate(prefix["first_logits"] * 0.5, **options)
+    same(decoder.generate(prefix["first_logits"], **options), want)
+
+
+def test_no_cooperative_launch(host_library: Path, stand_in: StandIn) -> None:
+    spec = spec_of(layers=1, mlp=32)
+    stand_in.set("cooperates", 0)
+    with pytest.raises(kernel.DeviceUnusable, match="does not launch cooperative kernels"):
+        cuda_of(host_library, spec, weights_of(spec), prefix_of(spec, 20), way="persistent")
+
+
 def test_the_way_is_chosen(host_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of(layers=1, mlp=32)
     weights = weights_of(spec)

@@ -88,7 +88,13 @@ template <class F>
 int on_device(void* decoder, EdgeCudaReason* reason, F work) {
   return guarded(reason, [&] {
     check(cudaSetDevice(0), "to be opened");
-    work(*static_cast<Network*>(decoder));
+    Network& network = *static_cast<Network*>(decoder);
+    try {
+      work(network);
+    } catch (...) {
+      network.settle();
+      throw;
+    }
   });
 }
 
@@ -127,6 +133,9 @@ int copy(void* to, const void* from, int64_t bytes, int32_t to_device, EdgeCudaR
     check(cudaMemcpy(to, from, static_cast<size_t>(bytes),
                      to_device ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToHost),
           "to copy");
+    // What goes up is only sure to have left the caller's memory, and no other stream waits for the rest of
+    // its way.
+    if (to_device) check(cudaStreamSynchronize(nullptr), "to copy");
   });
 }
 

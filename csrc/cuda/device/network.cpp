@@ -111,9 +111,13 @@ Network::Network(const EdgeCudaModel& model)
 }
 
 void Network::describe_passes() {
-  int held = 0, processors = 0;
+  int held = 0, processors = 0, cooperates = 0;
   check(prepare_text(&held), "to load the kernels");
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0), "to describe itself");
+  check(cudaDeviceGetAttribute(&cooperates, cudaDevAttrCooperativeLaunch, 0), "to describe itself");
+  if (!cooperates)
+    throw Failure{EDGE_CUDA_UNSUPPORTED,
+                  "this GPU does not launch cooperative kernels, which the persistent one is"};
   if (held < 1)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the persistent kernel does not fit on this GPU's multiprocessors"};
   together_ = processors;
@@ -182,6 +186,11 @@ void Network::set_prefix(const float* keys, const float* values, int64_t length,
     if (changed) graph.reset();
   prefix_ = length;
   check(cudaStreamSynchronize(stream_), "to take the prefix");
+}
+
+void Network::settle() noexcept {
+  cudaStreamSynchronize(stream_);
+  cudaGetLastError();
 }
 
 void Network::send(const State& state) {
@@ -396,8 +405,9 @@ void Network::begin_text(const EdgeCudaGreedy& greedy, int64_t text_rows, int64_
   for (int64_t i = 0; i < greedy.suppresseds; ++i) flags[bytes(greedy.suppressed[i])] = kSuppressed;
 
   send(state);
-  check(cudaMemcpyAsync(stop_.get(), stop.data(), stop.size() * 4, cudaMemcpyHostToDevice, stream_),
-        "to begin a text");
+  if (!stop.empty())
+    check(cudaMemcpyAsync(stop_.get(), stop.data(), stop.size() * 4, cudaMemcpyHostToDevice, stream_),
+          "to begin a text");
   check(cudaMemcpyAsync(flags_.get(), flags.data(), flags.size(), cudaMemcpyHostToDevice, stream_),
         "to begin a text");
   if (greedy.first_logits) {

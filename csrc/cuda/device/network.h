@@ -19,6 +19,9 @@ class Network {
                   int64_t bias_length, bool on_device);
   void append(const int32_t* ids, int64_t n, int64_t text_rows, bool bias, int64_t from, float* logits,
               float* evidence);
+  // After a failure: waits until what was started before it has ended, so that nothing writes into the next
+  // text.
+  void settle() noexcept;
   // Returns an EdgeCudaEnd.
   int generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* evidence);
 

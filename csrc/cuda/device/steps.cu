@@ -30,7 +30,7 @@ __global__ void propose(const ProposeArgs a) {
   propose_drafts(a);
 }
 
-__global__ void choose(const ChooseArgs a) {
+__global__ void __launch_bounds__(kWarp* kMaxRows) choose(const ChooseArgs a) {
   if (a.state->end) return;
   choose_rows(a);
 }
