@@ -26,7 +26,9 @@ The read bandwidth is measured before and after every run, with as many threads 
 share is the median over the runs of what a run read to what could be read beside it. Times of a busy machine say
 little: edge-bench tells how busy it was before. "edge-bench peers" times other engines beside ours, and
 "edge-bench roofline" draws what it measured, "edge-bench cost" prints what each format of weights and cache
-costs in fidelity, and "edge-bench node" loads an edge-node for minutes; all have a --help of their own.
+costs in fidelity, "edge-bench cross" times encoder-decoders with cross-attention beside PyTorch and optimum, and
+"edge-bench node" loads an edge-node for minutes, "edge-bench several" writes texts of several films at once; all
+have a --help of their own.
 """
 
 
@@ -127,6 +129,14 @@ def main(argv: list[str] | None = None) -> int:
         from .cost.cli import main as cost
 
         return cost(arguments[1:])
+    if arguments[:1] == ["cross"]:
+        from .cross.cli import main as cross
+
+        return cross(arguments[1:])
+    if arguments[:1] == ["several"]:
+        from .several import main as several
+
+        return several(arguments[1:])
     if arguments[:1] == ["node"]:
         from .node.cli import main as node
 

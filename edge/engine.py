@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -211,6 +211,59 @@ class Engine:
         with self._lock:
             return self.open(source, force=force, bias_rows=bias_rows)._report(asked)
 
+    def reports(
+        self,
+        sources: Iterable[Source | Prepared | Exception],
+        *,
+        at_once: int = 4,
+        force: bool = False,
+        max_new_tokens: int | None = None,
+        bias_rows: str | None = None,
+        prompt: str = "",
+        repetition_penalty: float | None = None,
+        cut: bool | None = None,
+        draft: bool | None = None,
+        beams: int | None = None,
+        cancel: CancelToken | None = None,
+    ) -> Iterator[Report | Exception]:
+        """Draft the findings of several films, in order; texts of several films share the passes over the weights.
+
+        Each report is the one that :meth:`report` makes of the film alone, token by token. More films in the same
+        time, and each of them later: the reports of a group come when its last one is written.
+
+        Parameters
+        ----------
+        sources
+            As for :meth:`report`, taken group by group; what reading a film has raised comes out in its place.
+        at_once
+            Films of a group, 1 to 16; fewer where their beams are more than 16 together, one on a GPU.
+        force, max_new_tokens, bias_rows, prompt, repetition_penalty, cut, draft, beams, cancel
+            As for :meth:`report`.
+
+        Yields
+        ------
+        Report or Exception
+            An :class:`edge.InputError` where the film cannot be reported: the others are reported all the same.
+
+        Raises
+        ------
+        UsageError, ProcessingError, Cancelled
+        """
+        from edge.several import reports
+
+        if type(at_once) is not int or not 1 <= at_once <= 16:
+            raise UsageError("at_once must be a whole number from 1 to 16")
+        asked = self._asked(
+            prompt=prompt,
+            max_new_tokens=max_new_tokens,
+            repetition_penalty=repetition_penalty,
+            cut=cut,
+            draft=draft,
+            beams=beams,
+            cancel=cancel,
+        )
+        return reports(self, sources, asked, at_once=at_once, force=force, bias_rows=bias_rows)
+
     def open(self, source: Source | Prepared, *, force: bool = False, bias_rows: str | None = None) -> FilmSession:
         """Look at a film, and keep what the model sees of it: reports and completions of it need no second look.
 
@@ -225,16 +278,18 @@ class Engine:
             One subclass for each way a film can be wrong.
         UsageError, ProcessingError
         """
-        rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
         with self._lock:
-            ready = source if isinstance(source, Prepared) else prepare(source, self.manifest.image, force=force)
-            clock = Clock(ready.laps)
-            seen, rows, warnings = self._look(ready.pixels, rows)
-            session = FilmSession(self, ready, seen, rows, warnings, clock)
-            with clock.part("prefill", of="vision"):
-                session._in_cache()
-            clock.lap("vision")
+            session = self._see(source, force=force, bias_rows=bias_rows)
+            session._place()
         return session
+
+    def _see(self, source: Source | Prepared, *, force: bool, bias_rows: str | None) -> FilmSession:
+        """Read a film and run the vision graph; the decoder has not got it yet."""
+        rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
+        ready = source if isinstance(source, Prepared) else prepare(source, self.manifest.image, force=force)
+        clock = Clock(ready.laps)
+        seen, rows, warnings = self._look(ready.pixels, rows)
+        return FilmSession(self, ready, seen, rows, warnings, clock)
 
     def _look(self, pixels: NDArray[np.float32], rows: BiasRows) -> tuple[VisionOutput, BiasRows, list[str]]:
         """Run the vision graph; the rows that get the bias in the end, and what to warn about."""

@@ -95,7 +95,8 @@ class FilmSession:
         warnings: list[str],
         clock: Clock,
     ) -> None:
-        self._engine, self._seen, self._rows, self._clock = engine, seen, rows, clock
+        self._engine, self._rows, self._clock = engine, rows, clock
+        self._seen: VisionOutput | None = seen
         self._gray, self._input = ready.gray, provenance(ready.film)
         self._prefix_serial = -1
         self._first_logits: NDArray[np.float32] | None = None
@@ -273,20 +274,38 @@ class FilmSession:
         clock.lap("decode")
         return result
 
+    def _place(self) -> None:
+        """Hand the image over to the decoder, the last part of looking at it."""
+        with self._clock.part("prefill", of="vision"):
+            self._in_cache()
+        self._clock.lap("vision")
+
     def _in_cache(self) -> None:
         """See to it that the decoder's cache holds this film; under the engine's lock."""
-        decoder, rows = self._engine._decoder, self._rows
+        decoder = self._engine._decoder
         if self._prefix_serial == decoder.prefix_serial:
             return
-        # A strict mask hides keys from every row that follows, where these all get the bias.
-        strict = rows == "all" and self._engine.manifest.bias.kind == "hidden"
-        self._first_logits = self._seen.fill(decoder, key_bias=rows != "none", drop_hidden=strict)
+        self._first_logits = self._fill(0)
         self._prefix_serial = decoder.prefix_serial
 
+    def _fill(self, lane: int) -> NDArray[np.float32] | None:
+        """Put the image into a lane of the decoder; the logits [vocab] of its last row where it is a prefix."""
+        rows, seen = self._rows, self._seen
+        assert seen is not None
+        # A strict mask hides keys from every row that follows, where these all get the bias.
+        strict = rows == "all" and self._engine.manifest.bias.kind == "hidden"
+        first: NDArray[np.float32] | None = seen.fill(
+            self._engine._decoder, key_bias=rows != "none", drop_hidden=strict, lane=lane
+        )
+        return first
+
+    def _forget(self) -> None:
+        """Let go of what the vision graph gave: the image is in a lane, and one report is all there will be."""
+        self._seen = None
+
     def _report(self, asked: Asked) -> Report:
-        engine, manifest = self._engine, self._engine.manifest
-        forced, on_text = asked.options.forced_ids, asked.on_text
-        stream = TextStream(engine._text, forced, whole_sentences=asked.cut) if on_text else None
+        engine, on_text = self._engine, asked.on_text
+        stream = TextStream(engine._text, asked.options.forced_ids, whole_sentences=asked.cut) if on_text else None
 
         def on_token(token: int) -> None:
             if stream is not None and on_text is not None and (piece := stream.push(token)):
@@ -298,7 +317,20 @@ class FilmSession:
             if result.stop_reason == "cancelled":
                 raise Cancelled("stopped before the report was complete")
             cache = self._cache()
+        return self._compose(asked, result, clock, cache, stream)
 
+    def _compose(
+        self,
+        asked: Asked,
+        result: Generation,
+        clock: Clock,
+        cache: dict[str, int],
+        stream: TextStream | None = None,
+        texts: int = 1,
+    ) -> Report:
+        """The report of a text that has been written, one of `texts` at once."""
+        engine, manifest = self._engine, self._engine.manifest
+        forced, on_text = asked.options.forced_ids, asked.on_text
         text, ends = engine._text.ends([*forced, *result.token_ids])
         dropped = len(text) - len(text.lstrip())
         whole = findings = text.strip()
@@ -356,6 +388,7 @@ class FilmSession:
                 "tokens_per_pass": round(result.tokens_per_pass, 4),
                 "drafted": result.drafted,
                 "accepted": result.accepted,
+                **({"texts": texts} if texts > 1 else {}),
             },
             cache=cache,
             coding=engine.coding,
@@ -363,11 +396,11 @@ class FilmSession:
             film=self._gray,
         )
 
-    def _cache(self) -> dict[str, int]:
+    def _cache(self, lane: int = 0) -> dict[str, int]:
         """What the decoder reads per token of the report just written."""
         manifest, decoder = self._engine.manifest, self._engine._decoder
-        keys, kept = manifest.decoder["layers"] * manifest.prefix.length, decoder.kept_keys
-        return {"image_keys": keys, "image_keys_kept": kept, "bytes_per_token": decoder.bytes_per_token}
+        keys, kept = manifest.decoder["layers"] * manifest.prefix.length, decoder.kept_keys_in(lane)
+        return {"image_keys": keys, "image_keys_kept": kept, "bytes_per_token": decoder.bytes_per_token_in(lane)}
 
     def _patch_evidence(self, result: Generation) -> NDArray[np.floating[Any]] | None:
         """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""

@@ -35,18 +35,21 @@ _BERT2 = {
     "intermediate_size": 3072,
     "max_position_embeddings": 512,
 }
+# ``optimum_cache``: whether optimum exports the decoder with a key-value cache; None: not the model at all.
 SHAPES: dict[str, dict[str, Any]] = {
     "dinov2-distilgpt2": {
         "what": "DINOv2-B/14 at 518 pixels (1370 tokens) and DistilGPT2, as MLRG",
         "encoder": ("dinov2", {"image_size": 518, "patch_size": 14}),
         "decoder": ("gpt2", _DISTILGPT2),
         "size": 518,
+        "optimum_cache": True,
     },
     "swinv2-bert": {
         "what": "SwinV2-B at 256 pixels (64 tokens) and two BERT layers, as the baselines of CheXpert Plus",
         "encoder": ("swinv2", _SWINV2_BASE),
         "decoder": ("bert", _BERT2),
         "size": 256,
+        "optimum_cache": False,  # it exports BERT decoders without one
     },
 }
 
@@ -83,14 +86,15 @@ def bundle(shape: str, quantize: str, say: Say = lambda line: None) -> Path:
 
 
 def optimum_folder(shape: str, say: Say = lambda line: None) -> Path:
-    """What optimum makes of it, with the key-value cache."""
+    """What optimum makes of it."""
     source = folder(shape, say)
 
     def make(path: Path) -> None:
         from optimum.onnxruntime import ORTModelForVision2Seq
 
         say(f"{shape}: exporting with optimum")
-        ORTModelForVision2Seq.from_pretrained(source, export=True, use_cache=True).save_pretrained(path)
+        cache = SHAPES[shape]["optimum_cache"]
+        ORTModelForVision2Seq.from_pretrained(source, export=True, use_cache=cache).save_pretrained(path)
 
     return made_once(home(shape) / "optimum", make)
 

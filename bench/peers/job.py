@@ -41,6 +41,8 @@ class Job:
         Folder for files that are made once.
     llama_bench : str or None
         The llama-bench program.
+    shape : str
+        Which model, where a peer knows several.
     tasks : sequence of str
         What it will be asked: all that takes long the first time is done while loading.
     """
@@ -55,6 +57,7 @@ class Job:
     cache: str = ""
     llama_bench: str | None = None
     tasks: Sequence[str] = ()
+    shape: str = ""
 
 
 class Runner(Protocol):

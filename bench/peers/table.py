@@ -44,14 +44,14 @@ def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
 
 def render(figures: Figures, *, markdown: bool) -> str:
     """The whole text."""
-    lines = [*_heading(figures), "", *_table(HEAD, list(rows(figures)), LEFT, markdown)]
+    lines = [*_heading(figures), "", *table(HEAD, list(rows(figures)), LEFT, markdown)]
     together = figures["best_sum"]
     if together is not None:
         parts = ", ".join(
             f"{part['times']} x {task} {part['ms']:.0f} ({part['peer']})" for task, part in together["parts"].items()
         )
         lines += ["", f"The best sum of peers: {together['ms']:.0f} ms: {parts}."]
-    lines += ["", *_table(("mark", "asked", "reached", ""), list(_marks(figures)), 1, markdown)]
+    lines += ["", *table(("mark", "asked", "reached", ""), list(_marks(figures)), 1, markdown)]
     words = [f"{peer['name']}: {peer['skipped']}" for peer in figures["peers"] if peer["skipped"]]
     for peer in figures["peers"]:
         words += [f"{peer['name']}: without {task}: {why}" for task, why in peer["left_out"].items()]
@@ -81,7 +81,7 @@ def _marks(figures: Figures) -> Iterator[tuple[str, ...]]:
             yield mark["what"], asked, f"{mark['ratio']:.2f}x", "holds" if mark["holds"] else "does not hold"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]], left: int, markdown: bool) -> Iterator[str]:
+def table(head: Sequence[str], body: Sequence[Sequence[str]], left: int, markdown: bool) -> Iterator[str]:
     if markdown:
         yield "| " + " | ".join(head) + " |"
         yield "|" + "|".join(" --- " if i < left else " ---: " for i in range(len(head))) + "|"

@@ -218,12 +218,16 @@ std::vector<GenerationResult> Decoder::generate(std::span<const TextRequest> req
   return results;
 }
 
+const Lane& Decoder::lane(int64_t index) const {
+  if (index < 0 || index >= network_.lanes() || !has_prefix_[static_cast<size_t>(index)])
+    throw std::invalid_argument("set_prefix must be called first");
+  return network_.lane(index);
+}
+
 void Decoder::check_request(const TextRequest& request) const {
   const DecoderSpec& spec = network_.spec();
-  if (request.lane < 0 || request.lane >= network_.lanes() || !has_prefix_[static_cast<size_t>(request.lane)])
-    throw std::invalid_argument("set_prefix must be called first");
   const GenerateOptions& options = *request.options;
-  const Lane& lane = network_.lane(request.lane);
+  const Lane& lane = this->lane(request.lane);
   check_ids(options.begin_ids, "begin_ids");
   check_ids(options.forced_ids, "forced_ids");
   check_ids(options.stop_ids, "stop_ids");

@@ -117,6 +117,8 @@ class Decoder {
 
   const DecoderSpec& spec() const { return network_.spec(); }
   const Transformer& network() const { return network_; }
+  // Throws std::invalid_argument for one that has no film.
+  const Lane& lane(int64_t index) const;
   int threads() const { return threads_; }
 
  private:

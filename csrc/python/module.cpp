@@ -566,6 +566,17 @@ PYBIND11_MODULE(_kernel, m) {
       .def("prefill", &PyDecoder<Decoder>::prefill, py::arg("embeddings"), py::arg("key_bias") = py::none(),
            py::kw_only(), py::arg("bias") = true, py::arg("drop_hidden") = false,
            py::arg("with_cache") = false, py::arg("lane") = 0)
+      .def(
+          "lane_kept_keys",
+          [](const PyDecoder<Decoder>& d, int64_t lane) { return d.decoder().lane(lane).kept_keys(); },
+          py::arg("lane"))
+      .def(
+          "lane_cache_bytes",
+          [](const PyDecoder<Decoder>& d, int64_t lane) {
+            d.decoder().lane(lane);
+            return d.decoder().network().cache_bytes(lane);
+          },
+          py::arg("lane"))
       .def("set_lane_prefix", &PyDecoder<Decoder>::set_lane_prefix, py::arg("lane"), py::arg("keys"),
            py::arg("values"), py::arg("key_bias") = py::none(), py::arg("drop_hidden") = false)
       .def("generate_texts", &PyDecoder<Decoder>::generate_texts, py::arg("texts"), py::kw_only(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from edge.version import __version__
@@ -39,14 +40,21 @@ def _is_terminal() -> bool:
         return False
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 1")
-    return value
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            limit = f" to {most}" if most < 1 << 20 else ""
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least}{limit}")
+        return value
+
+    return parse
+
+
+_positive = _whole(1, 1 << 20)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -97,6 +105,14 @@ def make_parser() -> argparse.ArgumentParser:
         " Capture; several: NAME-1.png, ...",
     )
     add("--mask-dicom", metavar="PATH", help="write the lung and heart mask as DICOM Segmentation (.dcm)")
+    add(
+        "--at-once",
+        metavar="N",
+        type=_whole(1, 16),
+        default=1,
+        help="write the texts of so many films at once, 1 to 16: more films per minute, each of them later; the same"
+        " texts (default: 1)",
+    )
     add("--stream", action="store_true", help="print the text while it is written")
     add("--timings", action="store_true", help="one line of timings per film on stderr")
     add(
@@ -117,6 +133,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
     if options.stream and (options.format != "text" or options.output):
         parser.error("--stream prints text to stdout: it goes with no other --format and not with -o")
+    if options.stream and options.at_once > 1:
+        parser.error("--stream prints one text at a time: it does not go with --at-once")
     if options.overlay is not None and not options.overlay.lower().endswith((".png", ".dcm")):
         parser.error("--overlay must name a .png or .dcm file")
     if options.mask_dicom is not None and not options.mask_dicom.lower().endswith(".dcm"):

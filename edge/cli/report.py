@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.objects import Objects
 from edge.cli.options import PROG, parse
@@ -157,34 +157,64 @@ class _Run:
             engine = load(bundle, options.device, options.threads, options.bias_rows, draft=draft, kv_dtype=options.kv)
             if engine.notice:
                 say(f"{PROG}: {engine.notice}")
-            for index, film in films:
-                self.attempt(film, partial(self.one, engine, ahead, film, index))
+            width = options.at_once
+            for at in range(0, len(films), width):
+                if width > 1:
+                    self.group(engine, ahead, films[at : at + width])
+                else:
+                    index, film = films[at]
+                    self.attempt(film, partial(self.one, engine, ahead, film, index))
+
+    def group(self, engine: Engine, ahead: Ahead, films: list[tuple[int, str]]) -> None:
+        """Report the next films, their texts written at once, and deliver the results in order."""
+        sources: list[Any] = []
+        for _ in films:
+            try:
+                sources.append(ahead.take())
+            except Exception as error:
+                sources.append(error)
+        try:
+            made: list[Any] = list(
+                engine.reports(sources, at_once=len(films), max_new_tokens=self.options.max_new_tokens)
+            )
+        except Exception as error:
+            made = [source if isinstance(source, Exception) else error for source in sources]
+        for (index, film), result in zip(films, made, strict=True):
+            self.attempt(film, partial(self.finish, engine, film, index, result))
+
+    def heading(self, film: str) -> str:
+        gap = "\n" if self.delivered else ""
+        return f"{gap}== {printable(film)} ==\n" if self.several else ""
 
     def one(self, engine: Engine, ahead: Ahead, film: str, index: int) -> None:
         """Report one film, the next that is ahead, and deliver the result."""
-        from edge.engine import SYNTHETIC
-
-        options = self.options
-        gap = "\n" if self.delivered else ""
-        heading = f"{gap}== {printable(film)} ==\n" if self.several else ""
         begun: list[bool] = []
+        heading = self.heading(film)
 
         def on_text(piece: str) -> None:
             write_stdout(piece if begun else heading + piece)
             begun.append(True)
 
-        header = self.headers[film]
         try:
             report = engine.report(
                 ahead.take(),
-                max_new_tokens=options.max_new_tokens,
-                on_text=on_text if options.stream else None,
+                max_new_tokens=self.options.max_new_tokens,
+                on_text=on_text if self.options.stream else None,
             )
         except BaseException:
             if begun:
                 self.delivered += 1
                 write_stdout("\n")
             raise
+        self.finish(engine, film, index, report, begun=bool(begun))
+
+    def finish(self, engine: Engine, film: str, index: int, report: Report | Exception, *, begun: bool = False) -> None:
+        """Deliver a report; `begun`: its text has been written while it came. An error is raised."""
+        from edge.engine import SYNTHETIC
+
+        if isinstance(report, Exception):
+            raise report
+        options, header, heading = self.options, self.headers[film], self.heading(film)
         failed = self.objects.write_pictures(report, header, index)
         if options.stream:
             write_stdout("\n" if begun else heading + "\n")

@@ -66,7 +66,7 @@ class VisionOutput:
         arrays = (self.keys, self.values, self.first_logits, self.key_bias, self.mask, self.embeddings)
         return sum(array.nbytes for array in arrays if array is not None)
 
-    def fill(self, decoder: Decoder, *, key_bias: bool = True, drop_hidden: bool = False) -> Any:
+    def fill(self, decoder: Decoder, *, key_bias: bool = True, drop_hidden: bool = False, lane: int = 0) -> Any:
         """Put the image into a decoder's cache: computed there, or copied where the graph has computed it.
 
         Parameters
@@ -74,7 +74,7 @@ class VisionOutput:
         decoder : Decoder
         key_bias : bool
             Hand the bias over; without it no row, of the prefix or of the text, gets one.
-        drop_hidden : bool
+        drop_hidden, lane
             As for :meth:`edge.decoder.Decoder.set_prefix`.
 
         Returns
@@ -88,11 +88,11 @@ class VisionOutput:
         """
         if self.embeddings is not None:
             bias = self.key_bias if key_bias else None
-            return decoder.prefill(self.embeddings, bias, bias=self.bias, drop_hidden=drop_hidden)
+            return decoder.prefill(self.embeddings, bias, bias=self.bias, drop_hidden=drop_hidden, lane=lane)
         keys: Any = self.keys
         values: Any = self.values
         there: Any = (self.there or self.key_bias) if key_bias else None  # all of them where the keys lie
-        decoder.set_prefix(keys, values, there, drop_hidden=drop_hidden)
+        decoder.set_prefix(keys, values, there, drop_hidden=drop_hidden, lane=lane)
         return self.first_logits
 
 

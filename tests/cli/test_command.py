@@ -193,6 +193,23 @@ def test_reports_do_not_depend_on_what_came_before(run: Run, films: list[Path]) 
         assert alone[key] == after[key]
 
 
+def test_texts_at_once(run: Run, films: list[Path], tmp_path: Path) -> None:
+    """The same results in the same order, a film that cannot be reported among them."""
+    bad = tmp_path / "bad.dcm"
+    bad.write_bytes(b"not a film at all" * 20)
+    words = (films[0], films[1], bad, films[2], films[0])
+    plain, together = run(*words), run("--at-once", "3", *words)
+    assert (together.stdout, together.returncode) == (plain.stdout, plain.returncode)
+    assert together.stderr.splitlines() == plain.stderr.splitlines()
+    changing = ("timings_ms", "tokens_per_s", "decoding")
+    lines = [
+        [{k: v for k, v in json.loads(line).items() if k not in changing} for line in result.stdout.splitlines()]
+        for result in (run("--format", "json", *words), run("--format", "json", "--at-once", "16", *words))
+    ]
+    assert lines[0] == lines[1]
+    assert len(lines[0]) == 4
+
+
 def test_worst_exit_code(run: Run, films: list[Path], tmp_path: Path) -> None:
     noise = tmp_path / "noise.bin"
     noise.write_bytes(os.urandom(3000))
@@ -220,6 +237,8 @@ def test_worst_exit_code(run: Run, films: list[Path], tmp_path: Path) -> None:
         ["--format", "xml", "x.dcm"],
         ["--threads", "0", "x.dcm"],
         ["--threads", "two", "x.dcm"],
+        ["--at-once", "17", "x.dcm"],
+        ["--stream", "--at-once", "2", "x.dcm"],
         ["--max-new-tokens", "-1", "x.dcm"],
         ["--bias-rows", "some", "x.dcm"],
         ["--device", "tpu", "x.dcm"],
