@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -62,6 +63,28 @@ class DeviceArray:
         if self._array is None:
             self._array = self._read()
             self.address, self._owner = 0, None
+
+
+class Lending:
+    """Arrays lent out of buffers that the next film is written into."""
+
+    def __init__(self) -> None:
+        self._lent: list[weakref.ref[DeviceArray]] = []
+
+    def lend(
+        self, address: int, shape: Sequence[int], owner: Any, read: Callable[[], NDArray[np.float32]]
+    ) -> DeviceArray:
+        """An array for as long as its memory holds it; arguments as for :class:`DeviceArray`."""
+        array = DeviceArray(address, shape, owner, read)
+        self._lent.append(weakref.ref(array))
+        return array
+
+    def recall(self) -> None:
+        """Move to the host what somebody still has: its memory is about to be written again."""
+        for reference in self._lent:
+            if (array := reference()) is not None:
+                array.move()
+        self._lent.clear()
 
 
 class Backend(Protocol):

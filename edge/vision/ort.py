@@ -7,11 +7,13 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError, DeviceError, MissingRuntime
 from edge.threads import usable_processors
-from edge.vision.backend import DeviceArray, Port
+from edge.vision.backend import DeviceArray, Lending, Port
+from edge.vision.capture import PROVIDER_OPTIONS, CapturedGraph, can_be_captured
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +25,8 @@ log = logging.getLogger("edge")
 
 _LARGE = 64 << 20
 """Bytes of a graph's file from which on the memory it would keep between films is worth a few milliseconds."""
+CAPTURE = "EDGE_CUDA_CAPTURE"
+"""Environment variable: ``off`` runs graphs on a GPU operator by operator."""
 _INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
 
 
@@ -103,18 +107,21 @@ class OrtBackend:
     def __init__(self, path: Path, *, device: str, threads: int) -> None:
         ort = import_runtime()
         providers = _providers(ort, device)
-        self._large = path.stat().st_size >= _LARGE
-        self._session = _open(ort, path, threads, providers, arena=not self._large)
-        active = self._session.get_providers()
-        if providers[0] not in active:
-            raise DeviceError(
-                f"{device} was asked for but ONNX Runtime fell back to {', '.join(active)}: "
-                "check the driver and the CUDA libraries, or use --device cpu"
-            )
-        self._give_back()
         self.device = "cuda" if providers[0].startswith("CUDA") else "cpu"
+        self._large = path.stat().st_size >= _LARGE
+        self._open = partial(_open, ort, path, threads, providers, arena=not self._large)
+        captured = _open_captured(ort, path, threads) if self.device == "cuda" else None
+        self._session = captured or self._open()
+        self._give_back()
         self.inputs: Sequence[Port] = [_port(node) for node in self._session.get_inputs()]
         self.outputs: Sequence[Port] = [_port(node) for node in self._session.get_outputs()]
+        self._lending = Lending()
+        self._captured: CapturedGraph | None = None
+        if captured is not None:
+            try:
+                self._captured = CapturedGraph(ort, captured, self.inputs, self.outputs)
+            except Exception as error:
+                self._give_up_capture(error)
 
     def run_there(
         self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str], stay: Sequence[str]
@@ -126,33 +133,90 @@ class OrtBackend:
         DeviceError
             ONNX Runtime put an output on the CPU that was to stay.
         """
-        binding = self._session.io_binding()
-        for name, array in feed.items():
-            binding.bind_cpu_input(name, array)  # copied to where the graph's first operators are
-        for name in names:
-            binding.bind_output(name, self.device if name in stay else "cpu", 0)
-        self._session.run_with_iobinding(binding)
-        binding.synchronize_outputs()
+        if self._replay(feed):
+            assert self._captured is not None
+            values = [self._captured.value(name) for name in names]
+        else:
+            binding = self._session.io_binding()
+            for name, array in feed.items():
+                binding.bind_cpu_input(name, array)  # copied to where the graph's first operators are
+            for name in names:
+                binding.bind_output(name, self.device if name in stay else "cpu", 0)
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+            values = binding.get_outputs()
         results: list[NDArray[np.float32] | DeviceArray] = []
-        for name, value in zip(names, binding.get_outputs(), strict=True):
+        for name, value in zip(names, values, strict=True):
             if name not in stay:
                 results.append(value.numpy())
                 continue
             if value.device_name().lower() != self.device:
                 raise DeviceError(f"ONNX Runtime left {name} on {value.device_name()}, not on {self.device}")
-            results.append(DeviceArray(value.data_ptr(), value.shape(), value, value.numpy))
+            # The outputs of a recorded graph are written again with the next film, others are made for each.
+            lend = self._lending.lend if self._captured is not None else DeviceArray
+            results.append(lend(value.data_ptr(), value.shape(), value, value.numpy))
         self._give_back()
         return results
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
+        if self._replay(feed):
+            assert self._captured is not None
+            return [self._captured.value(name).numpy() for name in names]
         result: list[NDArray[np.float32]] = self._session.run(list(names), dict(feed))
         self._give_back()
         return result
+
+    def _replay(self, feed: Mapping[str, NDArray[np.float32]]) -> bool:
+        """Run the graph as the one that it was recorded as; False where it is not, or cannot be."""
+        if self._captured is None:
+            return False
+        self._lending.recall()
+        try:
+            self._captured.run(feed)
+        except Exception as error:
+            self._give_up_capture(error)
+            return False
+        return True
+
+    def _give_up_capture(self, error: Exception) -> None:
+        _tell_uncaptured(error)
+        self._captured = self._session = None
+        self._session = self._open()
 
     def _give_back(self) -> None:
         """Hand the allocator's free memory back to the system, where it is much."""
         if self._large:
             trim_heap()
+
+
+def _open_captured(ort: Any, path: Path, threads: int) -> Any | None:
+    """A session on a GPU whose first run is recorded as a CUDA graph; None, and a line in the log, where it cannot."""
+    if os.environ.get(CAPTURE) == "off":
+        log.info("the vision graph runs operator by operator: $%s is off", CAPTURE)
+        return None
+    options = session_options(ort, threads)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=[("CUDAExecutionProvider", PROVIDER_OPTIONS)])
+    except Exception as error:
+        _tell_uncaptured(error)
+        return None
+    if "CUDAExecutionProvider" not in session.get_providers():
+        return None  # which is told when the session without a recording is there
+    if not can_be_captured([_port(node) for node in (*session.get_inputs(), *session.get_outputs())]):
+        log.info("the vision graph runs operator by operator: its shapes are not fixed")
+        return None
+    log.info("the vision graph is recorded with the first film, and replayed as one CUDA graph after it")
+    return session
+
+
+def _tell_uncaptured(error: Exception) -> None:
+    reason = " ".join(str(error).split())[:160]
+    log.info(
+        "the vision graph runs operator by operator: it could not be recorded as a CUDA graph (%s: %s)",
+        type(error).__name__,
+        reason,
+    )
 
 
 def _open(ort: Any, path: Path, threads: int, providers: list[str], *, arena: bool) -> Any:
@@ -162,12 +226,20 @@ def _open(ort: Any, path: Path, threads: int, providers: list[str], *, arena: bo
         whole = session_options(ort, threads, arena=arena)
         whole.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         with contextlib.suppress(Exception):
-            return ort.InferenceSession(str(path), whole, providers=providers[:1])
+            session = ort.InferenceSession(str(path), whole, providers=providers[:1])
+            if providers[0] in session.get_providers():
+                return session
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
         raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
-    if len(providers) > 1 and providers[0] in session.get_providers():
+    active = session.get_providers()
+    if providers[0] not in active:
+        raise DeviceError(
+            f"cuda was asked for but ONNX Runtime fell back to {', '.join(active)}: "
+            "check the driver and the CUDA libraries, or use --device cpu"
+        )
+    if len(providers) > 1:
         log.warning(
             "parts of %s run on the CPU, because ONNX Runtime has no CUDA code for them: slow; "
             "a bundle made with edge-export --gpu-graph holds a graph without such parts",

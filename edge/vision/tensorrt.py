@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 import re
 import sys
-import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError, DeviceError, MissingRuntime, ProcessingError
-from edge.vision.backend import DeviceArray, Port
+from edge.vision.backend import DeviceArray, Lending, Port
 from edge.vision.plans import PlanCache
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class TensorRtBackend:
             context.set_tensor_address(name, self._buffers[name].address)
         self.inputs: Sequence[Port] = inputs
         self.outputs: Sequence[Port] = outputs
-        self._lent: list[weakref.ref[DeviceArray]] = []
+        self._lending = Lending()
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         self._execute(feed)
@@ -145,23 +145,14 @@ class TensorRtBackend:
             if name not in stay:
                 results.append(self._read(name))
                 continue
-            lent = DeviceArray(
-                self._buffers[name].address,
-                self._shapes[name],
-                self,
-                lambda name=name: self._read(name),  # type: ignore[misc]
-            )
-            self._lent.append(weakref.ref(lent))
-            results.append(lent)
+            read = partial(self._read, name)
+            results.append(self._lending.lend(self._buffers[name].address, self._shapes[name], self, read))
         return results
 
     def _execute(self, feed: Mapping[str, NDArray[np.float32]]) -> None:
         import numpy as np
 
-        for reference in self._lent:  # the buffers are about to be written again
-            if (lent := reference()) is not None:
-                lent.move()
-        self._lent.clear()
+        self._lending.recall()
         for name, array in feed.items():
             if array.shape != self._shapes[name]:
                 raise ProcessingError(f"the vision graph takes {name} of another shape")

@@ -167,6 +167,6 @@ def test_partial_fallback_is_told(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     backend = OrtBackend(bundle / "vision.onnx", device="cuda", threads=1)
     assert backend.device == "cuda"
-    assert tried == [(True, names[:1]), (False, names)]
+    assert tried == [(True, [(names[0], {"enable_cuda_graph": "1"})]), (True, names[:1]), (False, names)]
     assert "parts of vision.onnx run on the CPU" in caplog.text
     assert "--gpu-graph" in caplog.text

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vision graph that ONNX Runtime records as one CUDA graph and replays, film after film."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edge.errors import DeviceError
+from edge.vision.backend import Port
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PROVIDER_OPTIONS = {"enable_cuda_graph": "1"}
+"""Of the CUDA provider. Such a session records what its first run does on the device; afterwards a run is nothing but
+the replay of it, which looks at no argument."""
+
+
+def can_be_captured(ports: Sequence[Port]) -> bool:
+    """Whether all inputs and outputs are float32 of a fixed shape, and so can keep their addresses."""
+    return all(port.float32 and port.shape is not None and all(size > 0 for size in port.shape) for port in ports)
+
+
+class CapturedGraph:
+    """A session made with :data:`PROVIDER_OPTIONS`, with inputs and outputs that lie on the device and stay there.
+
+    Parameters
+    ----------
+    ort : module
+        ``onnxruntime``.
+    session : InferenceSession
+    inputs, outputs : sequence of Port
+        As :func:`can_be_captured` wants them.
+    """
+
+    def __init__(self, ort: Any, session: Any, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+        import numpy as np
+
+        self._session, self._binding = session, session.io_binding()
+        self._values = {
+            port.name: ort.OrtValue.ortvalue_from_shape_and_type(list(port.shape or ()), np.float32, "cuda", 0)
+            for port in (*inputs, *outputs)
+        }
+        self._inputs = {port.name: port.shape for port in inputs}
+        for port in inputs:
+            self._binding.bind_ortvalue_input(port.name, self._values[port.name])
+        for port in outputs:
+            self._binding.bind_ortvalue_output(port.name, self._values[port.name])
+
+    def run(self, feed: Mapping[str, NDArray[np.float32]]) -> None:
+        """Write the inputs where the recorded work reads them, and do it; outputs are complete afterwards.
+
+        Raises
+        ------
+        DeviceError
+            Not exactly the graph's inputs. Whatever else is raised means that the graph cannot be recorded or failed.
+        """
+        import numpy as np
+
+        if {name: array.shape for name, array in feed.items()} != self._inputs:
+            raise DeviceError("the recorded vision graph takes inputs of other shapes")
+        for name, array in feed.items():
+            self._values[name].update_inplace(np.ascontiguousarray(array, np.float32))
+        self._binding.synchronize_inputs()
+        self._session.run_with_iobinding(self._binding)
+        self._binding.synchronize_outputs()
+
+    def value(self, name: str) -> Any:
+        """The OrtValue of an input or output: the same one for every film."""
+        return self._values[name]
