@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from edge.film import Film, read_film
     from edge.report import Evidence, Report, Sentence
     from edge.session import Completion, FilmSession
+    from edge.study import Study
 
     CancelToken: Any
 
@@ -57,6 +58,7 @@ _HOME = {
     "Evidence": "edge.report",
     "FilmSession": "edge.session",
     "Completion": "edge.session",
+    "Study": "edge.study",
     "Film": "edge.film",
     "read_film": "edge.film",
     "CancelToken": "edge._kernel",
@@ -113,6 +115,7 @@ __all__ = [
     "ProcessingError",
     "Report",
     "Sentence",
+    "Study",
     "UnsupportedModality",
     "UnsupportedPixels",
     "UnsupportedTransferSyntax",

@@ -18,7 +18,9 @@ from edge.errors import MissingRuntime, UsageError
 from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
 from edge.prepare import Prepared, prepare
+from edge.prompt import Context, context_of
 from edge.session import SYNTHETIC, Asked, FilmSession
+from edge.study import Study, check_films, check_same_study, joined
 from edge.text import TextDecoder
 from edge.threads import check_threads, decode_threads
 from edge.timing import Clock
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.decoder import Decoder, GenerationOptions
+    from edge.prompt import ContextTexts
     from edge.report import Report
 
     CancelToken: TypeAlias = Any
@@ -142,11 +145,12 @@ class Engine:
 
     def report(
         self,
-        source: Source | Prepared,
+        source: Source | Prepared | Study,
         *,
         force: bool = False,
         max_new_tokens: int | None = None,
         bias_rows: str | None = None,
+        context: ContextTexts = None,
         prompt: str = "",
         repetition_penalty: float | None = None,
         temperature: float = 0.0,
@@ -166,13 +170,16 @@ class Engine:
         source
             Path of a DICOM, PNG or JPEG file or the bytes of one, a :class:`pydicom.Dataset`, or an array
             [rows, columns] (brighter means denser); or what :func:`edge.prepare.prepare` made of one of them
-            beforehand.
+            beforehand. Or an :class:`edge.Study` of several, for models that look at more than one.
         force
             Report in spite of a soft refusal (another body part or view in the header).
         max_new_tokens
             Token cap. Default: the bundle's.
         bias_rows
             As in :func:`load`, for this report.
+        context
+            What the model reads before it writes, for models that read something: the indication, the report of an
+            earlier film, ... By the names in ``manifest.generation.context``; a plain text where there is one name.
         prompt
             Text the findings must begin with.
         repetition_penalty
@@ -198,6 +205,7 @@ class Engine:
         UsageError, ProcessingError, Cancelled
         """
         asked = self._asked(
+            context=context,
             prompt=prompt,
             max_new_tokens=max_new_tokens,
             repetition_penalty=repetition_penalty,
@@ -264,8 +272,11 @@ class Engine:
         )
         return reports(self, sources, asked, at_once=at_once, force=force, bias_rows=bias_rows)
 
-    def open(self, source: Source | Prepared, *, force: bool = False, bias_rows: str | None = None) -> FilmSession:
-        """Look at a film, and keep what the model sees of it: reports and completions of it need no second look.
+    def open(
+        self, source: Source | Prepared | Study, *, force: bool = False, bias_rows: str | None = None
+    ) -> FilmSession:
+        """Look at a film, or at the films of a study, and keep what the model sees: reports and completions of it need
+        no second look.
 
         Parameters
         ----------
@@ -283,13 +294,22 @@ class Engine:
             session._place()
         return session
 
-    def _see(self, source: Source | Prepared, *, force: bool, bias_rows: str | None) -> FilmSession:
-        """Read a film and run the vision graph; the decoder has not got it yet."""
+    def _see(self, source: Source | Prepared | Study, *, force: bool, bias_rows: str | None) -> FilmSession:
+        """Read a film, or those of a study, and run the vision graph; the decoder has not got it yet."""
         rows = self._check_rows(bias_rows) if bias_rows is not None else self._default_rows
-        ready = source if isinstance(source, Prepared) else prepare(source, self.manifest.image, force=force)
-        clock = Clock(ready.laps)
-        seen, rows, warnings = self._look(ready.pixels, rows)
-        return FilmSession(self, ready, seen, rows, warnings, clock)
+        films = source.films if isinstance(source, Study) else (source,)
+        check_films(len(films), self.manifest)
+        ready = [
+            film if isinstance(film, Prepared) else prepare(film, self.manifest.image, force=force) for film in films
+        ]
+        check_same_study(ready)
+        clock = Clock({name: sum(one.laps[name] for one in ready) for name in ready[0].laps})
+        seen, warnings = [], []
+        for one in ready:
+            output, rows, noted = self._look(one.pixels, rows)
+            seen.append(output)
+            warnings += noted
+        return FilmSession(self, ready, joined(seen), rows, warnings, clock)
 
     def _look(self, pixels: NDArray[np.float32], rows: BiasRows) -> tuple[VisionOutput, BiasRows, list[str]]:
         """Run the vision graph; the rows that get the bias in the end, and what to warn about."""
@@ -312,6 +332,7 @@ class Engine:
     def _asked(
         self,
         *,
+        context: ContextTexts = None,
         prompt: str = "",
         max_new_tokens: int | None = None,
         repetition_penalty: float | None = None,
@@ -324,25 +345,28 @@ class Engine:
     ) -> Asked:
         """Check what is asked for, before any work."""
         forced = self._text.encode(prompt) if prompt else []
+        told = context_of(self.manifest.generation.context, context, self._text.encode_plain)
         options = self._options(
             forced,
-            max_new_tokens=self._check_cap(max_new_tokens, len(forced)),
+            told,
+            max_new_tokens=self._check_cap(max_new_tokens, len(forced), told),
             repetition_penalty=self._check_penalty(repetition_penalty),
             draft=self._draft if draft is None else bool(draft),
             beams=self._check_beams(beams, sampled=sampling[0] != 0.0),
             **_check_sampling(*sampling),
         )
         whole = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
-        return Asked(options, prompt, whole, on_text, cancel)
+        return Asked(options, told, prompt, whole, on_text, cancel)
 
-    def _options(self, forced: list[int], **values: Any) -> GenerationOptions:
+    def _options(self, forced: list[int], told: Context, **values: Any) -> GenerationOptions:
+        """But for the states of findings, which are known when the film has been looked at."""
         from edge.decoder import GenerationOptions
 
         generation = self.manifest.generation
         return GenerationOptions(
             stop_ids=generation.stop_ids,
             suppressed_ids=generation.suppressed_ids,
-            begin_ids=generation.begin_ids,
+            begin_ids=(*told.ids, *generation.begin_ids),
             forced_ids=tuple(forced),
             **{**generation.rules, **values},
         )
@@ -364,9 +388,14 @@ class Engine:
             raise UsageError(f"bias rows {rows} ask for a bias, but this bundle holds no segmenter")
         return rows
 
-    def _check_cap(self, cap: int | None, forced: int) -> int:
+    def _room(self, forced: int, told: Context) -> int:
+        """Tokens that fit behind so many forced ones."""
         generation = self.manifest.generation
-        room = self.manifest.text_room - len(generation.begin_ids) - forced
+        states = len(generation.states.findings) if generation.states else 0
+        return self.manifest.text_room - len(told.ids) - len(generation.begin_ids) - states - forced
+
+    def _check_cap(self, cap: int | None, forced: int, told: Context) -> int:
+        generation, room = self.manifest.generation, self._room(forced, told)
         if room < 1:
             raise UsageError("the prompt is too long for this model")
         if cap is None:

@@ -40,6 +40,8 @@ class PrefixSpec:
     length: int
     grid: tuple[int, int]
     skip_tokens: int
+    images: int = 1
+    """Films of one study that the model looks at together, at most; the keys of each follow those before."""
 
     @property
     def patches(self) -> int:
@@ -70,6 +72,44 @@ class ReportSection:
 
 
 @dataclass(frozen=True)
+class ContextPart:
+    """A text that the model reads before it writes, as tokens in front of the begin ids.
+
+    Attributes
+    ----------
+    name : str
+        What it is: indication, prior_findings, ...
+    before : tuple of int
+        Ids that announce it.
+    absent : tuple of int
+        Ids in its place, the announcing ones included, where there is no such text.
+    max_tokens : int
+        A longer text is cut.
+    """
+
+    name: str
+    before: tuple[int, ...]
+    absent: tuple[int, ...]
+    max_tokens: int
+
+    @property
+    def rows(self) -> int:
+        """Most rows that it takes."""
+        return max(len(self.before) + self.max_tokens, len(self.absent))
+
+
+@dataclass(frozen=True)
+class StatePrompt:
+    """Findings that the vision graph classifies (``prompt_logits``): the state of each is a token behind the begin
+    ids."""
+
+    findings: tuple[str, ...]
+    names: tuple[str, ...]
+    """Of the states."""
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class GenerationSpec:
     """Generation defaults of the model."""
 
@@ -83,6 +123,14 @@ class GenerationSpec:
     rules: dict[str, Any] = field(default_factory=dict)
     """Beams and rules on a text, where the model has any: options of the decoder by name."""
     sections: tuple[ReportSection, ...] = ()
+    context: tuple[ContextPart, ...] = ()
+    states: StatePrompt | None = None
+
+    @property
+    def prompt_rows(self) -> int:
+        """Most rows before a text: context, begin ids and states."""
+        states = len(self.states.findings) if self.states else 0
+        return sum(part.rows for part in self.context) + len(self.begin_ids) + states
 
 
 @dataclass(frozen=True)
@@ -262,10 +310,11 @@ def _prefix(section: Section) -> PrefixSpec:
     length = section.integer("length", 1, 1 << 16)
     grid = section.integers("grid", 2, 1, 256, exactly=2)
     skip = section.integer("skip_tokens", 0, 1024)
+    images = section.integer("images", 1, 16) if "images" in section.value else 1
     section.done()
     if not grid[0] * grid[1] <= length <= grid[0] * grid[1] + 1024:
         raise BundleError(f"prefix: length {length} does not fit a grid of {grid[0]}x{grid[1]} patches")
-    return PrefixSpec(length, (grid[0], grid[1]), skip)
+    return PrefixSpec(length, (grid[0], grid[1]), skip, images)
 
 
 def _bias(section: Section) -> BiasSpec:
@@ -339,6 +388,8 @@ def _generation(section: Section, decoder: Mapping[str, Any]) -> GenerationSpec:
         evidence_layers=section.integers("evidence_layers", 256, 0, decoder["layers"] - 1),
         rules=_rules(section, decoder),
         sections=_sections(section, last),
+        context=_context(section, decoder),
+        states=_states(section, last),
     )
     section.done()
     if len(set(spec.suppressed_ids)) > last:
@@ -380,19 +431,56 @@ def _sections(section: Section, last: int) -> tuple[ReportSection, ...]:
     return tuple(found)
 
 
+def _context(section: Section, decoder: Mapping[str, Any]) -> tuple[ContextPart, ...]:
+    if "context" not in section.value:
+        return ()
+    last = decoder["vocab"] - 1
+    found: list[ContextPart] = []
+    for entry in section.array("context", 8):
+        one = Section(entry, "generation.context")
+        part = ContextPart(
+            one.text("name", 64, empty=False),
+            one.integers("before", 64, 0, last),
+            one.integers("absent", 64, 0, last),
+            one.integer("max_tokens", 1, decoder["max_positions"]),
+        )
+        one.done()
+        if part.name in {other.name for other in found}:
+            raise BundleError(f"generation.context: {short(part.name)} is there twice")
+        found.append(part)
+    return tuple(found)
+
+
+def _states(section: Section, last: int) -> StatePrompt | None:
+    if "states" not in section.value:
+        return None
+    one = Section(section.take("states", "an object"), "generation.states")
+    states = StatePrompt(
+        one.strings("findings", 256, 64), one.strings("names", 64, 64), one.integers("token_ids", 64, 0, last)
+    )
+    one.done()
+    if not states.findings or len(states.names) < 2 or len(states.names) != len(states.token_ids):
+        raise BundleError("generation.states: findings, and two or more states with a token each, are needed")
+    return states
+
+
 def _check_together(manifest: Manifest) -> None:
-    decoder, prefix, begin = manifest.decoder, manifest.prefix, len(manifest.generation.begin_ids)
+    decoder, prefix, begin = manifest.decoder, manifest.prefix, manifest.generation.prompt_rows
     positions = decoder["max_positions"] - decoder["position_offset"]
     rows = begin if manifest.has_cross else prefix.length + begin
     if rows >= positions:
         raise BundleError(f"decoder: max_positions leaves no room for text after {rows} rows")
     if manifest.has_cross:
-        if prefix.length != decoder["cross_keys"]:
-            raise BundleError(f"prefix: length {prefix.length} is not the decoder's cross_keys")
-        if begin == 0:
+        if prefix.length * prefix.images != decoder["cross_keys"]:
+            raise BundleError(f"prefix: {prefix.images} x {prefix.length} keys are not the decoder's cross_keys")
+        if not manifest.generation.begin_ids:
             raise BundleError("generation: a decoder with cross-attention needs begin_ids")
         if manifest.bias.span != "prefix":
             raise BundleError("bias: a cross-attention has no text keys for the span sequence")
+    elif prefix.images > 1:
+        raise BundleError("prefix: several images need a decoder with cross-attention")
+    if prefix.images > 1 and manifest.generation.states is not None:
+        raise BundleError("generation.states: whose states these are is not said with several images")
     if manifest.kernel_prefill and not _is_plain(decoder):
         raise BundleError("prefill: the kernel does not take such a decoder")
     if manifest.prefill_int8 and not manifest.kernel_prefill:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from edge.coding import CodingTable, Reading
     from edge.film import Film
+    from edge.prompt import FindingState
     from edge.standard.filmheader import FilmHeader
 
     FilmSource: TypeAlias = str | PathLike[str] | Dataset | FilmHeader
@@ -46,19 +47,24 @@ class Evidence:
         Row and column of the largest value.
     box : (float, float, float, float)
         Smallest rectangle that holds 60 % of it: left, top, right, bottom as shares of the picture.
+    film : int
+        Which film of a study it is on, from 1: the one looked at most. 0 where there is one film.
     """
 
     grid: tuple[int, int]
     heat: tuple[tuple[float, ...], ...]
     peak: tuple[int, int]
     box: tuple[float, float, float, float]
+    film: int = 0
 
     @classmethod
     def from_mass(cls, mass: NDArray[np.floating[Any]], grid: tuple[int, int]) -> Evidence | None:
-        """Evidence from attention per patch [grid_h * grid_w]; ``None`` where there is none."""
+        """Evidence from attention per patch [films * grid_h * grid_w]; ``None`` where there is none."""
         import numpy as np
 
-        heat = np.maximum(np.nan_to_num(np.asarray(mass, np.float64)), 0.0).reshape(grid)
+        films = np.maximum(np.nan_to_num(np.asarray(mass, np.float64)), 0.0).reshape(-1, *grid)
+        film = int(films.sum((1, 2)).argmax())
+        heat = films[film]
         total = float(heat.sum())
         if not total > 0.0:
             return None
@@ -69,15 +75,17 @@ class Evidence:
             heat=tuple(tuple(round(float(v), 6) for v in line) for line in heat),
             peak=(row, column),
             box=_smallest_box(heat, BOX_MASS),
+            film=film + 1 if len(films) > 1 else 0,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        return {
+        values = {
             "grid": list(self.grid),
             "heat": [list(line) for line in self.heat],
             "peak": list(self.peak),
             "box": list(self.box),
         }
+        return values | ({"film": self.film} if self.film else {})
 
 
 def _smallest_box(heat: NDArray[np.float64], share: float) -> tuple[float, float, float, float]:
@@ -156,6 +164,10 @@ class Report:
         Milliseconds of the stages in order: dicom, preprocess, vision, first_token, decode; and total.
     tokens_per_s : float
         Generated tokens after the first, over the decode stage.
+    context : tuple of str
+        Names of the texts that the model read before it wrote (indication, prior_findings, ...), not the texts.
+    states : tuple of FindingState
+        What the model's classifier says about each of its findings, for models that have one.
     edited : str
         What a person changed (:meth:`with_text`), one line; empty: the text is the model's.
     decoding : dict
@@ -186,6 +198,8 @@ class Report:
     intended_use: str
     notice: str | None
     prompt: str = ""
+    context: tuple[str, ...] = ()
+    states: tuple[FindingState, ...] = ()
     edited: str = ""
     decoding: dict[str, Any] = field(default_factory=dict)
     cache: dict[str, int] = field(default_factory=dict)
@@ -205,9 +219,13 @@ class Report:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain lists, dictionaries, texts and finite numbers: the JSON contract; ``sections`` is there
-        only where the model writes any."""
-        sections = [{"name": name, "text": " ".join(texts)} for name, texts in self.sections]
+        """The report as plain lists, dictionaries, texts and finite numbers: the JSON contract; ``sections``,
+        ``context`` and ``states`` are there only where the model has any."""
+        more = {
+            "sections": [{"name": name, "text": " ".join(texts)} for name, texts in self.sections],
+            "context": list(self.context),
+            "states": [state.to_dict() for state in self.states],
+        }
         return {
             "findings": self.findings,
             "sentences": [sentence.to_dict() for sentence in self.sentences],
@@ -226,7 +244,7 @@ class Report:
             "software": dict(self.software),
             "intended_use": self.intended_use,
             "notice": self.notice,
-        } | ({"sections": sections} if sections else {})
+        } | {name: values for name, values in more.items() if values}
 
     def to_json(self, *, indent: int | None = None) -> str:
         """The report as ASCII-only JSON: one line, or indented."""
@@ -368,7 +386,7 @@ def make_sentences(
         How many of the tokens were given as a prompt, at the beginning.
     logprobs
         Log-probability per generated token.
-    evidence : ndarray [generated tokens, grid_h * grid_w] or None
+    evidence : ndarray [generated tokens, films * grid_h * grid_w] or None
         Attention over the patches per generated token.
     sections
         Characters of `text` at which sections begin, and their names; a sentence ends where one begins.
@@ -419,8 +437,14 @@ def _evidence(mass: NDArray[np.floating[Any]] | None, tokens: Sequence[int], gri
     return Evidence.from_mass(mass[list(tokens)].sum(0), grid)
 
 
-def provenance(film: Film) -> dict[str, Any]:
-    """What the JSON says about the film: UIDs and geometry, no patient data."""
+def provenance(films: Sequence[Film]) -> dict[str, Any]:
+    """What the JSON says about the film: UIDs and geometry, no patient data. Of a study: the first film's, and
+    ``films`` with those of all."""
+    first, *others = (_of_film(film) for film in films)
+    return first | ({"films": [first, *others]} if others else {})
+
+
+def _of_film(film: Film) -> dict[str, Any]:
     meta = film.meta
     return {
         "sop_instance_uid": meta.sop_instance_uid,

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edge.errors import Cancelled, UsageError
+from edge.prompt import Context, FindingState, states_of
 from edge.report import Report, Sentence, make_sentences, provenance
 from edge.tail import Tail, begin_word
 from edge.text import TextStream, cut_at_sentence, text_warnings
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from edge.engine import Engine
     from edge.manifest import BiasRows
     from edge.prepare import Prepared
+    from edge.prompt import ContextTexts
     from edge.vision import VisionOutput
 
     CancelToken: TypeAlias = Any
@@ -36,6 +39,7 @@ class Asked:
     """A report as it was asked for, checked."""
 
     options: GenerationOptions
+    context: Context
     prompt: str = ""
     cut: bool = False
     on_text: OnText | None = None
@@ -70,7 +74,7 @@ class Completion:
 
 
 class FilmSession:
-    """A film that the model has looked at; made by :meth:`edge.Engine.open`.
+    """A film, or a study, that the model has looked at; made by :meth:`edge.Engine.open`.
 
     The vision graph has run; what it gave stays with the session (``nbytes``), and the image in the decoder's cache as
     long as no other film is looked at in between. Any number of sessions of one engine may be open; their calls are
@@ -82,6 +86,8 @@ class FilmSession:
         Lungs and heart as the segmenters see them.
     warnings : tuple of str
         About the film and its mask, known before any text is.
+    states : tuple of FindingState
+        What the model's classifier says about each of its findings; empty without one.
     nbytes : int
         Bytes of arrays that the session holds.
     """
@@ -89,7 +95,7 @@ class FilmSession:
     def __init__(
         self,
         engine: Engine,
-        ready: Prepared,
+        ready: Sequence[Prepared],
         seen: VisionOutput,
         rows: BiasRows,
         warnings: list[str],
@@ -97,17 +103,24 @@ class FilmSession:
     ) -> None:
         self._engine, self._rows, self._clock = engine, rows, clock
         self._seen: VisionOutput | None = seen
-        self._gray, self._input = ready.gray, provenance(ready.film)
+        self._gray, self._input = ready[0].gray, provenance([one.film for one in ready])
+        self._images = len(ready)
+        self._state_ids: tuple[int, ...] = ()
+        self.states: tuple[FindingState, ...] = ()
+        if (spec := engine.manifest.generation.states) is not None:
+            assert seen.prompt_logits is not None  # an output that the graph was checked for
+            self._state_ids, self.states = states_of(spec, seen.prompt_logits)
         self._prefix_serial = -1
         self._first_logits: NDArray[np.float32] | None = None
         self.mask: NDArray[np.uint8] | None = None if seen.mask is None else (seen.mask > 0.5).astype("uint8")
-        self.warnings = tuple(dict.fromkeys([*ready.film.warnings, *warnings]))
-        self.nbytes = ready.gray.nbytes + seen.nbytes
+        self.warnings = tuple(dict.fromkeys([*(w for one in ready for w in one.film.warnings), *warnings]))
+        self.nbytes = ready[0].gray.nbytes + seen.nbytes
 
     def report(
         self,
         *,
         max_new_tokens: int | None = None,
+        context: ContextTexts = None,
         prompt: str = "",
         repetition_penalty: float | None = None,
         temperature: float = 0.0,
@@ -126,6 +139,7 @@ class FilmSession:
         UsageError, ProcessingError, Cancelled
         """
         asked = self._engine._asked(
+            context=context,
             prompt=prompt,
             max_new_tokens=max_new_tokens,
             repetition_penalty=repetition_penalty,
@@ -138,9 +152,10 @@ class FilmSession:
         return self._report(asked)
 
     def room(self, text: str) -> int:
-        """How many tokens may follow `text` before the model's positions are used up; below 1: it is too long."""
-        manifest = self._engine.manifest
-        return manifest.text_room - len(manifest.generation.begin_ids) - len(self._engine._text.encode(text))
+        """How many tokens may follow `text`, without a context, before the model's positions are used up; below 1:
+        it is too long."""
+        engine = self._engine
+        return engine._room(len(engine._text.encode(text)), engine._asked().context)
 
     def complete(
         self,
@@ -148,6 +163,7 @@ class FilmSession:
         *,
         sentences: int | None = 1,
         partial_word: bool = False,
+        context: ContextTexts = None,
         max_new_tokens: int | None = None,
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
@@ -163,6 +179,8 @@ class FilmSession:
         partial_word
             The last word of `text` may be a word's beginning: "The hea" becomes "The heart", not what happens to follow
             the tokens of "hea". Otherwise the ids are those of a report with `text` as its prompt.
+        context
+            As for :meth:`edge.Engine.report`.
         max_new_tokens
             Token cap. Default: the bundle's.
         on_text
@@ -180,7 +198,9 @@ class FilmSession:
             raise UsageError("the text to complete must be a text")
         if sentences is not None and (type(sentences) is not int or sentences < 1):
             raise UsageError("sentences must be a whole number from 1, or None")
-        asked = self._engine._asked(prompt=text.rstrip(), max_new_tokens=max_new_tokens, cancel=cancel, beams=1)
+        asked = self._engine._asked(
+            context=context, prompt=text.rstrip(), max_new_tokens=max_new_tokens, cancel=cancel, beams=1
+        )
         with self._engine._lock:
             return self._complete(text, asked, sentences, partial_word, on_text)
 
@@ -189,7 +209,7 @@ class FilmSession:
     ) -> Completion:
         clock, begun = Clock(), None
         if partial_word:
-            begun = begin_word(self._engine._text, text, self._after)
+            begun = begin_word(self._engine._text, text, partial(self._after, asked.context))
             asked = asked if begun is None else replace(asked, options=asked.options.but(forced_ids=begun))
         forced = list(asked.options.forced_ids)
         given = len(self._engine._text.decode(asked.options.forced_ids)) if begun is None else len(text)
@@ -225,10 +245,11 @@ class FilmSession:
         found = [(0, names[i]) for i in generation.begin_ids if i in names][-1:]
         return found + [(max(end - dropped, 0), names[i]) for i, end in zip(ids, ends, strict=True) if i in names]
 
-    def _after(self, ids: list[int]) -> NDArray[np.float32]:
+    def _after(self, context: Context, ids: list[int]) -> NDArray[np.float32]:
         """The logits [vocab] of what follows `ids`; rows that are in the cache are not computed again."""
         engine = self._engine
-        prompt = [*engine.manifest.generation.begin_ids, *ids]
+        options = self._behind_states(engine._options(ids, context, max_new_tokens=1, beams=1))
+        prompt = [*options.begin_ids, *ids]
         if not prompt:
             self._in_cache()
             assert self._first_logits is not None  # a model without begin tokens has them
@@ -237,7 +258,7 @@ class FilmSession:
         decoder, bias = engine._decoder, self._rows != "none"
         kept = min(decoder.keep(prompt, bias), len(prompt) - 1)
         if len(prompt) - kept > _FEW_ROWS:  # without the logits of each
-            decoder.generate(None, engine._options(ids, max_new_tokens=1, beams=1).but(bias_rows=self._rows))
+            decoder.generate(None, options)
             kept = len(prompt) - 1
         decoder.rewind(kept)
         logits: NDArray[np.float32] = decoder.forward(prompt[kept:], bias)[-1]
@@ -268,7 +289,7 @@ class FilmSession:
             return on_token(token)
 
         self._in_cache()
-        options = asked.options.but(bias_rows=self._rows)
+        options = self._behind_states(asked.options)
         result = self._engine._decoder.generate(self._first_logits, options, on_token=first, cancel=asked.cancel)
         clock.lap("first_token", once=True)
         clock.lap("decode")
@@ -279,6 +300,10 @@ class FilmSession:
         with self._clock.part("prefill", of="vision"):
             self._in_cache()
         self._clock.lap("vision")
+
+    def _behind_states(self, options: GenerationOptions) -> GenerationOptions:
+        """Options with this film's states of findings, and which of its rows get the bias."""
+        return options.but(begin_ids=(*options.begin_ids, *self._state_ids), bias_rows=self._rows)
 
     def _in_cache(self) -> None:
         """See to it that the decoder's cache holds this film; under the engine's lock."""
@@ -338,10 +363,12 @@ class FilmSession:
             findings = cut_at_sentence(findings)
         if stream is not None and on_text is not None and (piece := stream.finish(findings)):
             on_text(piece)
+        prior = any(name.startswith("prior") for name in asked.context.given)
         warnings = [
             *self.warnings,
+            *asked.context.warnings,
             *self._general_warnings(result.stop_reason, whole != findings),
-            *text_warnings(findings),
+            *text_warnings(findings, prior=prior),
         ]
         sentences = make_sentences(
             findings,
@@ -383,6 +410,8 @@ class FilmSession:
             intended_use=manifest.intended_use,
             notice=engine.notice,
             prompt=asked.prompt,
+            context=asked.context.given,
+            states=self.states,
             decoding={
                 "passes": result.passes,
                 "tokens_per_pass": round(result.tokens_per_pass, 4),
@@ -399,15 +428,18 @@ class FilmSession:
     def _cache(self, lane: int = 0) -> dict[str, int]:
         """What the decoder reads per token of the report just written."""
         manifest, decoder = self._engine.manifest, self._engine._decoder
-        keys, kept = manifest.decoder["layers"] * manifest.prefix.length, decoder.kept_keys_in(lane)
-        return {"image_keys": keys, "image_keys_kept": kept, "bytes_per_token": decoder.bytes_per_token_in(lane)}
+        keys = manifest.decoder["layers"] * manifest.prefix.length * self._images
+        kept, per_token = decoder.kept_keys_in(lane), decoder.bytes_per_token_in(lane)
+        return {"image_keys": keys, "image_keys_kept": kept, "bytes_per_token": per_token}
 
     def _patch_evidence(self, result: Generation) -> NDArray[np.floating[Any]] | None:
-        """Attention per generated token over the patches [tokens, grid_h * grid_w], without registers."""
+        """Attention per generated token over the patches [tokens, films * grid_h * grid_w], without registers."""
         manifest = self._engine.manifest
         if not manifest.generation.evidence_layers:
             return None
-        return result.evidence[:, -manifest.prefix.patches :]
+        tokens, patches = len(result.evidence), manifest.prefix.patches
+        films = result.evidence.reshape(tokens, self._images, manifest.prefix.length)
+        return films[:, :, -patches:].reshape(tokens, self._images * patches)
 
     def _general_warnings(self, stop_reason: str, was_cut: bool) -> list[str]:
         warnings = []

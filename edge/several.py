@@ -95,7 +95,7 @@ def _write(engine: Engine, seen: list[_Seen], asked: Asked) -> list[Report]:
             TextRequest(
                 lane=one.lane,
                 first_logits=one.first_logits,
-                options=asked.options.but(bias_rows=one.session._rows),
+                options=one.session._behind_states(asked.options),
                 on_token=_first_token(clock),
             )
         )

@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from edge.errors import BundleError, UsageError
 
@@ -56,6 +57,18 @@ class TextDecoder:
         if not isinstance(text, str):
             raise UsageError("prompt must be a text")
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Token ids of a text from outside: what looks like a special token in it is spelt out."""
+        return list(self._plain.encode(text, add_special_tokens=False).ids) if text else []
+
+    @cached_property
+    def _plain(self) -> Any:
+        from tokenizers import Tokenizer
+
+        plain = Tokenizer.from_str(self._tokenizer.to_str())
+        plain.encode_special_tokens = True
+        return plain
 
     def agreeing(self, begun: str) -> list[int]:
         """The tokens whose text begins with `begun`, or that `begun` begins with; in the order of their ids.
@@ -210,13 +223,16 @@ _PRIOR = re.compile(
 )
 
 
-def text_warnings(text: str) -> list[str]:
-    """Warnings about what the model wrote: removed names, and comparison with films it has not seen."""
+def text_warnings(text: str, *, prior: bool = False) -> list[str]:
+    """Warnings about what the model wrote: removed names, and comparison with films it has not seen.
+
+    With `prior` it has read an earlier report.
+    """
     warnings = []
     if "___" in text:
         warnings.append("the text holds ___, where the training texts had a name or a date removed")
     words = sorted({match.group().lower() for match in _PRIOR.finditer(text)})
     if words:
-        shown = ", ".join(words[:4])
-        warnings.append(f"the text compares with earlier films ({shown}), but the model has seen only this one")
+        seen = "has seen none of them, only what was reported" if prior else "has seen only this one"
+        warnings.append(f"the text compares with earlier films ({', '.join(words[:4])}), but the model {seen}")
     return warnings

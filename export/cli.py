@@ -138,6 +138,27 @@ def _parser() -> argparse.ArgumentParser:
         help="a token that begins a section of the report, as impression=[IMPRESSION]; tokens of such names are found "
         "by themselves (cross-attention families)",
     )
+    told = parser.add_argument_group("what the decoder is told before it writes (cross-attention families)")
+    told.add_argument(
+        "--begin",
+        metavar="TOKENS",
+        help="tokens with which every text begins, as '[BOS] [FINDINGS]' (default: the folder's)",
+    )
+    told.add_argument(
+        "--context",
+        action="append",
+        default=[],
+        metavar="NAME=TOKENS[:ABSENT]",
+        help="a text that the model reads first (indication, prior report), the tokens that announce it, and those "
+        "that stand for it where there is none; again for each",
+    )
+    told.add_argument(
+        "--images",
+        type=int,
+        default=None,
+        metavar="N",
+        help="films of a study that the model looks at together, at most",
+    )
     add("--force", action="store_true", help="replace a bundle that lies at --out")
     add("-q", "--quiet", action="store_true", help="no progress on stderr")
     random = parser.add_argument_group("random weights of true shapes, for benchmarks")
@@ -286,12 +307,14 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
 
     from .families.cross.export import export_cross
     from .families.cross.load import load
+    from .families.cross.prompt import Prompt
     from .tokenizer_files import report_sections, write_tokenizer
 
     given = {"--bias-rows": arguments.bias_rows, "--bias-kind": arguments.bias_kind, "--config": arguments.config}
     if unused := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"{', '.join(unused)}: not for this family, which has no mask and no bias")
-    loaded = load(arguments.checkpoint)
+    prompt = Prompt(arguments.begin or "", arguments.context, arguments.images)
+    loaded = load(arguments.checkpoint, arguments.tokenizer, prompt)
     if arguments.intensity is not None:
         loaded.image["intensity"] = arguments.intensity
     for note in loaded.notes:
@@ -301,7 +324,8 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
         tokenizer = Path(folder) / "tokenizer.json"
         vocab = loaded.model.config.decoder.vocab_size
         words = write_tokenizer(arguments.tokenizer or arguments.checkpoint, tokenizer, vocab)
-        options.sections = report_sections(words, arguments.section)
+        if arguments.section or "sections" not in loaded.generation:
+            options.sections = report_sections(words, arguments.section)
         digest = export_cross(loaded, tokenizer, arguments.out, options, draft_texts=texts, progress=progress)
     progress.close()
     _say_done(arguments.out, digest)

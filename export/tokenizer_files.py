@@ -107,6 +107,17 @@ def write_tokenizer(source: Path, target: Path, vocab: int) -> Tokenizer:
     return tokenizer
 
 
+def special_tokens(folder: Path, words: Tokenizer) -> dict[str, int]:
+    """Ids of ``bos_token``, ``eos_token``, ``sep_token``, ... as a folder's tokenizer files name them."""
+    named: dict[str, int] = {}
+    for file in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
+        for name, token in (read_json(file) if file.is_file() else {}).items():
+            text = token.get("content") if isinstance(token, dict) else token
+            if name.endswith("_token") and isinstance(text, str) and (number := words.token_to_id(text)) is not None:
+                named.setdefault(name, number)
+    return named
+
+
 def report_sections(tokenizer: Tokenizer, given: list[str]) -> list[dict[str, Any]]:
     """Tokens that begin a section of a report, for the manifest.
 

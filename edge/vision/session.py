@@ -49,6 +49,8 @@ class VisionOutput:
         The image prefix without positions, where the prefill is the kernel's.
     bias : bool
         Whether the rows of the prefix get the key bias.
+    prompt_logits : ndarray [findings, states], or None
+        What the model's classifier says, where its states become a prompt.
     """
 
     keys: NDArray[np.float32] | DeviceArray | None
@@ -59,6 +61,7 @@ class VisionOutput:
     there: DeviceArray | None = None
     embeddings: NDArray[np.float32] | None = None
     bias: bool = True
+    prompt_logits: NDArray[np.float32] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -191,6 +194,7 @@ class VisionSession:
             there if isinstance(there, DeviceArray) else None,
             named.get("prefix_embeddings"),
             bias,
+            named.get("prompt_logits"),
         )
 
     def _run(self, feed: dict[str, Any]) -> dict[str, Any]:
@@ -220,6 +224,8 @@ def _check_graph(backend: Backend, manifest: Manifest) -> tuple[str, ...]:
         outputs = {"cross_keys": cache, "cross_values": cache}
     else:
         outputs = {"prefix_keys": cache, "prefix_values": cache, "first_logits": [spec["vocab"]]}
+    if (states := manifest.generation.states) is not None:
+        outputs["prompt_logits"] = [len(states.findings), len(states.names)]
     if manifest.has_mask:
         if not manifest.has_cross and not manifest.kernel_prefill:  # else no row of the graph attends with the bias
             inputs["bias_switch"] = [1]

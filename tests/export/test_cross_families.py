@@ -133,7 +133,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "encoder": ({"encoder": {"model_type": "cvt"}}, "projection head"),
+    "encoder": (
+        {"encoder": {"model_type": "cvt", "qkv_bias": [True] * 3}},
+        "the projection from the CvT encoder's 384 features to 64",
+    ),
     "decoder": ({"decoder": {"model_type": "llama"}}, "RMSNorm"),
     "activation": ({"decoder": {"activation_function": "relu"}}, "activation 'relu'"),
     "layers": ({"decoder": {"n_layer": 10**9}}, "out of range"),

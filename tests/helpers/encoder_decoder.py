@@ -60,17 +60,22 @@ def random_model(encoder: str, decoder: str, *, seed: int = 0, full: dict[str, A
         # amplifies rounding until float32 and float64 differ.
         gain = {"bert": 40.0, "mbart": 40.0, "roberta": 28.0, "bart": 25.0}.get(decoder, 8.0) if full else 8.0
         wide = gain * (64 / target.hidden_size) ** 0.5
-        for name, parameter in model.named_parameters():
-            if parameter.ndim == 1:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            elif "embed" not in name and "wte" not in name and "wpe" not in name and "lm_head" not in name:
-                parameter.mul_(wide * (4 if "fc2" in name or "out_proj" in name else 1))
-            else:
-                parameter.mul_(2.0)
+        enliven(model, wide)
     generation = model.generation_config
     generation.max_length, generation.decoder_start_token_id = 48, 2
     generation.eos_token_id, generation.pad_token_id = vocab - 1, 1
     return model
+
+
+def enliven(model: Any, gain: float) -> None:
+    """Scale initialised weights until texts differ from picture to picture."""
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 1:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        elif "embed" not in name and "wte" not in name and "wpe" not in name and "lm_head" not in name:
+            parameter.mul_(gain * (4 if "fc2" in name or "out_proj" in name else 1))
+        else:
+            parameter.mul_(2.0)
 
 
 def save(model: Any, folder: Path, **generation: Any) -> Path:

@@ -320,6 +320,8 @@ def test_no_value_of_a_wrong_type_passes(pristine: Path, value: Any) -> None:
             assert len(message) < 400
 
 
+PART = {"name": "indication", "before": [4], "absent": [], "max_tokens": 3}
+STATES = {"findings": ["effusion"], "names": ["no", "yes"], "token_ids": [4, 5]}
 LAYERWISE = {"kind": "layerwise", "strength": 2.0, "rows": "all", "span": "sequence"}
 
 
@@ -378,6 +380,31 @@ LAYERWISE = {"kind": "layerwise", "strength": 2.0, "rows": "all", "span": "seque
         {"generation/sections": [{"token_id": 5, "name": ""}]},
         {"generation/sections": [{"token_id": 5, "name": "x", "more": 1}]},
         {"generation/sections": [{"token_id": 5, "name": "x"}] * 17},
+        {"generation/context": {}},
+        {"generation/context": [5]},
+        {"generation/context": [PART | {"name": ""}]},
+        {"generation/context": [PART | {"before": [320]}]},
+        {"generation/context": [PART | {"absent": 5}]},
+        {"generation/context": [PART | {"max_tokens": 0}]},
+        {"generation/context": [PART | {"more": 1}]},
+        {"generation/context": [PART, PART]},
+        {"generation/context": [PART | {"max_tokens": 120}]},
+        {"generation/states": []},
+        {"generation/states": STATES | {"findings": []}},
+        {"generation/states": STATES | {"names": ["no"]}},
+        {"generation/states": STATES | {"token_ids": [4, 320]}},
+        {"generation/states": STATES | {"token_ids": [4]}},
+        {"generation/states": STATES | {"findings": ["x"] * 200}},
+        {"generation/states": STATES | {"more": 1}},
+        {"prefix/images": 2},
+        {"prefix/images": 17},
+        {"decoder/token_types": 0, "decoder/type_after": []},
+        {"decoder/token_types": 2},
+        {"decoder/token_types": 2, "decoder/type_after": [4]},
+        {"decoder/token_types": 2, "decoder/type_after": [4, 2]},
+        {"decoder/token_types": 2, "decoder/type_after": [320, 1]},
+        {"decoder/token_types": 2, "decoder/type_after": [4, 1] * 17},
+        {"decoder/type_after": [4, 1]},
         {"precision": "fp8"},
         {"kv_dtype": "int4"},
         {"kv_dtype": None},

@@ -6,7 +6,7 @@ One function per decoder yields its layers in common terms; everything else foll
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,14 +79,20 @@ class Decoder:
     transform: Linear | None = None
     transform_norm: nn.Module | None = None
     head_bias: Tensor | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    types: Tensor | None = None
+    type_after: list[int] = field(default_factory=list)
 
     @property
     def tied(self) -> bool:
         return self.head is self.embed or torch.equal(self.head, self.embed)
 
+    def types_of(self, ids: Sequence[int]) -> list[int]:
+        """The type of every token of a text."""
+        pairs = list(zip(self.type_after[::2], self.type_after[1::2], strict=True))
+        return [([0] + [kind for id_, kind in pairs if id_ in ids[:row]])[-1] for row in range(len(ids))]
+
     def spec(self, cross_keys: int) -> dict[str, Any]:
-        """The manifest's decoder section; `cross_keys` tokens of the image."""
+        """The manifest's decoder section; `cross_keys` tokens of all images."""
         hidden = int(self.embed.shape[1])
         spec = {
             "layers": len(self.blocks),
@@ -108,6 +114,8 @@ class Decoder:
         }
         if self.embed_scale != 1.0:
             spec["embed_scale"] = self.embed_scale
+        if self.types is not None:
+            spec |= {"token_types": int(self.types.shape[0]), "type_after": list(self.type_after)}
         parts = {"embed_norm": self.embed_norm, "head_transform": self.transform, "head_bias": self.head_bias}
         return spec | {name: True for name, there in parts.items() if there is not None}
 
@@ -125,6 +133,8 @@ class Decoder:
             tensors["head.weight"] = self.head
         if self.head_bias is not None:
             tensors["head.bias"] = self.head_bias
+        if self.types is not None:
+            tensors["types.weight"] = self.types
         return {name: np.ascontiguousarray(t.detach().float().cpu().numpy()) for name, t in tensors.items()}
 
 
@@ -207,6 +217,13 @@ def bert(model: Any) -> Decoder:
     decoder.transform, decoder.transform_norm = Linear.of(head.transform.dense), head.transform.LayerNorm
     decoder.head, decoder.head_bias = head.decoder.weight, head.decoder.bias
     return decoder
+
+
+def switch_types(decoder: Decoder, model: Any, type_after: list[int]) -> None:
+    """Tokens of a BERT decoder are of the type that the ids before them say: pairs of an id and a type."""
+    embeddings = model.bert.embeddings
+    decoder.positions = embeddings.position_embeddings.weight
+    decoder.types, decoder.type_after = embeddings.token_type_embeddings.weight, type_after
 
 
 def roberta(model: Any) -> Decoder:

@@ -22,6 +22,7 @@ def _registers(config: Any) -> int:
 
 
 ENCODERS = {
+    "cvt": _none,
     "vit": _one,
     "deit": lambda config: 2,
     "dinov2": _one,
@@ -33,7 +34,6 @@ ENCODERS = {
 """Tokens before the patches, by the type of the encoder's configuration."""
 
 MISSING = {
-    "cvt": "its feature map needs the projection head of the checkpoint's own code",
     "resnet": "it yields a feature map, not tokens",
     "convnext": "it yields a feature map, not tokens",
     "convnextv2": "it yields a feature map, not tokens",
@@ -46,10 +46,7 @@ class EncoderTokens(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.encoder = model.encoder
-        self.projection = getattr(model, "enc_to_dec_proj", None)
-        encoder, decoder = model.encoder.config, model.decoder.config
-        if encoder.hidden_size == decoder.hidden_size or decoder.cross_attention_hidden_size is not None:
-            self.projection = None
+        self.projection = getattr(model, "enc_to_dec_proj", None)  # only where the widths differ
 
     def forward(self, pixels: Tensor) -> Tensor:
         tokens = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state

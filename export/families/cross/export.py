@@ -25,7 +25,7 @@ from ...model_card import draft_section, model_card
 from ...onnx_graph import GraphSession, inputs, to_onnx, without_check_outputs
 from ...options import PRODUCER, QUANTIZATIONS, ExportOptions
 from ...quantize import quantize_decoder
-from .decoders import DECODERS, Decoder
+from .decoders import DECODERS, Decoder, switch_types
 from .encoders import ENCODERS, EncoderTokens, grid_of
 from .graph import CrossGraph
 from .load import Loaded
@@ -48,6 +48,8 @@ def export_cross(
     model = loaded.model
     with torch.no_grad():
         decoder = DECODERS[model.config.decoder.model_type](model.decoder)
+        if loaded.type_after:
+            switch_types(decoder, model.decoder, loaded.type_after)
         manifest = build_manifest(loaded, decoder, options)
     if draft_texts is not None:
         manifest["draft"] = writer.DRAFT
@@ -128,6 +130,9 @@ def build_manifest(loaded: Loaded, decoder: Decoder, options: ExportOptions) -> 
     grid = grid_of(tokens.shape[0] - special, height, width)
     if grid is None:
         raise BadCheckpoint(f"the encoder's {tokens.shape[0]} tokens are no grid of patches behind {special} others")
+    prefix = {"length": int(tokens.shape[0]), "grid": list(grid), "skip_tokens": 0}
+    if loaded.images > 1:
+        prefix["images"] = loaded.images
     return {
         "name": options.name,
         "family": loaded.family,
@@ -137,9 +142,9 @@ def build_manifest(loaded: Loaded, decoder: Decoder, options: ExportOptions) -> 
         "notice": options.notice,
         "synthetic": options.synthetic,
         "image": image,
-        "prefix": {"length": int(tokens.shape[0]), "grid": list(grid), "skip_tokens": 0},
+        "prefix": prefix,
         "bias": {"kind": "none", "strength": 1.0, "rows": "none", "span": "prefix"},
-        "decoder": decoder.spec(int(tokens.shape[0])),
+        "decoder": decoder.spec(int(tokens.shape[0]) * loaded.images),
         "generation": {**loaded.generation, **({"sections": options.sections} if options.sections else {})},
         "graphs": {"vision": writer.VISION},
         "weights": writer.WEIGHTS,

@@ -8,6 +8,9 @@ from typing import Any
 
 from ...checkpoint import read_json
 from ...errors import BadCheckpoint
+from .cxrmate import BEAMS, Layout
+from .cxrmate import NEW_TOKENS as CXRMATE_TOKENS
+from .prompt import Words, decoder_positions, prompt_rows
 
 NEW_TOKENS = 100
 """Cap where the folder names none: the library's own default of 20 is no report."""
@@ -26,8 +29,19 @@ def generation_config(path: Path, model: Any) -> Any:
         raise BadCheckpoint(f"{path.name}: {file.name} cannot be used ({' '.join(str(error).split())[:200]})") from None
 
 
-def generation_section(path: Path, model: Any, notes: list[str]) -> dict[str, Any]:
+def generation_section(
+    path: Path, model: Any, notes: list[str], *, words: Words | None = None, own: Layout | None = None
+) -> dict[str, Any]:
     """The manifest's generation section.
+
+    Parameters
+    ----------
+    notes : list of str
+        What a user must know is added.
+    words : Words, optional
+        The folder's tokenizer: asked for start and end where no configuration names them.
+    own : Layout, optional
+        What the model's published code says.
 
     Raises
     ------
@@ -40,13 +54,16 @@ def generation_section(path: Path, model: Any, notes: list[str]) -> dict[str, An
         start = config.bos_token_id
     if start is None:
         start = getattr(model.config, "decoder_start_token_id", None)
-    if not isinstance(start, int):
-        raise BadCheckpoint(f"{path.name}: no decoder_start_token_id: the text has no beginning")
-    begin = [start]
-    if isinstance(config.forced_bos_token_id, int):
-        begin.append(config.forced_bos_token_id)
     ends = config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    if own is not None:
+        start, ends = own.begin, [own.end]
+        _published_defaults(config)
+    elif words is not None and (not isinstance(start, int) or not ends):
+        start, ends = words.start_and_ends(start, ends, notes)
+    if not isinstance(start, int):
+        raise BadCheckpoint(f"{path.name}: no decoder_start_token_id: the text has no beginning")
+    begin = [start, *_forced(path, config)]
     decoder = model.decoder.config
     prompt = 1  # what the library calls the prompt; a forced first token is text to it
     layers = int(getattr(decoder, "decoder_layers", None) or decoder.num_hidden_layers)
@@ -77,8 +94,33 @@ def generation_section(path: Path, model: Any, notes: list[str]) -> dict[str, An
         "counted_begin": len(begin) - prompt,
     }
     section |= {name: int(v) for name, v in rules.items() if v is not None and (v > 0 or name == "forced_end_id")}
+    if own is not None:
+        section["sections"] = own.sections
+        if own.context:
+            section["context"] = own.context
+            room = decoder_positions(model) - prompt_rows(section)
+            section["max_new_tokens"] = max(1, min(section["max_new_tokens"], room))
     _refuse_unknown(path, config)
     return section
+
+
+def _published_defaults(config: Any) -> None:
+    """Length and beams with which CXRMate's published code writes, where the folder names none."""
+    if config.max_new_tokens is None and config.max_length in (None, 20):
+        config.max_new_tokens = CXRMATE_TOKENS
+    if (config.num_beams or 1) == 1:
+        config.num_beams = BEAMS
+
+
+def _forced(path: Path, config: Any) -> list[int]:
+    """Ids that follow the start token whatever the model would choose."""
+    if isinstance(config.forced_bos_token_id, int):
+        return [config.forced_bos_token_id]
+    forced = getattr(config, "forced_decoder_ids", None) or []
+    places = [pair[0] for pair in forced if isinstance(pair, (list, tuple)) and len(pair) == 2]
+    if places != list(range(1, len(forced) + 1)) or not all(type(pair[1]) is int for pair in forced):
+        raise BadCheckpoint(f"{path.name}: forced_decoder_ids must name the tokens at 1, 2, ... of the text")
+    return [pair[1] for pair in forced]
 
 
 def _refuse_unknown(path: Path, config: Any) -> None:
@@ -98,10 +140,7 @@ def _refuse_unknown(path: Path, config: Any) -> None:
 
 
 def _cap(config: Any, model: Any, begin: int, notes: list[str]) -> int:
-    decoder = model.decoder.config
-    room = int(getattr(decoder, "max_position_embeddings", 1024)) - begin
-    if decoder.model_type in ("roberta", "xlm-roberta", "camembert"):
-        room -= decoder.pad_token_id + 1
+    room = decoder_positions(model) - begin
     if config.max_new_tokens is not None:
         cap = int(config.max_new_tokens) - (begin - 1)
     elif config.max_length is not None and config.max_length != 20:

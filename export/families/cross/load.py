@@ -7,6 +7,8 @@ built, and every weight that does not fit is named.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,13 @@ from ...checkpoint import compare, read_json, read_state
 from ...errors import BadCheckpoint, CannotRead
 from ...options import ImageOptions
 from .. import CROSS
+from . import cvt, cxrmate, low_rank
 from .decoders import missing_pieces
 from .encoders import ENCODERS, MISSING
 from .generation import generation_section
 from .image import image_section
+from .pair import EncoderDecoder
+from .prompt import Prompt, Words
 
 _MAX_NUMBER, _MAX_LAYERS = 1 << 22, 256
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers", "num_layers")
@@ -53,12 +58,18 @@ class Loaded:
         Sections of the manifest.
     notes : list of str
         What a user must know.
+    type_after : list of int
+        Pairs of a token id and the type of the tokens behind it, where types change within a text.
+    images : int
+        Films of one study that the model looks at together, at most.
     """
 
     model: Any
     image: dict[str, Any]
     generation: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+    type_after: list[int] = field(default_factory=list)
+    images: int = 1
     layout = CROSS
 
     @property
@@ -66,28 +77,50 @@ class Loaded:
         return f"{self.model.config.encoder.model_type}-{self.model.config.decoder.model_type}"
 
 
-def load(path: Path) -> Loaded:
+def load(path: Path, tokenizer: Path | None = None, prompt: Prompt | None = None) -> Loaded:
     """Load a folder.
+
+    Parameters
+    ----------
+    path : Path
+    tokenizer : Path, optional
+        Folder of the tokenizer; by default the same.
+    prompt : Prompt, optional
+        What the decoder is told before it writes, where the folder does not say it.
 
     Raises
     ------
     BadCheckpoint
         A piece is missing in this exporter, or weights do not fit: all of them are listed.
-    CannotRead, CorruptInput
+    CannotRead, CorruptInput, UsageError
     """
     values = read_json(path / "config.json")
     config = _config(path, values)
     _refuse_missing(path, config)
-    model = _build(config, read_state(_weights_file(path)), path.name)
-    processor = path / "preprocessor_config.json"
-    notes = []
-    if not processor.is_file():
+    notes: list[str] = []
+    state = read_state(_weights_file(path))
+    file = path / "preprocessor_config.json"
+    processor = read_json(file) if file.is_file() else {}
+    if not processor:
         notes.append("The folder holds no preprocessor_config.json: ViT's defaults were taken.")
-    image = image_section(
-        read_json(processor) if processor.is_file() else {}, getattr(config.encoder, "image_size", None), ImageOptions()
-    )
-    generation = generation_section(path, model, notes)
-    return Loaded(model, image, generation, notes)
+    words = Words(tokenizer or path)
+    own = None
+    if cxrmate.is_cxrmate(values):
+        own = cxrmate.layout(values, words.tokenizer, words.special)
+        processor = cxrmate.image_size(processor)
+        notes.append("Pictures, sections and token types are those of CXRMate's published code.")
+    state, merged = low_rank.merge(state, path, cxrmate.LOW_RANK_SCALE if own and own.context else None)
+    if merged:
+        notes.append(f"{merged} low-rank updates of the decoder were added to its weights.")
+    model = _build(config, cvt.renamed(state) if config.encoder.model_type == "cvt" else state, path.name)
+    image = image_section(processor, getattr(config.encoder, "image_size", None), ImageOptions())
+    generation = generation_section(path, model, notes, words=words, own=own)
+    loaded = Loaded(model, image, generation, notes)
+    if own is not None:
+        loaded.type_after, loaded.images = own.type_after, own.images
+    if prompt is not None:
+        prompt.apply(loaded, words.tokenizer)
+    return loaded
 
 
 def _config(path: Path, values: dict[str, Any]) -> Any:
@@ -108,7 +141,9 @@ def _config(path: Path, values: dict[str, Any]) -> Any:
     except ValueError:
         raise BadCheckpoint(f"{path.name}: not supported: decoders of type {kinds['decoder'][:40]!r}") from None
     try:
-        config = VisionEncoderDecoderConfig.from_dict({k: v for k, v in values.items() if k != "auto_map"})
+        config = VisionEncoderDecoderConfig.from_dict(
+            {k: deepcopy(v) for k, v in values.items() if k != "auto_map"}  # what it is given it takes apart
+        )
     except Exception as error:
         raise BadCheckpoint(f"{path.name}: config.json is not a configuration ({_line(error)})") from None
     config._attn_implementation = "eager"
@@ -150,12 +185,13 @@ def _weights_file(path: Path) -> Path:
 
 def _build(config: Any, state: dict[str, torch.Tensor], name: str) -> Any:
     """A model with exactly these weights. Shapes are compared on a model without memory first."""
-    from transformers import VisionEncoderDecoderModel
     from transformers.modeling_utils import no_init_weights
 
     try:
         with torch.device("meta"), no_init_weights():
-            expected = VisionEncoderDecoderModel(config).state_dict()
+            expected = _network(config, state).state_dict()
+    except BadCheckpoint as error:
+        raise BadCheckpoint(f"{name}: {error}") from None
     except Exception as error:
         raise BadCheckpoint(f"{name}: no such model can be built ({_line(error)})") from None
     optional = _OPTIONAL + (_TIED if config.decoder.tie_word_embeddings else ())
@@ -163,13 +199,23 @@ def _build(config: Any, state: dict[str, torch.Tensor], name: str) -> Any:
     given = {key: tensor for key, tensor in state.items() if tensor.is_floating_point()}
     compare(given, weights, optional=optional, ignored=_IGNORED).raise_if_any(name)
     with torch.random.fork_rng(devices=[]), no_init_weights():
-        model = VisionEncoderDecoderModel(config)
+        model = _network(config, state)
     for key, tensor in model.state_dict().items():
         if key not in given and tensor.is_floating_point():
             tensor.zero_()  # what may be missing was not initialised; tied weights come from their twin
     model.load_state_dict({key: tensor for key, tensor in given.items() if key in weights}, strict=False)
     model.decoder.tie_weights()
     return model.eval()
+
+
+def _network(config: Any, names: Collection[str]) -> Any:
+    from transformers import AutoModelForCausalLM, VisionEncoderDecoderModel
+
+    if config.encoder.model_type != "cvt":
+        return VisionEncoderDecoderModel(config)
+    decoder = AutoModelForCausalLM.from_config(config.decoder)
+    width = config.decoder.cross_attention_hidden_size or config.decoder.hidden_size
+    return EncoderDecoder(config, cvt.CvtTokens(config.encoder, width, names), decoder)
 
 
 def _line(error: Exception) -> str:

@@ -15,6 +15,7 @@ from ...onnx_graph import GraphSession
 from ...verify import LIMITS, NEAR_TIE, TOKENS, Verification
 from .decoders import Decoder
 from .encoders import EncoderTokens
+from .prompt import without_context
 
 
 def verify(
@@ -83,13 +84,13 @@ def _check_image(
         rows = torch.stack([tokens @ p.weight.t() + p.bias for p in parts])
         wanted = rows.view(*rows.shape[:2], decoder.heads, -1).transpose(1, 2)
         result.compare(f"cross {what}", got[f"cross_{what}"], wanted.numpy(), limits["nmse"])
-    generation = manifest["generation"]
-    ids, margins = greedy(model, tokens, generation, count)
+    begin = list(without_context(manifest["generation"]))
+    generation = {**manifest["generation"], "begin_ids": begin}
+    ids, margins = greedy(model, tokens, generation, count, decoder)
     kernel.set_prefix(got["cross_keys"], got["cross_values"])
-    begin = list(generation["begin_ids"])
     if ids:
         whole = [*begin, *ids[:-1]]
-        logits = decoder_logits(model, tokens, whole)[len(begin) - 1 :].numpy()
+        logits = decoder_logits(model, tokens, whole, decoder)[len(begin) - 1 :].numpy()
         forward = kernel.forward(np.array(whole, np.int32), bias=False)[len(begin) - 1 :]
         result.compare("text logits", forward, logits, limits["nmse"])
         share = float((forward.argmax(1) == logits.argmax(1)).mean())
@@ -108,14 +109,17 @@ def _check_image(
     result.stage(name, "share", limit).values.append(1.0 if total == 0 or near_tie else same / total)
 
 
-def decoder_logits(model: Any, tokens: Tensor, ids: Sequence[int]) -> Tensor:
+def decoder_logits(model: Any, tokens: Tensor, ids: Sequence[int], decoder: Decoder) -> Tensor:
     """The model's logits [n, vocab] of every row of a text."""
+    types = {"token_type_ids": torch.tensor([decoder.types_of(ids)])} if decoder.type_after else {}
     return model.decoder(
-        input_ids=torch.tensor([list(ids)]), encoder_hidden_states=tokens[None], use_cache=False
+        input_ids=torch.tensor([list(ids)]), encoder_hidden_states=tokens[None], use_cache=False, **types
     ).logits[0]
 
 
-def greedy(model: Any, tokens: Tensor, generation: dict[str, Any], count: int) -> tuple[list[int], list[float]]:
+def greedy(
+    model: Any, tokens: Tensor, generation: dict[str, Any], count: int, decoder: Decoder
+) -> tuple[list[int], list[float]]:
     """The model's greedy ids without the stop id, and how far ahead each was of the second choice."""
     ids: list[int] = []
     margins: list[float] = []
@@ -124,8 +128,15 @@ def greedy(model: Any, tokens: Tensor, generation: dict[str, Any], count: int) -
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     rows, begin = list(generation["begin_ids"]), list(generation["begin_ids"])
     for _ in range(count):
+        types = {}
+        if decoder.type_after:
+            types["token_type_ids"] = torch.tensor([decoder.types_of([*begin, *ids])[-len(rows) :]])
         out = model.decoder(
-            input_ids=torch.tensor([rows]), encoder_hidden_states=tokens[None], past_key_values=cache, use_cache=True
+            input_ids=torch.tensor([rows]),
+            encoder_hidden_states=tokens[None],
+            past_key_values=cache,
+            use_cache=True,
+            **types,
         )
         cache = out.past_key_values
         scores = processed(out.logits[0, -1], [*begin, *ids], generation)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What stands before a text in the decoder: a context that the model reads, its begin ids, the states of findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+from edge.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edge.manifest import ContextPart, StatePrompt
+
+    ContextTexts: TypeAlias = str | Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Context:
+    """A context as it goes to the decoder.
+
+    Attributes
+    ----------
+    ids : tuple of int
+    given : tuple of str
+        Names of the parts that there was a text for.
+    warnings : tuple of str
+        Parts that were cut.
+    """
+
+    ids: tuple[int, ...] = ()
+    given: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def context_of(parts: Sequence[ContextPart], texts: ContextTexts, encode: Callable[[str], Sequence[int]]) -> Context:
+    """Tokens of a context.
+
+    Parameters
+    ----------
+    parts : sequence of ContextPart
+        What the model reads, in order.
+    texts : str or mapping of str to str, optional
+        By the parts' names; a plain text is enough for a model with one part. Empty texts count as absent.
+    encode : callable
+        A text to token ids, none of them special.
+
+    Raises
+    ------
+    UsageError
+        The model reads no context, or none of such a name.
+    """
+    if texts is None:
+        texts = {}
+    elif isinstance(texts, str):
+        if len(parts) != 1:
+            raise UsageError(f"say which context the text is: {_names(parts)}")
+        texts = {parts[0].name: texts}
+    known = {part.name for part in parts}
+    for name, text in texts.items():
+        if name not in known:
+            raise UsageError(f"no context {str(name)[:40]!r}: {_names(parts)}")
+        if not isinstance(text, str):
+            raise UsageError(f"the context {name} must be a text")
+    ids: list[int] = []
+    given, warnings = [], []
+    for part in parts:
+        tokens = list(encode(texts.get(part.name, "").strip()))
+        if not tokens:
+            ids += part.absent
+            continue
+        if len(tokens) > part.max_tokens:
+            warnings.append(f"the context {part.name} was cut at {part.max_tokens} of its {len(tokens)} tokens")
+        given.append(part.name)
+        ids += [*part.before, *tokens[: part.max_tokens]]
+    return Context(tuple(ids), tuple(given), tuple(warnings))
+
+
+def _names(parts: Sequence[ContextPart]) -> str:
+    if not parts:
+        return "this model reads none"
+    return f"this model reads {', '.join(part.name for part in parts)}"
+
+
+@dataclass(frozen=True)
+class FindingState:
+    """What the model's classifier says about one finding; `confidence` is the state's probability."""
+
+    finding: str
+    state: str
+    confidence: float
+
+    def to_dict(self) -> dict[str, str | float]:
+        return {"finding": self.finding, "state": self.state, "confidence": self.confidence}
+
+
+def states_of(spec: StatePrompt, logits: NDArray[np.float32]) -> tuple[tuple[int, ...], tuple[FindingState, ...]]:
+    """The likeliest state of every finding: tokens of the prompt, and what they say.
+
+    Parameters
+    ----------
+    logits : ndarray float32 [findings, states]
+    """
+    import numpy as np
+
+    best = logits.argmax(1)
+    shares = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    shares /= shares.sum(1, keepdims=True)
+    found = tuple(
+        FindingState(name, spec.names[state], round(float(shares[row, state]), 6))
+        for row, (name, state) in enumerate(zip(spec.findings, best, strict=True))
+    )
+    return tuple(spec.token_ids[state] for state in best), found
