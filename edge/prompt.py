@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     ContextTexts: TypeAlias = str | Mapping[str, str] | None
 
 
+_MAX_BYTES = 1 << 16
+
+
 @dataclass(frozen=True)
 class Context:
     """A context as it goes to the decoder.
@@ -77,6 +80,44 @@ def context_of(parts: Sequence[ContextPart], texts: ContextTexts, encode: Callab
         given.append(part.name)
         ids += [*part.before, *tokens[: part.max_tokens]]
     return Context(tuple(ids), tuple(given), tuple(warnings))
+
+
+def named_texts(words: Sequence[str], parts: Sequence[ContextPart]) -> dict[str, str]:
+    """Texts of a context as a command line gives them: ``NAME=TEXT``, ``TEXT`` where there is one name, ``@FILE`` for
+    either text.
+
+    Raises
+    ------
+    UsageError
+        A text without a name, a name twice, or a file that cannot be read.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        name = next((part.name for part in parts if word.startswith(f"{part.name}=")), None)
+        if name is None and len(parts) == 1:
+            name, text = parts[0].name, word
+        elif name is None:
+            raise UsageError(f"--context: {_names(parts)}; give NAME=TEXT")
+        else:
+            text = word[len(name) + 1 :]
+        if name in found:
+            raise UsageError(f"--context: {name} is there twice")
+        found[name] = _read(text[1:]) if text.startswith("@") else text
+    return found
+
+
+def _read(path: str) -> str:
+    """A text of at most 64 KiB from a file."""
+    try:
+        with open(path, "rb") as stream:
+            data = stream.read(_MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
+            raise UsageError("--context: the file holds more than a context")
+        return data.decode("utf-8")
+    except OSError as error:
+        raise UsageError(f"--context: the file cannot be read ({error.strerror})") from None
+    except ValueError:
+        raise UsageError("--context: the file is not text in UTF-8") from None
 
 
 def _names(parts: Sequence[ContextPart]) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edge.prompt import FindingState
     from edge.standard.filmheader import FilmHeader
 
-    FilmSource: TypeAlias = str | PathLike[str] | Dataset | FilmHeader
+    FilmSource: TypeAlias = str | PathLike[str] | Dataset | FilmHeader | Sequence[Any]
 
 BOX_MASS = 0.6
 """Share of a sentence's attention that its box holds."""
@@ -304,7 +304,8 @@ class Report:
     def to_sr(self, film: FilmSource, *, when: datetime | None = None) -> Dataset:
         """The report as DICOM Basic Text SR; see :func:`edge.standard.sr.structured_report`.
 
-        `film` is the DICOM film (path or dataset) that was reported; ``report.to_sr(film).save_as("report.dcm")``.
+        `film` is the DICOM film (path or dataset) that was reported, of a study a list of all;
+        ``report.to_sr(film).save_as("report.dcm")``.
         """
         from edge.standard.sr import structured_report
 

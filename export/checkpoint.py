@@ -50,6 +50,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return _clean(state, path)
 
 
+def names_in(path: Path) -> set[str]:
+    """Names of a file's weights; none where it cannot be read, which its own reader tells."""
+    try:
+        with open(path, "rb") as stream:
+            head = stream.read(8)
+            if path.suffix == ".safetensors":
+                return set(json.loads(stream.read(min(struct.unpack("<Q", head)[0], _MAX_JSON))))
+        loaded = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+        return {str(name).removeprefix("module.") for name in _unwrap(loaded, path)}
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, struct.error, BadCheckpoint):
+        return set()
+
+
 def _looks_like_safetensors(head: bytes, size: int) -> bool:
     if len(head) < 10:
         return False

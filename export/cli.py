@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.errors import EdgeError, UsageError
 
-from .families import CROSS, FAMILIES, family_of
+from .families import CROSS, FAMILIES, LANA
 
 if TYPE_CHECKING:
     from .options import ExportOptions
@@ -153,6 +153,12 @@ def _parser() -> argparse.ArgumentParser:
         "that stand for it where there is none; again for each",
     )
     told.add_argument(
+        "--retrieved",
+        type=Path,
+        metavar="FILE",
+        help="PromptMRG: features of retrieved reports [reports, width] for its classifier (.npy, .safetensors)",
+    )
+    told.add_argument(
         "--images",
         type=int,
         default=None,
@@ -278,9 +284,12 @@ def _say_done(out: Path, digest: str) -> None:
 def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str] | None) -> None:
     from tempfile import TemporaryDirectory
 
+    from .families.recognise import family_of
+
     progress("reading the checkpoint")
-    if family_of(arguments.checkpoint, arguments.family) == CROSS:
-        _export_cross(arguments, progress, texts)
+    family = family_of(arguments.checkpoint, arguments.family)
+    if family != LANA:
+        _export_cross(arguments, family, progress, texts)
         return
     from .families.lana.load import load
     from .pipeline import export_model
@@ -302,9 +311,10 @@ def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str]
     _say_done(arguments.out, digest)
 
 
-def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: list[str] | None) -> None:
+def _export_cross(arguments: argparse.Namespace, family: str, progress: _Progress, texts: list[str] | None) -> None:
     from tempfile import TemporaryDirectory
 
+    from .families.cross import promptmrg
     from .families.cross.export import export_cross
     from .families.cross.load import load
     from .families.cross.prompt import Prompt
@@ -314,7 +324,12 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
     if unused := [name for name, value in given.items() if value is not None]:
         raise UsageError(f"{', '.join(unused)}: not for this family, which has no mask and no bias")
     prompt = Prompt(arguments.begin or "", arguments.context, arguments.images)
-    loaded = load(arguments.checkpoint, arguments.tokenizer, prompt)
+    if family == CROSS:
+        loaded = load(arguments.checkpoint, arguments.tokenizer, prompt)
+    else:
+        if arguments.begin or arguments.context or arguments.images:
+            raise UsageError("--begin, --context and --images: this family has a prompt of its own")
+        loaded = promptmrg.load(arguments.checkpoint, arguments.tokenizer, arguments.retrieved)
     if arguments.intensity is not None:
         loaded.image["intensity"] = arguments.intensity
     for note in loaded.notes:
@@ -323,7 +338,10 @@ def _export_cross(arguments: argparse.Namespace, progress: _Progress, texts: lis
     with TemporaryDirectory(prefix="edge-export-") as folder:
         tokenizer = Path(folder) / "tokenizer.json"
         vocab = loaded.model.config.decoder.vocab_size
-        words = write_tokenizer(arguments.tokenizer or arguments.checkpoint, tokenizer, vocab)
+        if (words := loaded.words) is None:
+            words = write_tokenizer(arguments.tokenizer or arguments.checkpoint, tokenizer, vocab)
+        else:
+            words.save(str(tokenizer))
         if arguments.section or "sections" not in loaded.generation:
             options.sections = report_sections(words, arguments.section)
         digest = export_cross(loaded, tokenizer, arguments.out, options, draft_texts=texts, progress=progress)

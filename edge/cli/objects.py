@@ -31,7 +31,7 @@ class Objects:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.several = len(options.images) > 1
+        self.several = len(options.images) > 1 and not options.study
         self.wanted = options.format in OBJECTS
         output = options.output
         self.folder = output if self.wanted and output and (self.several or os.path.isdir(output)) else None

@@ -94,6 +94,19 @@ def make_parser() -> argparse.ArgumentParser:
         help="which rows get the anatomical bias (default: the bundle's)",
     )
     add(
+        "--study",
+        action="store_true",
+        help="the films are one study: one report on all of them (models that look at several)",
+    )
+    add(
+        "--context",
+        action="append",
+        default=[],
+        metavar="[NAME=]TEXT",
+        help="what the model reads first, for models that read something: the indication, an earlier report; @FILE"
+        " instead of TEXT reads it from there; again for each name",
+    )
+    add(
         "--no-draft",
         action="store_true",
         help="write one token per pass: slower, the same tokens",
@@ -139,6 +152,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--overlay must name a .png or .dcm file")
     if options.mask_dicom is not None and not options.mask_dicom.lower().endswith(".dcm"):
         parser.error("--mask-dicom must name a .dcm file")
-    if options.format in DICOM_OBJECTS and options.output is None and (len(options.images) > 1 or _is_terminal()):
+    several = len(options.images) > 1 and not options.study
+    if options.context and several:
+        parser.error("--context is of one study: it does not go with several films, but with --study")
+    if options.study and len(options.images) > 1 and (options.overlay or options.mask_dicom):
+        parser.error("--overlay and --mask-dicom show one film: they do not go with a --study of several")
+    if options.format in DICOM_OBJECTS and options.output is None and (several or _is_terminal()):
         parser.error(f"--format {options.format} is a DICOM file for each film: name it with -o (several: a folder)")
     return options

@@ -20,9 +20,10 @@ from edge.errors import CannotRead, EdgeError, UsageError
 
 if TYPE_CHECKING:
     from edge.engine import Engine
-    from edge.prepare import Ahead
+    from edge.prepare import Ahead, Prepared
     from edge.report import Report
     from edge.standard.filmheader import FilmHeader
+    from edge.study import Study
 
 INTERRUPTED = 130
 CLOSED_PIPE = 141
@@ -73,7 +74,8 @@ class _Run:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.films: list[str] = options.images
-        self.several = len(self.films) > 1
+        self.study = options.study and len(self.films) > 1
+        self.several = len(self.films) > 1 and not self.study
         self.codes = [0]
         self.objects = Objects(options)
         self.headers: dict[str, FilmHeader | None] = {}
@@ -90,7 +92,7 @@ class _Run:
         if folder is not None and not self.attempt(folder, self.objects.check_folder):
             return max(self.codes)
         ready = [self.attempt(film, partial(self.check, film)) for film in self.films]
-        if not any(ready):
+        if not (all(ready) if self.study else any(ready)):
             return max(self.codes)
         chosen = [(index, film) for index, film in enumerate(self.films, 1) if ready[index - 1]]
         self.attempt(self.model, partial(self.report, chosen))
@@ -157,13 +159,30 @@ class _Run:
             engine = load(bundle, options.device, options.threads, options.bias_rows, draft=draft, kv_dtype=options.kv)
             if engine.notice:
                 say(f"{PROG}: {engine.notice}")
+            if self.study:
+                self.whole_study(engine, ahead)
+                return
             width = options.at_once
             for at in range(0, len(films), width):
                 if width > 1:
                     self.group(engine, ahead, films[at : at + width])
                 else:
                     index, film = films[at]
-                    self.attempt(film, partial(self.one, engine, ahead, film, index))
+                    self.attempt(film, partial(self.one, engine, ahead.take, film, index))
+
+    def whole_study(self, engine: Engine, ahead: Ahead) -> None:
+        """Report all films together; each that cannot be read is told, and then there is no report."""
+        from edge.standard.filmheader import film_header
+        from edge.study import Study
+
+        ready: list[Prepared] = []
+        for film in self.films:
+            self.attempt(film, lambda: ready.append(ahead.take()))
+        if len(ready) < len(self.films):
+            return
+        first, headers = self.films[0], [self.headers[film] for film in self.films]
+        self.headers[first] = None if None in headers else film_header(headers)
+        self.attempt(first, partial(self.one, engine, lambda: Study(ready), first, 1))
 
     def group(self, engine: Engine, ahead: Ahead, films: list[tuple[int, str]]) -> None:
         """Report the next films, their texts written at once, and deliver the results in order."""
@@ -186,8 +205,11 @@ class _Run:
         gap = "\n" if self.delivered else ""
         return f"{gap}== {printable(film)} ==\n" if self.several else ""
 
-    def one(self, engine: Engine, ahead: Ahead, film: str, index: int) -> None:
-        """Report one film, the next that is ahead, and deliver the result."""
+    def one(self, engine: Engine, take: Callable[[], Prepared | Study], film: str, index: int) -> None:
+        """Report what `take` yields, and deliver the result."""
+        from edge.prompt import named_texts
+
+        context = named_texts(self.options.context, engine.manifest.generation.context)
         begun: list[bool] = []
         heading = self.heading(film)
 
@@ -197,7 +219,8 @@ class _Run:
 
         try:
             report = engine.report(
-                ahead.take(),
+                take(),
+                context=context,
                 max_new_tokens=self.options.max_new_tokens,
                 on_text=on_text if self.options.stream else None,
             )

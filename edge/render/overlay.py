@@ -88,6 +88,8 @@ def _film(report: Report) -> NDArray[np.uint8]:
 
     if report.film is None:
         raise UsageError("this report holds no picture of its film to draw on")
+    if "films" in report.input:
+        raise UsageError("the picture shows one film, and this report is about several")
     rows, columns = report.film.shape
     scale = LONG_SIDE / max(rows, columns)
     size = max(1, round(columns * scale)), max(1, round(rows * scale))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edge.standard.filmheader import FilmHeader, film_header
@@ -41,7 +42,7 @@ _NO_TEXT = {"text": "the model wrote no text"}
 @guarded
 def diagnostic_report(
     report: Report,
-    source: str | os.PathLike[str] | Dataset | FilmHeader | None = None,
+    source: str | os.PathLike[str] | Dataset | FilmHeader | Sequence[Any] | None = None,
     *,
     when: datetime.datetime | None = None,
 ) -> dict[str, Any]:
@@ -61,7 +62,8 @@ def diagnostic_report(
     subject = _subject(film.values) if film else None
     effective = _effective(film.values) if film else None
     focus = _identifier_reference("ImagingStudy", _uid(report.input.get("study_instance_uid", "")))
-    image = _identifier_reference("Media", _uid(report.input.get("sop_instance_uid", "")))
+    uids = [one.get("sop_instance_uid", "") for one in report.input.get("films", [report.input])]
+    images = [image for uid in uids if (image := _identifier_reference("Media", _uid(uid)))]
     observations = [
         _without_nothing(
             {
@@ -99,7 +101,7 @@ def diagnostic_report(
             "issued": (when or datetime.datetime.now()).astimezone().isoformat(timespec="seconds"),
             "result": [{"reference": f"#{item['id']}"} for item in observations],
             "imagingStudy": [focus] if focus else None,
-            "media": [{"comment": "the film", "link": image}] if image else None,
+            "media": [{"comment": "the film", "link": image} for image in images] or None,
             "conclusion": " ".join([*notes[: len(notices(report))], report.findings]).strip(),
         }
     )

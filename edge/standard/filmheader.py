@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -40,6 +40,8 @@ class FilmHeader:
     values : Attributes
     sop_class_uid, sop_instance_uid, study_uid, series_uid : str
         Well-formed; an object that points at the film cannot be without them.
+    others : tuple of FilmHeader
+        The further films of a study that one report is about.
     """
 
     values: Attributes
@@ -47,32 +49,41 @@ class FilmHeader:
     sop_instance_uid: str
     study_uid: str
     series_uid: str
+    others: tuple[FilmHeader, ...] = ()
 
 
-def film_header(
-    source: str | os.PathLike[str] | bytes | Dataset | FilmHeader, report: Report | None = None
-) -> FilmHeader:
+def film_header(source: Any, report: Report | None = None) -> FilmHeader:
     """Read the header of a film.
 
     Parameters
     ----------
-    source : str, Path, bytes or pydicom.Dataset
-        The DICOM film or what is in its file; only its header is read. A :class:`FilmHeader` is given back as it is.
+    source : str, Path, bytes or pydicom.Dataset, or a list of them
+        The DICOM film or what is in its file; only its header is read. A :class:`FilmHeader` is given back as it is. A
+        list: all films of a report on a study, in its order.
     report : Report, optional
         The film must be the one of this report.
 
     Raises
     ------
     UsageError
-        `source` is a PNG or JPEG picture or an array, or another film than the report's.
+        `source` is a PNG or JPEG picture or an array, or another film than the report's, or not all of them.
     CannotReference
         The film lacks one of the UIDs by which other objects point at it.
     InputError
         It cannot be read.
     """
-    header = source if isinstance(source, FilmHeader) else _guarded(source)
-    if report is not None and report.input.get("sop_instance_uid") not in ("", header.sop_instance_uid):
-        raise UsageError("this is not the film that the report is about")
+    given = source if isinstance(source, (list, tuple)) else [source]
+    first, *others = (one if isinstance(one, FilmHeader) else _guarded(one) for one in given)
+    header = replace(first, others=tuple(others)) if others else first
+    if report is not None:
+        films = [header, *header.others]
+        wanted = [one.get("sop_instance_uid") for one in report.input.get("films", [report.input])]
+        if len(wanted) != len(films):
+            raise UsageError(
+                f"the report is about {len(wanted)} film{'s' * (len(wanted) > 1)}, in that order: give all"
+            )
+        if any(uid not in ("", film.sop_instance_uid) for uid, film in zip(wanted, films, strict=True)):
+            raise UsageError("this is not the film that the report is about")
     return header
 
 
@@ -114,7 +125,8 @@ def _read(source: Any) -> FilmHeader:
         raise CannotReference(
             f"the film has no valid {' and no '.join(missing)}: no object can point at it; report it as text or JSON"
         )
-    return FilmHeader(values, *found.values())
+    sop_class, sop_instance, study, series = found.values()
+    return FilmHeader(values, sop_class, sop_instance, study, series)
 
 
 def _from_handle(handle: BinaryIO) -> tuple[Dataset, str, str]:

@@ -18,7 +18,8 @@ The tree (PS3.16)::
 from __future__ import annotations
 
 import datetime
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from edge.standard.filmheader import FilmHeader, film_header
 from edge.standard.modules import SR, algorithm_version, base, finished, guarded, notices
@@ -40,7 +41,7 @@ _PURPOSE = ("121080", "DCM", "Best illustration of finding")
 @guarded
 def structured_report(
     report: Report,
-    source: str | os.PathLike[str] | Dataset | FilmHeader,
+    source: str | os.PathLike[str] | Dataset | FilmHeader | Sequence[Any],
     *,
     when: datetime.datetime | None = None,
 ) -> Dataset:
@@ -53,7 +54,7 @@ def structured_report(
     ----------
     report : Report
     source : str, Path or pydicom.Dataset
-        The DICOM film.
+        The DICOM film; of a report on a study a list of all films.
     when : datetime, optional
         When the draft was made; default: now.
 
@@ -99,5 +100,5 @@ def _sections(report: Report, film: FilmHeader, said: list[tuple[Concept, str]])
 def _narrative(concept: Concept, words: str, film: FilmHeader) -> Dataset:
     made = text("CONTAINS", concept, words)
     if concept in (FINDING, _IMPRESSION):
-        made.ContentSequence = [image("INFERRED FROM", _PURPOSE, film)]
+        made.ContentSequence = [image("INFERRED FROM", _PURPOSE, one) for one in (film, *film.others)]
     return made

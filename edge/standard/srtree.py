@@ -44,13 +44,27 @@ def document(ds: Dataset, report: Report, film: FilmHeader) -> None:
     ds.PerformedProcedureCodeSequence = []
     if requests := _requests(film):
         ds.ReferencedRequestSequence = requests
-    series = Dataset()
-    series.SeriesInstanceUID = film.series_uid
-    series.ReferencedSOPSequence = [reference(film.sop_class_uid, film.sop_instance_uid)]
-    study = Dataset()
-    study.StudyInstanceUID = film.study_uid
-    study.ReferencedSeriesSequence = [series]
-    ds.CurrentRequestedProcedureEvidenceSequence = [study]
+    ds.CurrentRequestedProcedureEvidenceSequence = _evidence([film, *film.others])
+
+
+def _evidence(films: Sequence[FilmHeader]) -> list[Dataset]:
+    """The films by study and series (PS3.3 table C.17-3)."""
+    from pydicom.dataset import Dataset
+
+    found: dict[str, dict[str, list[Dataset]]] = {}
+    for film in films:
+        series = found.setdefault(film.study_uid, {}).setdefault(film.series_uid, [])
+        series.append(reference(film.sop_class_uid, film.sop_instance_uid))
+    items = []
+    for study_uid, by_series in found.items():
+        study = Dataset()
+        study.StudyInstanceUID, study.ReferencedSeriesSequence = study_uid, []
+        for series_uid, objects in by_series.items():
+            one = Dataset()
+            one.SeriesInstanceUID, one.ReferencedSOPSequence = series_uid, objects
+            study.ReferencedSeriesSequence.append(one)
+        items.append(study)
+    return items
 
 
 def _requests(film: FilmHeader) -> list[Dataset]:

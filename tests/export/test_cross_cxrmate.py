@@ -96,13 +96,19 @@ def test_types_matter(made: Any) -> None:
     assert plain[0] != plain[1]
 
 
+NOTHING = [cxrmate.PMT, cxrmate.NPF, cxrmate.PMT_SEP, cxrmate.NPI, cxrmate.BOS]
+"""The prompt without an earlier report."""
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_several_films(made: Any, count: int) -> None:
-    model, engine = made(MULTI)
+@pytest.mark.parametrize("kind", [LONGITUDINAL, pytest.param(MULTI, marks=pytest.mark.slow)])
+def test_several_films(made: Any, kind: str, count: int) -> None:
+    model, engine = made(kind)
     assert engine.manifest.prefix.images == 5
+    prompt = NOTHING if kind == LONGITUDINAL else [cxrmate.BOS]
     pictures = films(5)[-count:]
     report = engine.report(edge.Study(pictures), force=True, max_new_tokens=40, beams=1)
-    assert [list(report.token_ids)] == model.write(pixels(engine, pictures), [cxrmate.BOS], max_new_tokens=40)
+    assert [list(report.token_ids)] == model.write(pixels(engine, pictures), prompt, max_new_tokens=40)
     assert report.cache["image_keys"] == 2 * 16 * count
     assert len(report.input.get("films", [0])) == count
     shown = {s.evidence.film for s in report.sentences if s.evidence}
@@ -169,13 +175,87 @@ def test_refusals(made: Any) -> None:
 def test_films_of_two_studies_are_refused(made: Any) -> None:
     import pydicom
 
-    _, engine = made(MULTI)
+    _, engine = made(LONGITUDINAL)
     film = pydicom.dcmread(Path(__file__).parents[2] / "examples/phantom.dcm")
     other = pydicom.dcmread(Path(__file__).parents[2] / "examples/phantom.dcm")
     assert engine.report(edge.Study([film, other]), max_new_tokens=5).input["films"][1]["rows"]
     other.StudyInstanceUID = "1.2.3"
     with pytest.raises(edge.UsageError, match="2 different studies"):
         engine.report(edge.Study([film, other]))
+
+
+@pytest.fixture(scope="module")
+def dicom(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two films of one study and one of another."""
+    import pydicom
+
+    folder, paths = tmp_path_factory.mktemp("films"), []
+    for number in range(3):
+        film = pydicom.dcmread(Path(__file__).parents[2] / "examples/phantom.dcm")
+        film.decompress()
+        film.SOPInstanceUID = f"1.2.826.0.1.{number + 1}"
+        film.file_meta.MediaStorageSOPInstanceUID = film.SOPInstanceUID
+        if number == 2:
+            film.StudyInstanceUID = "1.2.3"
+        pixels = np.roll(film.pixel_array, 9 * number, 0)
+        film.PixelData = pixels.tobytes()
+        paths.append(folder / f"{number}.dcm")
+        film.save_as(paths[-1])
+    return paths
+
+
+def command(*words: object) -> int:
+    from edge.cli.report import main as report
+
+    return report(["--threads", "1", "-q", *map(str, words)])
+
+
+def test_command(made: Any, dicom: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    _, engine = made(LONGITUDINAL)
+    bundle, note = ["--bundle", engine.bundle.path, "--max-new-tokens", 12], tmp_path / "note.txt"
+    note.write_text("ato rest")
+    assert command(*bundle, "--study", "--format", "json", *dicom[:2], "--context", f"prior_impression=@{note}") == 0
+    said = json.loads(capsys.readouterr().out)
+    want = engine.report(edge.Study(dicom[:2]), context={"prior_impression": "ato rest"}, max_new_tokens=12)
+    assert said["token_ids"] == list(want.token_ids)
+    assert [film["sop_instance_uid"][-1] for film in said["input"]["films"]] == ["1", "2"]
+    assert said["context"] == ["prior_impression"]
+    assert command(*bundle, *dicom[:2]) == 0, "without --study each film has a report of its own"
+    assert capsys.readouterr().out.count("== ") == 2
+    assert command(*bundle, "--study", *dicom) == 1
+    assert "2 different studies" in capsys.readouterr().err
+    assert command(*bundle, "--study", *dicom[:2], "--overlay", tmp_path / "o.png") == 1
+    assert command(*bundle, dicom[0], "--context", "no name") == 1
+    assert "give NAME=TEXT" in capsys.readouterr().err
+    assert command(*bundle, dicom[0], "--context", f"prior_findings=@{tmp_path / 'none'}") == 1
+    broken = tmp_path / "broken.dcm"
+    broken.write_bytes(dicom[1].read_bytes()[:2000])
+    assert command(*bundle, "--study", dicom[0], broken) == 22
+    out = capsys.readouterr()
+    assert (out.out, out.err.count("broken.dcm")) == ("", 1)
+
+
+def test_objects_of_a_study(made: Any, dicom: list[Path], tmp_path: Path) -> None:
+    import pydicom
+
+    _, engine = made(LONGITUDINAL)
+    target = tmp_path / "draft.dcm"
+    words = ["--bundle", engine.bundle.path, "--max-new-tokens", 12, "--study", *dicom[:2]]
+    assert command(*words, "--format", "sr", "-o", target) == 0
+    sr = pydicom.dcmread(target)
+    series = sr.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0]
+    uids = [item.ReferencedSOPInstanceUID for item in series.ReferencedSOPSequence]
+    assert uids == ["1.2.826.0.1.1", "1.2.826.0.1.2"]
+    report = engine.report(edge.Study(dicom[:2]), max_new_tokens=12)
+    assert report.to_sr(dicom[:2]).SOPInstanceUID == sr.SOPInstanceUID
+    assert len(report.to_fhir(dicom[:2])["media"]) == 2
+    for films, message in ((dicom[0], "about 2 films"), (dicom[1::-1], "not the film")):
+        with pytest.raises(edge.UsageError, match=message):
+            report.to_sr(films)
+    with pytest.raises(edge.UsageError, match="one film, and this report is about several"):
+        report.to_secondary_capture(dicom[:2])
 
 
 @pytest.mark.parametrize("case", ["no head", "low rank", "no token"])

@@ -196,14 +196,16 @@ def _bert_like(model: Any, body: Any, offset: int) -> Decoder:
                 mlp_out=Linear.of(layer.output.dense),
             )
         )
+    positions = embeddings.position_embeddings.weight
+    if hasattr(embeddings, "token_type_embeddings"):  # every token of a generated text is of type 0
+        positions = positions + embeddings.token_type_embeddings.weight[:1]
     return Decoder(
         heads=config.num_attention_heads,
         activation=config.hidden_act,
         norm_eps=config.layer_norm_eps,
         norm_position="post",
         embed=embeddings.word_embeddings.weight,
-        # Every token of a generated text is of type 0.
-        positions=embeddings.position_embeddings.weight + embeddings.token_type_embeddings.weight[:1],
+        positions=positions,
         position_offset=offset,
         embed_norm=embeddings.LayerNorm,
         blocks=blocks,
@@ -280,6 +282,7 @@ def mbart(model: Any) -> Decoder:
 DECODERS: dict[str, Callable[[Any], Decoder]] = {
     "gpt2": gpt2,
     "bert": bert,
+    "blip_text_model": bert,  # without types of tokens
     "roberta": roberta,
     "xlm-roberta": roberta,
     "camembert": roberta,

@@ -28,6 +28,7 @@ ENCODERS = {
     "dinov2": _one,
     "dinov2_with_registers": _registers,
     "dinov3_vit": _registers,
+    "resnet": _none,
     "swin": _none,
     "swinv2": _none,
 }
@@ -47,10 +48,16 @@ class EncoderTokens(nn.Module):
         super().__init__()
         self.encoder = model.encoder
         self.projection = getattr(model, "enc_to_dec_proj", None)  # only where the widths differ
+        self.classifier = getattr(model, "classifier", None)
+
+    def look(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The tokens, and the logits [findings, states] of the model's classifier where it has one."""
+        seen = self.encoder(pixel_values=pixels, return_dict=True)
+        tokens = seen.last_hidden_state if self.projection is None else self.projection(seen.last_hidden_state)
+        return tokens[0], None if self.classifier is None else self.classifier(seen.pooler_output)[0]
 
     def forward(self, pixels: Tensor) -> Tensor:
-        tokens = self.encoder(pixel_values=pixels, return_dict=True).last_hidden_state
-        return (tokens if self.projection is None else self.projection(tokens))[0]
+        return self.look(pixels)[0]
 
 
 def freeze_positions(encoder: nn.Module, pixels: Tensor) -> None:

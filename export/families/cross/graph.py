@@ -34,6 +34,8 @@ class CrossGraph(nn.Module):
         self.size = (height, width)
         self.heads = decoder.heads
         self.tokens = EncoderTokens(model)
+        if self.tokens.classifier is not None:
+            self.output_names = (*self.output_names, "prompt_logits")
         freeze_positions(model.encoder, torch.zeros(1, 3, height, width))
         for index, block in enumerate(decoder.blocks):
             for name in ("cross_k", "cross_v"):
@@ -45,12 +47,13 @@ class CrossGraph(nn.Module):
     def example_inputs(self) -> tuple[Tensor, ...]:
         return (torch.zeros(1, 3, *self.size),)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixels [1,3,H,W] to K and V [layers, heads, tokens, head_dim] and the tokens [N, D]."""
-        tokens = self.tokens(pixels)
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Pixels [1,3,H,W] to K and V [layers, heads, tokens, head_dim], the tokens [N, D], and the logits [findings,
+        states] of the classifier where the model has one."""
+        tokens, states = self.tokens.look(pixels)
         keys = torch.stack([self._project(tokens, "cross_k", i) for i in range(self.layers)])
         values = torch.stack([self._project(tokens, "cross_v", i) for i in range(self.layers)])
-        return keys, values, tokens
+        return (keys, values, tokens) if states is None else (keys, values, tokens, states)
 
     def _project(self, tokens: Tensor, name: str, index: int) -> Tensor:
         rows = F.linear(tokens, getattr(self, f"{name}_{index}_weight"), getattr(self, f"{name}_{index}_bias"))

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,6 +26,9 @@ from .generation import generation_section
 from .image import image_section
 from .pair import EncoderDecoder
 from .prompt import Prompt, Words
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 _MAX_NUMBER, _MAX_LAYERS = 1 << 22, 256
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers", "num_layers")
@@ -62,6 +65,10 @@ class Loaded:
         Pairs of a token id and the type of the tokens behind it, where types change within a text.
     images : int
         Films of one study that the model looks at together, at most.
+    words : Tokenizer or None
+        The tokenizer where it is not the folder's as it is.
+    kind : str
+        The family's name where encoder and decoder do not say it.
     """
 
     model: Any
@@ -70,11 +77,13 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     type_after: list[int] = field(default_factory=list)
     images: int = 1
+    words: Tokenizer | None = None
+    kind: str = ""
     layout = CROSS
 
     @property
     def family(self) -> str:
-        return f"{self.model.config.encoder.model_type}-{self.model.config.decoder.model_type}"
+        return self.kind or f"{self.model.config.encoder.model_type}-{self.model.config.decoder.model_type}"
 
 
 def load(path: Path, tokenizer: Path | None = None, prompt: Prompt | None = None) -> Loaded:
@@ -133,8 +142,8 @@ def _config(path: Path, values: dict[str, Any]) -> Any:
         kinds[part] = values[part]["model_type"]
     _check_sizes(values, path.name)
     encoder = kinds["encoder"]
-    if encoder not in ENCODERS:
-        why = MISSING.get(encoder, f"there are: {', '.join(sorted(ENCODERS))}")
+    if encoder in MISSING or encoder not in ENCODERS:
+        why = MISSING.get(encoder, f"there are: {', '.join(sorted(set(ENCODERS) - set(MISSING)))}")
         raise BadCheckpoint(f"{path.name}: not supported: encoders of type {encoder!r} ({why})")
     try:
         AutoConfig.for_model(kinds["decoder"])

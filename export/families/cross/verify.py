@@ -53,8 +53,12 @@ def verify(
     for pixels in images:
         progress()
         with torch.no_grad():
-            want = tokens(torch.from_numpy(pixels))
-            _check_image(result, model, decoder, want, session.run(pixels), kernel, manifest, count)
+            want, states = tokens.look(torch.from_numpy(pixels))
+            got = session.run(pixels)
+            begin = [*without_context(manifest["generation"])]
+            if states is not None:
+                begin += _check_states(result, states, got["prompt_logits"], manifest)
+            _check_image(result, model, decoder, want, got, kernel, manifest, count, begin)
     if not result.passed:
         failed = ", ".join(stage.name for stage in result.stages.values() if not stage.passed)
         raise ExportError(
@@ -73,6 +77,7 @@ def _check_image(
     kernel: Any,
     manifest: dict[str, Any],
     count: int,
+    begin: list[int],
 ) -> None:
     from edge.decoder import GenerationOptions
 
@@ -84,7 +89,6 @@ def _check_image(
         rows = torch.stack([tokens @ p.weight.t() + p.bias for p in parts])
         wanted = rows.view(*rows.shape[:2], decoder.heads, -1).transpose(1, 2)
         result.compare(f"cross {what}", got[f"cross_{what}"], wanted.numpy(), limits["nmse"])
-    begin = list(without_context(manifest["generation"]))
     generation = {**manifest["generation"], "begin_ids": begin}
     ids, margins = greedy(model, tokens, generation, count, decoder)
     kernel.set_prefix(got["cross_keys"], got["cross_values"])
@@ -107,6 +111,17 @@ def _check_image(
     name = "greedy tokens before the first difference" if quantized else "greedy tokens"
     limit = None if quantized else limits["tokens"]
     result.stage(name, "share", limit).values.append(1.0 if total == 0 or near_tie else same / total)
+
+
+def _check_states(result: Verification, want: Tensor, got: np.ndarray, manifest: dict[str, Any]) -> list[int]:
+    """Compare the classifier; the prompt's ids of the model's own states."""
+    limits = LIMITS[manifest["precision"]]
+    result.compare("states of findings", got, want.numpy(), limits["nmse"])
+    states = want.argmax(1)
+    same = float((torch.from_numpy(got).argmax(1) == states).float().mean())
+    limit = limits["tokens"] if manifest["precision"] == "fp32" else None
+    result.stage("states of findings, same", "share", limit).values.append(same)
+    return [manifest["generation"]["states"]["token_ids"][state] for state in states]
 
 
 def decoder_logits(model: Any, tokens: Tensor, ids: Sequence[int], decoder: Decoder) -> Tensor:
