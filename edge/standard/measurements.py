@@ -31,6 +31,7 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING
 
+from edge.errors import UsageError
 from edge.standard.filmheader import FilmHeader, film_header
 from edge.standard.identity import derived_uid
 from edge.standard.modules import CODED_SR, algorithm_version, base, finished, guarded, notices
@@ -80,6 +81,8 @@ def measurement_report(
     """
     reading = report.coded()
     film = film_header(source, report)
+    if film.others:
+        raise UsageError("coded findings are placed on one film, and this report is about several")
     said = _said(report, reading)
     names = [finding.label.name for finding in reading.findings]
     ds = base(report, film, CODED_SR, [said, names], when)
