@@ -118,6 +118,17 @@ def test_several_films(made: Any, kind: str, count: int) -> None:
     assert count == 1 or (one.token_ids != report.token_ids and again.input["films"] == report.input["films"][::-1])
 
 
+def test_studies_at_once(made: Any) -> None:
+    """Studies of different sizes share the passes over the weights."""
+    _, engine = made(LONGITUDINAL)
+    pictures = films(6)
+    studies = [edge.Study(pictures[:3]), pictures[3], edge.Study(pictures[4:])]
+    together = engine.reports(studies, at_once=3, force=True, max_new_tokens=24, beams=1)
+    for study, report in zip(studies, together, strict=True):
+        alone = engine.report(study, force=True, max_new_tokens=24, beams=1)
+        assert (report.token_ids, report.cache["image_keys"]) == (alone.token_ids, alone.cache["image_keys"])
+
+
 @pytest.mark.parametrize("given", [None, {"prior_impression": "ato rest"}, PRIOR])
 @pytest.mark.parametrize("beams", [1, 4])
 def test_earlier_report(made: Any, given: dict[str, str] | None, beams: int) -> None:
@@ -227,6 +238,7 @@ def test_command(made: Any, dicom: list[Path], tmp_path: Path, capsys: pytest.Ca
     assert command(*bundle, "--study", *dicom) == 1
     assert "2 different studies" in capsys.readouterr().err
     assert command(*bundle, "--study", *dicom[:2], "--overlay", tmp_path / "o.png") == 1
+    assert command(*bundle, *dicom[:2], "--context", "no study") == 1
     assert command(*bundle, dicom[0], "--context", "no name") == 1
     assert "give NAME=TEXT" in capsys.readouterr().err
     assert command(*bundle, dicom[0], "--context", f"prior_findings=@{tmp_path / 'none'}") == 1

@@ -97,6 +97,16 @@ def test_the_prompt_is_the_films(made: tuple[Any, edge.Engine]) -> None:
     assert one.room("heart the") == 512 - 1 - 18 - 2
 
 
+def test_several_films_at_once(made: tuple[Any, edge.Engine]) -> None:
+    """Each text stands behind the states of its own film."""
+    _, engine = made
+    pictures = films(4)
+    together = engine.reports(pictures, at_once=4, force=True, max_new_tokens=16, beams=1)
+    for picture, report in zip(pictures, together, strict=True):
+        alone = engine.report(picture, force=True, max_new_tokens=16, beams=1)
+        assert (report.token_ids, report.states) == (alone.token_ids, alone.states)
+
+
 def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = promptmrg.random_model()
     source = promptmrg.save(model, tmp_path / "checkpoint")
