@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checkpoint import read_json
 from .errors import BadCheckpoint, CannotRead, CorruptInput, UsageError
+from .sentence_pieces import model_file, read_sentence_pieces
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -17,7 +18,8 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def load_tokenizer(source: Path) -> Tokenizer:
-    """Read ``tokenizer.json``, GPT-2's ``vocab.json`` and ``merges.txt``, or BERT's ``vocab.txt``, from a folder.
+    """Read ``tokenizer.json``, GPT-2's ``vocab.json`` and ``merges.txt``, BERT's ``vocab.txt``, or a SentencePiece
+    model, from a folder.
 
     Parameters
     ----------
@@ -43,11 +45,13 @@ def load_tokenizer(source: Path) -> Tokenizer:
             raise CorruptInput(f"{whole.name} is not a tokenizer this version can read") from None
     if (source / "vocab.txt").is_file():
         return _word_pieces(source)
+    if (pieces := model_file(source)) is not None:
+        return read_sentence_pieces(pieces)
     vocab, merges = source / "vocab.json", source / "merges.txt"
     if not vocab.is_file() or not merges.is_file():
         raise CannotRead(
-            f"no tokenizer in {source}: --tokenizer wants a folder with tokenizer.json, vocab.json and merges.txt, or "
-            "vocab.txt"
+            f"no tokenizer in {source}: --tokenizer wants a folder with tokenizer.json, vocab.json and merges.txt, "
+            "vocab.txt, or a SentencePiece model"
         )
     return _byte_level(vocab, merges)
 
