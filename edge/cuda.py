@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,23 @@ from typing import Any, Literal, cast
 import numpy as np
 import numpy.typing as npt
 
-from edge.decoder import Decoder, GenerationOptions
+from edge.decoder import Decoder
 from edge.decoder import _kernel as compiled_kernel
 from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
+from edge.generation import Generation, GenerationOptions, OnToken
 from edge.vision.backend import DeviceArray
 
 log = logging.getLogger("edge")
 
 LIBRARY = "libedge_cuda.so"
 
-# Squared error over squared signal between the logits of the device and of the CPU, by how the weights are kept. A
-# wrong index or a missing barrier is off by far more.
-_AGREEMENT = {"fp32": 1e-5, "fp16": 1e-3, "bf16": 2e-2}
+Way = Literal["steps", "persistent"]
+_NOT_HERE = ("no_repeat_ngram", "min_new_tokens", "penalise_prompt")
+"""Rules on a text that the kernels do not know: true values of options."""
+
+
+class ModelNotForDevice(DeviceError):
+    """The device can be used, but its kernels do not take this model."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +102,12 @@ class CudaDecoder(Decoder):
         As for :class:`edge.decoder.Decoder`; the weights are copied to the device.
     kv_dtype : {"fp32", "fp16", "int8"}, optional
         Of the KV cache; by default fp32 where every matrix is float32, else fp16.
-    weight_dtype : {"fp32", "fp16", "bf16"}
-        How float32 matrices are kept on the device; quantized ones stay as they are.
-    way : {"steps", "persistent"}, optional
+    weight_dtype : {"fp32", "fp16", "bf16"}, optional
+        How float32 matrices are kept on the device; quantized ones stay as they are. By default
+        ``$EDGE_CUDA_WEIGHTS``, and without it fp32.
+    way : {"steps", "persistent", "auto"}, optional
         How texts are written: recorded steps of a few kernels per layer, or one cooperative kernel; the same bits. By
-        default ``$EDGE_CUDA_WAY``, and without it steps.
+        default ``$EDGE_CUDA_WAY``, and without it auto: steps, until :func:`edge.cuda_check.tune` has timed both.
     draft_table : table of :func:`edge.draft.load_draft_table`, optional
         What texts are drafted from, beside themselves.
     library : Path, optional
@@ -108,14 +115,22 @@ class CudaDecoder(Decoder):
     Raises
     ------
     DeviceError
-        No library, driver or device, a model that the kernels do not take, or not enough memory.
+        No library, driver or device, or not enough memory.
+    ModelNotForDevice
+        A model that the kernels do not take.
     BundleError, UsageError
         As for :class:`edge.decoder.Decoder`.
+
+    Attributes
+    ----------
+    pass_costs : tuple of float
+        What passes over 1 to 16 rows cost on this device, in passes over one row; empty: not measured.
     """
 
     lanes = 1
     host: Decoder | None = None
-    """The CPU's decoder, which computes the prefill of bundles whose graph ends before it."""
+    """The CPU's decoder, which computes the prefill of bundles whose graph ends before it, and writes texts with beams
+    and rules that the device does not know."""
 
     def __init__(
         self,
@@ -123,20 +138,21 @@ class CudaDecoder(Decoder):
         weights: Mapping[str, npt.NDArray[Any]],
         *,
         kv_dtype: Literal["fp32", "fp16", "int8"] | None = None,
-        weight_dtype: Literal["fp32", "fp16", "bf16"] = "fp32",
+        weight_dtype: Literal["fp32", "fp16", "bf16"] | None = None,
         evidence_layers: Iterable[int] = (),
-        way: Literal["steps", "persistent"] | None = None,
+        way: Way | Literal["auto"] | None = None,
         draft_table: Any = None,
         library: Path | None = None,
     ) -> None:
         kernel = compiled_kernel()
-        way = way or cast(Any, os.environ.get("EDGE_CUDA_WAY")) or "steps"
+        way = way or cast(Any, os.environ.get("EDGE_CUDA_WAY")) or "auto"
+        weight_dtype = weight_dtype or cast(Any, os.environ.get("EDGE_CUDA_WEIGHTS")) or "fp32"
         if kv_dtype is None:
             kv_dtype = "fp16" if any(array.dtype in (np.int8, np.uint8) for array in weights.values()) else "fp32"
         for value, known, name in (
             (kv_dtype, ("fp32", "fp16", "int8"), "kv_dtype"),
-            (weight_dtype, ("fp32", "fp16", "bf16"), "weight_dtype"),
-            (way, ("steps", "persistent"), "EDGE_CUDA_WAY"),
+            (weight_dtype, ("fp32", "fp16", "bf16"), "EDGE_CUDA_WEIGHTS"),
+            (way, ("steps", "persistent", "auto"), "EDGE_CUDA_WAY"),
         ):
             if value not in known:
                 raise UsageError(f"{name} {str(value)[:40]!r} is not one of {', '.join(known)}")
@@ -150,6 +166,8 @@ class CudaDecoder(Decoder):
                 way=way,
                 evidence_layers=list(evidence_layers),
             )
+        except kernel.ModelUnsupported as error:
+            raise ModelNotForDevice(str(error)) from None
         except kernel.DeviceUnusable as error:
             raise DeviceError(str(error)) from None
         except (ValueError, TypeError) as error:
@@ -159,8 +177,24 @@ class CudaDecoder(Decoder):
         self.spec = dict(spec)
         self.kv_dtype: Any = kv_dtype
         self.weight_dtype = weight_dtype
-        self.way = way
+        self.asked_way = way
+        self.pass_costs: tuple[float, ...] = ()
         self._draft_table = draft_table
+        self._prefix: tuple[Any, ...] | None = None  # as it was set, while the CPU does not have it
+
+    @property
+    def way(self) -> Way:
+        """How texts are written now."""
+        return "persistent" if self._kernel.persistent else "steps"
+
+    def use_way(self, way: Way) -> None:
+        """Write texts that way from now on."""
+        self._call(setattr, self._kernel, "persistent", way == "persistent")
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        """What :meth:`use_way` takes."""
+        return ("steps", "persistent") if self._kernel.has_persistent else ("steps",)
 
     def prefill(
         self,
@@ -193,6 +227,9 @@ class CudaDecoder(Decoder):
     ) -> None:
         """As for :class:`edge.decoder.Decoder`; arrays that lie on the device are taken there, without a copy to the
         host. `drop_hidden` changes nothing here, and there is one lane."""
+        # What lies on the device is not held for the sake of texts that may never come: who has the film has it.
+        kept = (weakref.ref(a) if isinstance(a, DeviceArray) else a for a in (keys, values, key_bias))
+        self._prefix = (*kept, drop_hidden)
         if lane:
             raise ProcessingError("decoder: the device writes one text at a time")
         arrays = [array for array in (keys, values, key_bias) if array is not None]
@@ -220,6 +257,45 @@ class CudaDecoder(Decoder):
             key_bias.shape[1] if key_bias is not None else 0,
         )
 
+    def generate(
+        self,
+        first_logits: npt.NDArray[np.float32] | None,
+        options: GenerationOptions | None = None,
+        *,
+        on_token: OnToken | None = None,
+        cancel: Any = None,
+        draft_script: Iterable[Iterable[int]] = (),
+        draft_costs: Iterable[float] = (),
+    ) -> Generation:
+        """As for :class:`edge.decoder.Decoder`; texts with beams, and rules that the device does not know, are
+        written by the processor where its decoder is there."""
+        options = options or GenerationOptions()
+        if self.host is not None and _is_for_the_host(options):
+            return self._on_the_host(self.host, first_logits, options, on_token, cancel)
+        return super().generate(
+            first_logits,
+            options,
+            on_token=on_token,
+            cancel=cancel,
+            draft_script=draft_script,
+            draft_costs=list(draft_costs) or self.pass_costs,
+        )
+
+    def _on_the_host(
+        self,
+        host: Decoder,
+        first_logits: npt.NDArray[np.float32] | None,
+        options: GenerationOptions,
+        on_token: OnToken | None,
+        cancel: Any,
+    ) -> Generation:
+        if self._prefix is not None:
+            log.info("beams and rules on a text are the processor's: it writes this one")
+            keys, values, key_bias, drop_hidden = self._prefix
+            host.set_prefix(_on_host(keys), _on_host(values), _on_host(key_bias), drop_hidden)
+            self._prefix = None  # it has it now
+        return host.generate(first_logits, options, on_token=on_token, cancel=cancel)
+
     @property
     def threads(self) -> int:
         return 1
@@ -235,8 +311,26 @@ class CudaDecoder(Decoder):
         return str(self._kernel.device)
 
 
+def _is_for_the_host(options: GenerationOptions) -> bool:
+    return options.beams > 1 or options.forced_end_id >= 0 or any(getattr(options, name) for name in _NOT_HERE)
+
+
+def _on_host(array: Any) -> Any:
+    if isinstance(array, weakref.ref):
+        array = array()
+        if array is None:
+            raise ProcessingError("decoder: the film has gone before its text was written")
+    return array.host() if isinstance(array, DeviceArray) else array
+
+
 def decoder_on_gpu(
-    cpu: Decoder, weights: Mapping[str, npt.NDArray[Any]], evidence_layers: Iterable[int], *, required: bool
+    cpu: Decoder,
+    weights: Mapping[str, npt.NDArray[Any]],
+    evidence_layers: Iterable[int],
+    *,
+    required: bool,
+    prefix: int = 1024,
+    rules: Mapping[str, Any] | None = None,
 ) -> Decoder:
     """A decoder on the GPU that agrees with ``cpu``, or ``cpu`` itself; the log says why.
 
@@ -245,15 +339,23 @@ def decoder_on_gpu(
     cpu, weights, evidence_layers
         The decoder on the CPU and what it was made of.
     required : bool
-        Whether a GPU that cannot be used is an error. A build without the CUDA library is none: there the GPU has the
-        vision graph to itself.
+        Whether a GPU that cannot be used is an error. A build without the CUDA library is none, nor is a model that
+        the kernels do not take: there the GPU has the vision graph to itself.
+    prefix : int
+        Rows of the image in the cache; what is timed on the device is timed behind so many.
+    rules : mapping, optional
+        Beams and rules that every text of the model has, as options of :class:`GenerationOptions`.
 
     Raises
     ------
     DeviceError
         Required, and the GPU cannot be used or does not agree.
     """
+    from edge.cuda_check import check_agreement, tune
+
     try:
+        if rules and _is_for_the_host(GenerationOptions(**rules)):
+            raise ModelNotForDevice("the CUDA kernels have no beams and rules on a text, which this model's texts need")
         device = cuda_device()
         decoder = CudaDecoder(
             cpu.spec,
@@ -263,6 +365,10 @@ def decoder_on_gpu(
             draft_table=cpu.draft_table,
         )
         check_agreement(decoder, cpu)
+        tune(decoder, prefix)
+    except ModelNotForDevice as error:
+        log.log(logging.WARNING if required else logging.INFO, "decoding on the CPU: %s", error)
+        return cpu
     except DeviceError as error:
         if required and library_path().exists():
             raise
@@ -271,52 +377,3 @@ def decoder_on_gpu(
     log.info("decoding on %s", device.name)
     decoder.host = cpu
     return decoder
-
-
-def check_agreement(decoder: CudaDecoder, cpu: Decoder) -> None:
-    """Compare a device's decoder with the CPU's on the same weights: a chunk of rows, then a greedy text.
-
-    A few milliseconds, so that nothing that the kernels' tests on other hardware could not show - a driver, a card, a
-    compiler - ever writes a report unnoticed. Both decoders lose their prefix.
-
-    Raises
-    ------
-    DeviceError
-        They do not agree.
-    """
-    spec = decoder.spec
-    rng = np.random.default_rng(0)
-    room = spec["max_positions"] - spec.get("position_offset", 0)
-    length = max(1, min(150, room - 12))
-    shape = (spec["layers"], spec["heads"], length, spec["head_dim"])
-    keys, values = (rng.standard_normal(shape, dtype=np.float32) for _ in range(2))
-    bias = rng.random((spec["layers"], length), dtype=np.float32)
-    for one in (decoder, cpu):
-        one.set_prefix(keys, values, bias)
-    ids = rng.integers(0, spec["vocab"], min(5, room - length)).astype(np.int32)
-    got, want = decoder.forward(ids), cpu.forward(ids)
-    error = _nmse(got, want)
-    tokens = min(6, room - length - len(ids))
-    if tokens > 0:
-        text = decoder.generate(None, GenerationOptions(forced_ids=tuple(int(i) for i in ids), max_new_tokens=tokens))
-        # The CPU on the device's own text: a near-tie may go either way, the probabilities may not.
-        cpu.rewind(0)
-        rows = cpu.forward([*ids, *text.token_ids[:-1]])[len(ids) - 1 :]
-        expected = [_log_softmax(row)[token] for row, token in zip(rows, text.token_ids, strict=True)]
-        error = max(error, _nmse(np.exp(text.logprobs), np.exp(np.array(expected))))
-    limit = max(_AGREEMENT[decoder.weight_dtype], 1e-3 if decoder.kv_dtype == "int8" else 0.0)
-    if not error <= limit:
-        raise DeviceError(
-            f"{decoder.device} does not compute what the CPU computes (error {error:.1e}, at most {limit:.0e} is "
-            "expected): it is not used"
-        )
-
-
-def _nmse(got: npt.NDArray[Any], want: npt.NDArray[Any]) -> float:
-    got, want = got.astype(np.float64), want.astype(np.float64)
-    return float(((got - want) ** 2).sum() / max(float((want**2).sum()), 1e-300))
-
-
-def _log_softmax(row: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-    shifted = row.astype(np.float64) - float(row.max())
-    return np.asarray(shifted - np.log(np.exp(shifted).sum()))

@@ -453,4 +453,12 @@ def _on_gpu(decoder: Decoder, bundle: Bundle, *, required: bool) -> Decoder:
     """The decoder on a GPU where there is one that can be used, else the one given."""
     from edge.cuda import decoder_on_gpu
 
-    return decoder_on_gpu(decoder, bundle.weights(), bundle.manifest.generation.evidence_layers, required=required)
+    generation = bundle.manifest.generation
+    return decoder_on_gpu(
+        decoder,
+        bundle.weights(),
+        generation.evidence_layers,
+        required=required,
+        prefix=bundle.manifest.prefix.length,
+        rules=generation.rules,
+    )

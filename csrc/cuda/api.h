@@ -9,7 +9,7 @@
 extern "C" {
 #endif
 
-#define EDGE_CUDA_ABI 2u
+#define EDGE_CUDA_ABI 3u
 #define EDGE_CUDA_ENTRY "edge_cuda_api"
 
 enum EdgeCudaStatus {
@@ -66,7 +66,7 @@ typedef struct {
   const EdgeCudaLayer* layer;
   int32_t float_type;  // how f32 matrices are kept on the device: f32, f16 or bf16
   int32_t cache_type;  // f32, f16 or i8
-  int32_t persistent;  // 1: texts are written by one cooperative kernel instead of recorded steps
+  int32_t persistent;  // the cooperative kernel; 0: not, 1: to be made ready, 2: where the device takes it
 } EdgeCudaModel;
 
 // Returns 0 to end the text.
@@ -88,6 +88,7 @@ enum EdgeCudaEnd {
 // A greedy text after what is in the cache, chosen on the device.
 typedef struct {
   const float* first_logits;  // [vocab], or null: those of the last row appended
+  int32_t persistent;         // by the cooperative kernel, which has been made ready
   int32_t bias;               // its rows get the key bias
   int32_t max_new;            // at least 1
   float penalty;
@@ -107,6 +108,8 @@ typedef struct {
   int (*probe)(EdgeCudaDevice*, EdgeCudaReason*);
   int (*create)(const EdgeCudaModel*, void** decoder, EdgeCudaReason*);
   void (*destroy)(void* decoder);
+  // Whether the cooperative kernel has been made ready.
+  int (*has_persistent)(void* decoder);
   // keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or null, over the first
   // bias_length keys. All in host memory; or, with on_device, all in the memory of the decoder's device, and
   // complete: whatever wrote them has been waited for.
@@ -127,6 +130,11 @@ typedef struct {
   int (*open_stream)(void** stream, EdgeCudaReason*);
   int (*wait_stream)(void* stream, EdgeCudaReason*);
   void (*close_stream)(void* stream);
+  // What `work` starts on the stream from this thread, recorded instead of done; it returns 0 where it
+  // failed.
+  int (*record)(void* stream, int (*work)(void* user), void* user, void** graph, EdgeCudaReason*);
+  int (*replay)(void* graph, void* stream, EdgeCudaReason*);
+  void (*forget)(void* graph);
   // Bytes read and written per second while memory of the device is copied within it, in GB/s; the best pass.
   int (*copy_bandwidth)(int64_t bytes, double* gbps, EdgeCudaReason*);
 } EdgeCudaApi;

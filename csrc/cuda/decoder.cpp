@@ -105,7 +105,7 @@ CudaDecoder::CudaDecoder(const CudaLibrary& library, const DecoderSpec& spec, co
       throw std::invalid_argument("evidence layer " + std::to_string(layer) + " is not one of the " +
                                   std::to_string(spec.layers) + " layers");
   if (!spec.is_plain())
-    throw DeviceUnusable("cross-attention and norms behind the sublayers are not built for CUDA devices");
+    throw ModelUnsupported("cross-attention and norms behind the sublayers are not built for CUDA devices");
   const EdgeCudaDevice device = library.probe();
   device_ = device.name;
   std::vector<EdgeCudaLayer> layers;
@@ -136,14 +136,21 @@ CudaDecoder::CudaDecoder(const CudaLibrary& library, const DecoderSpec& spec, co
   model.layer = layers.data();
   model.float_type = options.float_type;
   model.cache_type = options.cache_type;
-  model.persistent = options.persistent;
+  model.persistent = static_cast<int32_t>(options.persistent);
   EdgeCudaReason reason{};
   void* decoder = nullptr;
   const int status = api_.create(&model, &decoder, &reason);
-  if (status == EDGE_CUDA_NO_DEVICE || status == EDGE_CUDA_NO_MEMORY || status == EDGE_CUDA_UNSUPPORTED)
-    throw DeviceUnusable(reason.text);
+  if (status == EDGE_CUDA_UNSUPPORTED) throw ModelUnsupported(reason.text);
+  if (status == EDGE_CUDA_NO_DEVICE || status == EDGE_CUDA_NO_MEMORY) throw DeviceUnusable(reason.text);
   check(status, reason);
   decoder_.reset(decoder);
+  persistent_ = options.persistent == CudaOptions::Persistent::yes;
+}
+
+void CudaDecoder::use_persistent(bool use) {
+  const Claim claim(*this);
+  if (use && !has_persistent()) throw std::invalid_argument("this decoder has no persistent kernel");
+  persistent_ = use;
 }
 
 int64_t CudaDecoder::cache_bytes() const {
@@ -265,6 +272,7 @@ GenerationResult CudaDecoder::generate(const float* first_logits, const Generate
 void CudaDecoder::write_greedy(const float* first_logits, const GenerateOptions& options, Text& text) {
   EdgeCudaGreedy greedy{};
   greedy.first_logits = first_logits;
+  greedy.persistent = persistent_;
   greedy.bias = options.bias_rows == BiasRows::all;
   greedy.max_new = static_cast<int32_t>(std::min<int64_t>(options.max_new_tokens, rows_left() + 1));
   greedy.penalty = options.sampling.repetition_penalty;

@@ -17,15 +17,17 @@
 namespace edge {
 
 struct CudaOptions {
-  bool persistent = false;                  // one cooperative kernel writes a text, instead of recorded steps
+  // The kernel that writes texts alone, beside recorded steps: not, made ready, or where the device takes it.
+  enum class Persistent { no, yes, possibly } persistent = Persistent::no;
   EdgeCudaType float_type = EDGE_CUDA_F32;  // how float matrices are kept on the device
   EdgeCudaType cache_type = EDGE_CUDA_F16;
 };
 
 class CudaDecoder {
  public:
-  // The weights are copied to the device. Throws DeviceUnusable without a usable device or enough memory, and
-  // std::invalid_argument for a spec or layers that the kernels do not take.
+  // The weights are copied to the device. Throws DeviceUnusable without a usable device or enough memory,
+  // ModelUnsupported for a model that the kernels do not take, and std::invalid_argument for layers that
+  // there are not.
   CudaDecoder(const CudaLibrary& library, const DecoderSpec& spec, const Weights& weights,
               const CudaOptions& options, std::vector<int64_t> evidence_layers);
 
@@ -35,6 +37,11 @@ class CudaDecoder {
   void rewind(int64_t text_rows);
   GenerationResult generate(const float* first_logits, const GenerateOptions& options,
                             const Decoder::OnToken& on_token, const CancelToken* cancel);
+
+  // Whether texts can be, and are, written by one cooperative kernel instead of recorded steps.
+  bool has_persistent() const { return api_.has_persistent(decoder_.get()) != 0; }
+  bool persistent() const { return persistent_; }
+  void use_persistent(bool use);
 
   const DecoderSpec& spec() const { return spec_; }
   const std::string& device() const { return device_; }
@@ -58,6 +65,7 @@ class CudaDecoder {
   std::string device_;
   EdgeCudaType cache_type_;
   bool has_evidence_;
+  bool persistent_ = false;
   int64_t weight_bytes_ = 0;
   int64_t prefix_ = 0, text_ = 0;
   pid_t owner_;  // a CUDA context does not survive fork()

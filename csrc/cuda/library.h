@@ -14,6 +14,11 @@ struct DeviceUnusable : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// The device can be used, but not for this model.
+struct ModelUnsupported : DeviceUnusable {
+  using DeviceUnusable::DeviceUnusable;
+};
+
 class CudaLibrary {
  public:
   // Throws DeviceUnusable where the file is missing, does not load or speaks another ABI. A library stays

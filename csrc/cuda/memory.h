@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -56,6 +58,8 @@ class DeviceStream {
   DeviceStream& operator=(const DeviceStream&) = delete;
 
   uintptr_t handle() const { return reinterpret_cast<uintptr_t>(stream_); }
+  void* get() const { return stream_; }
+  const EdgeCudaApi& api() const { return library_.api(); }
   void wait() {
     EdgeCudaReason reason{};
     check_cuda(library_.api().wait_stream(stream_, &reason), reason);
@@ -64,6 +68,32 @@ class DeviceStream {
  private:
   CudaLibrary library_;
   void* stream_ = nullptr;
+};
+
+// Work on a stream, recorded once.
+class DeviceGraph {
+ public:
+  // `work` starts it from this thread, and returns false where it could not.
+  DeviceGraph(std::shared_ptr<DeviceStream> stream, const std::function<bool()>& work)
+      : stream_(std::move(stream)) {
+    EdgeCudaReason reason{};
+    const auto call = [](void* user) -> int { return (*static_cast<const std::function<bool()>*>(user))(); };
+    check_cuda(stream_->api().record(stream_->get(), call, const_cast<std::function<bool()>*>(&work), &graph_,
+                                     &reason),
+               reason);
+  }
+  ~DeviceGraph() { stream_->api().forget(graph_); }
+  DeviceGraph(const DeviceGraph&) = delete;
+  DeviceGraph& operator=(const DeviceGraph&) = delete;
+
+  void replay() {
+    EdgeCudaReason reason{};
+    check_cuda(stream_->api().replay(graph_, stream_->get(), &reason), reason);
+  }
+
+ private:
+  std::shared_ptr<DeviceStream> stream_;
+  void* graph_ = nullptr;
 };
 
 }  // namespace edge

@@ -13,9 +13,9 @@
 #include "cpu/isa.h"
 #include "cpu/read_bandwidth.h"
 #include "cuda/decoder.h"
-#include "cuda/memory.h"
 #include "decoder/decoder.h"
 #include "decoder/draft.h"
+#include "python/device.h"
 #include "python/ops.h"
 
 namespace py = pybind11;
@@ -178,9 +178,12 @@ CudaOptions cuda_options(const std::string& kv, const std::string& weights, cons
     throw std::invalid_argument("kv_dtype '" + kv + "' is not one of fp32, fp16, int8");
   if (!floats.contains(weights))
     throw std::invalid_argument("weight_dtype '" + weights + "' is not one of fp32, fp16, bf16");
-  if (way != "steps" && way != "persistent")
-    throw std::invalid_argument("way '" + way + "' is not one of steps, persistent");
-  return {.persistent = way == "persistent", .float_type = floats.at(weights), .cache_type = cache.at(kv)};
+  using enum CudaOptions::Persistent;
+  const std::map<std::string, CudaOptions::Persistent> ways{
+      {"steps", no}, {"persistent", yes}, {"auto", possibly}};
+  if (!ways.contains(way))
+    throw std::invalid_argument("way '" + way + "' is not one of steps, persistent, auto");
+  return {.persistent = ways.at(way), .float_type = floats.at(weights), .cache_type = cache.at(kv)};
 }
 
 // Views of the weights, which `owners` keep alive.
@@ -273,6 +276,12 @@ class PyDecoder {
     if (!prefix.keys || !prefix.values) throw std::invalid_argument("keys and values must not be null");
     const py::gil_scoped_release released;
     decoder_->set_prefix(prefix, true);
+  }
+
+  void use_persistent(bool use)
+    requires std::same_as<D, CudaDecoder>
+  {
+    decoder_->use_persistent(use);
   }
 
   // Returns the logits of the last row; with `with_cache` the keys and values [layers, heads, rows,
@@ -385,27 +394,6 @@ class PyDecoder {
   std::unique_ptr<D> decoder_;
 };
 
-void require_bytes(const DeviceBuffer& buffer, const py::array& array, bool writeable) {
-  if (!(array.flags() & py::array::c_style) || array.nbytes() != buffer.bytes() ||
-      (writeable && !array.writeable()))
-    throw std::invalid_argument("the array must be C-contiguous and have " + std::to_string(buffer.bytes()) +
-                                " bytes");
-}
-
-void copy_to_device(DeviceBuffer& buffer, const py::array& array) {
-  require_bytes(buffer, array, false);
-  const void* from = array.data();
-  const py::gil_scoped_release released;
-  buffer.write(from);
-}
-
-void copy_from_device(const DeviceBuffer& buffer, py::array array) {
-  require_bytes(buffer, array, true);
-  void* to = array.mutable_data();
-  const py::gil_scoped_release released;
-  buffer.read(to);
-}
-
 template <class T>
 py::array_t<T> to_array(const std::vector<T>& values) {
   return py::array_t<T>(static_cast<py::ssize_t>(values.size()), values.data());
@@ -501,43 +489,7 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("counted_begin") = 0, py::arg("beams") = 1, py::arg("length_penalty") = 1.0f,
            py::arg("early_stopping") = "no", py::arg("sequences") = 1);
 
-  py::register_exception<DeviceUnusable>(m, "DeviceUnusable", PyExc_RuntimeError);
-  m.def(
-      "cuda_device",
-      [](const std::string& library) {
-        const EdgeCudaDevice device = CudaLibrary(library).probe();
-        return py::dict(
-            py::arg("name") = device.name, py::arg("major") = device.major, py::arg("minor") = device.minor,
-            py::arg("total_bytes") = device.total_bytes, py::arg("free_bytes") = device.free_bytes,
-            py::arg("uuid") = py::bytes(reinterpret_cast<const char*>(device.uuid), sizeof device.uuid),
-            py::arg("processors") = device.processors);
-      },
-      py::arg("library"),
-      "The device that the CUDA library would use; DeviceUnusable says why there is none.");
-
-  m.def(
-      "device_copy_bandwidth",
-      [](const std::string& library, int64_t bytes) {
-        const CudaLibrary opened(library);
-        opened.probe();
-        double gbps = 0.0;
-        EdgeCudaReason reason{};
-        check_cuda(opened.api().copy_bandwidth(bytes, &gbps, &reason), reason);
-        return gbps;
-      },
-      py::arg("library"), py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
-      "GB/s read and written while memory of the device is copied within it: best pass.");
-
-  py::class_<DeviceBuffer>(m, "DeviceBuffer")
-      .def(py::init<const std::string&, int64_t>(), py::arg("library"), py::arg("bytes"))
-      .def_property_readonly("address", &DeviceBuffer::address)
-      .def_property_readonly("bytes", &DeviceBuffer::bytes)
-      .def("write", &copy_to_device, py::arg("array"), "Copies a C-contiguous array of as many bytes.")
-      .def("read", &copy_from_device, py::arg("array"), "Fills a C-contiguous array of as many bytes.");
-  py::class_<DeviceStream>(m, "DeviceStream")
-      .def(py::init<const std::string&>(), py::arg("library"))
-      .def_property_readonly("handle", &DeviceStream::handle)
-      .def("wait", &DeviceStream::wait, py::call_guard<py::gil_scoped_release>());
+  bind_device(m);
 
   py::class_<PyDecoder<Decoder>> decoder(m, "Decoder");
   decoder
@@ -589,6 +541,11 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("library"), py::arg("kv_dtype"),
            py::arg("weight_dtype"), py::arg("way") = "steps",
            py::arg("evidence_layers") = std::vector<int64_t>{})
+      .def_property_readonly("has_persistent",
+                             [](const PyDecoder<CudaDecoder>& d) { return d.decoder().has_persistent(); })
+      .def_property(
+          "persistent", [](const PyDecoder<CudaDecoder>& d) { return d.decoder().persistent(); },
+          &PyDecoder<CudaDecoder>::use_persistent)
       .def("set_prefix_on_device", &PyDecoder<CudaDecoder>::set_prefix_on_device, py::arg("keys"),
            py::arg("values"), py::arg("length"), py::arg("key_bias") = 0, py::arg("bias_length") = 0,
            "Addresses of float32 arrays in the memory of the device; key_bias 0 for none.")

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A vision graph that ONNX Runtime records as one CUDA graph and replays, film after film."""
+"""A vision graph recorded as one CUDA graph and replayed, film after film."""
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +15,31 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+log = logging.getLogger("edge")
+
+CAPTURE = "EDGE_CUDA_CAPTURE"
+"""Environment variable: ``off`` runs graphs on a GPU operator by operator."""
 PROVIDER_OPTIONS = {"enable_cuda_graph": "1"}
 """Of the CUDA provider. Such a session records what its first run does on the device; afterwards a run is nothing but
 the replay of it, which looks at no argument."""
+
+
+def wanted() -> bool:
+    """Whether graphs are to be recorded; told where they are not."""
+    if os.environ.get(CAPTURE) != "off":
+        return True
+    log.info("the vision graph runs operator by operator: $%s is off", CAPTURE)
+    return False
+
+
+def tell_uncaptured(error: Exception) -> None:
+    """One line: a graph cannot be recorded, and why."""
+    reason = " ".join(str(error).split())[:160]
+    log.info(
+        "the vision graph runs operator by operator: it could not be recorded as a CUDA graph (%s: %s)",
+        type(error).__name__,
+        reason,
+    )
 
 
 def can_be_captured(ports: Sequence[Port]) -> bool:

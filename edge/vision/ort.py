@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import BundleError, DeviceError, MissingRuntime
 from edge.threads import usable_processors
 from edge.vision.backend import DeviceArray, Lending, Port
-from edge.vision.capture import PROVIDER_OPTIONS, CapturedGraph, can_be_captured
+from edge.vision.capture import PROVIDER_OPTIONS, CapturedGraph, can_be_captured, tell_uncaptured, wanted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,8 +25,6 @@ log = logging.getLogger("edge")
 
 _LARGE = 64 << 20
 """Bytes of a graph's file from which on the memory it would keep between films is worth a few milliseconds."""
-CAPTURE = "EDGE_CUDA_CAPTURE"
-"""Environment variable: ``off`` runs graphs on a GPU operator by operator."""
 _INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
 
 
@@ -179,7 +177,7 @@ class OrtBackend:
         return True
 
     def _give_up_capture(self, error: Exception) -> None:
-        _tell_uncaptured(error)
+        tell_uncaptured(error)
         self._captured = self._session = None
         self._session = self._open()
 
@@ -191,15 +189,14 @@ class OrtBackend:
 
 def _open_captured(ort: Any, path: Path, threads: int) -> Any | None:
     """A session on a GPU whose first run is recorded as a CUDA graph; None, and a line in the log, where it cannot."""
-    if os.environ.get(CAPTURE) == "off":
-        log.info("the vision graph runs operator by operator: $%s is off", CAPTURE)
+    if not wanted():
         return None
     options = session_options(ort, threads)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         session = ort.InferenceSession(str(path), options, providers=[("CUDAExecutionProvider", PROVIDER_OPTIONS)])
     except Exception as error:
-        _tell_uncaptured(error)
+        tell_uncaptured(error)
         return None
     if "CUDAExecutionProvider" not in session.get_providers():
         return None  # which is told when the session without a recording is there
@@ -208,15 +205,6 @@ def _open_captured(ort: Any, path: Path, threads: int) -> Any | None:
         return None
     log.info("the vision graph is recorded with the first film, and replayed as one CUDA graph after it")
     return session
-
-
-def _tell_uncaptured(error: Exception) -> None:
-    reason = " ".join(str(error).split())[:160]
-    log.info(
-        "the vision graph runs operator by operator: it could not be recorded as a CUDA graph (%s: %s)",
-        type(error).__name__,
-        reason,
-    )
 
 
 def _open(ort: Any, path: Path, threads: int, providers: list[str], *, arena: bool) -> Any:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError, DeviceError, MissingRuntime, ProcessingError
 from edge.vision.backend import DeviceArray, Lending, Port
+from edge.vision.capture import tell_uncaptured, wanted
 from edge.vision.plans import PlanCache
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ class TensorRtBackend:
         context = engine.create_execution_context()
         if context is None:
             raise DeviceError(f"{found.name} has not enough memory for the vision graph")
-        kernel, library = _kernel(), str(library_path())
+        self._kernel = kernel = _kernel()
+        library = str(library_path())
         self._engine_kept, self._context = (runtime, engine), context
         self._stream = kernel.DeviceStream(library)
         self._buffers: dict[str, Any] = {}
@@ -130,6 +132,8 @@ class TensorRtBackend:
         self.inputs: Sequence[Port] = inputs
         self.outputs: Sequence[Port] = outputs
         self._lending = Lending()
+        self._graph: Any = None
+        self._to_record = wanted()
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         self._execute(feed)
@@ -157,9 +161,20 @@ class TensorRtBackend:
             if array.shape != self._shapes[name]:
                 raise ProcessingError(f"the vision graph takes {name} of another shape")
             self._buffers[name].write(np.ascontiguousarray(array, np.float32))
-        if not self._context.execute_async_v3(self._stream.handle):
+        if self._graph is not None:
+            self._graph.replay()
+        elif not self._start():
             raise ProcessingError("TensorRT could not run the vision graph")
         self._stream.wait()
+        if self._to_record:  # now that the first film has made everything ready that takes memory
+            self._to_record = False
+            try:
+                self._graph = self._kernel.DeviceGraph(self._stream, self._start)
+            except Exception as error:
+                tell_uncaptured(error)
+
+    def _start(self) -> bool:
+        return bool(self._context.execute_async_v3(self._stream.handle))
 
     def _read(self, name: str) -> NDArray[np.float32]:
         import numpy as np

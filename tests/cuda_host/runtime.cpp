@@ -145,12 +145,18 @@ extern "C" __attribute__((visibility("default"))) void cuda_host_set(const char*
   if (what == "fail_wait") fail_wait = value;
 }
 
+// Work of somebody else on a stream, as a library with kernels of its own would start it.
+extern "C" __attribute__((visibility("default"))) void cuda_host_enqueue(void* stream, void (*work)()) {
+  submit(static_cast<cudaStream_t>(stream), work);
+}
+
 extern "C" __attribute__((visibility("default"))) int64_t cuda_host_get(const char* name) {
   const std::string what = name;
   if (what == "allocations") return static_cast<int64_t>(allocations.size());
   if (what == "launches") return launches;
   if (what == "replays") return replays;
   if (what == "records") return records;
+  if (what == "recording") return recording != nullptr;
   if (what == "cooperative") return cooperative;
   return -1;
 }

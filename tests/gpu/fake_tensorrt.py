@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """TensorRT's Python interface as far as it is used, with ONNX Runtime on the CPU behind it.
 
-Tensor addresses are those of the stand-in's device memory, which the host can read. It checks the order of calls, and
-what a plan is: bytes that only the same "GPU" and version load.
+Tensor addresses are those of the stand-in's device memory, which the host can read, and work goes to its streams. It
+checks the order of calls, and what a plan is: bytes that only the same "GPU" and version load.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 
 calls: Counter[str] = Counter()
+library: Any = None
+"""The stand-in, for ctypes."""
+_WORK = ctypes.CFUNCTYPE(None)
 
 
-def module(version: str = "11.4.0", gpu: str = "one") -> Any:
-    """A module to put into ``sys.modules``."""
+def module(version: str = "11.4.0", gpu: str = "one", *, records: bool = True) -> Any:
+    """A module to put into ``sys.modules``; without `records` its engines cannot be recorded."""
     trt: Any = types.ModuleType("tensorrt")
     trt.__version__ = version
     mark = f"plan of {version} for {gpu}\n".encode()
@@ -112,6 +115,16 @@ def module(version: str = "11.4.0", gpu: str = "one") -> Any:
 
         def execute_async_v3(self, stream: int) -> bool:
             assert stream
+            calls["started"] += 1
+            library.cuda_host_get.restype = ctypes.c_int64
+            if not records and library.cuda_host_get(b"recording"):
+                return False
+            self.work = [*getattr(self, "work", []), _WORK(self._run)]  # kept for replays
+            library.cuda_host_enqueue(ctypes.c_void_p(stream), self.work[-1])
+            return True
+
+        def _run(self) -> None:
+            calls["runs"] += 1
 
             def there(node: Any) -> np.ndarray:
                 size = int(np.prod(node.shape))
@@ -122,7 +135,6 @@ def module(version: str = "11.4.0", gpu: str = "one") -> Any:
             outputs = self.session.get_outputs()
             for node, array in zip(outputs, self.session.run(None, feed), strict=True):
                 there(node)[...] = array
-            return True
 
     class Engine:
         def __init__(self, graph: bytes) -> None:

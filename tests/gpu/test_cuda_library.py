@@ -16,7 +16,8 @@ import pytest
 from small import spec_of, weights_of
 from stand_in import DEVICE, StandIn, device_here
 
-from edge.cuda import LIBRARY, CudaDecoder, check_agreement, cuda_device, library_path
+from edge.cuda import LIBRARY, CudaDecoder, cuda_device, library_path
+from edge.cuda_check import check_agreement
 from edge.decoder import Decoder
 from edge.errors import BundleError, DeviceError, UsageError
 
@@ -52,8 +53,8 @@ def test_not_a_library(tmp_path: Path) -> None:
     [
         "int other(void) { return 0; }",
         "const void* edge_cuda_api(unsigned abi) { return abi == 999 ? &edge_cuda_api : 0; }",
-        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {3, 64}; (void)abi; return table; }",
-        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {2, 8}; (void)abi; return table; }",
+        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {4, 64}; (void)abi; return table; }",
+        "const void* edge_cuda_api(unsigned abi) { static unsigned table[64] = {3, 8}; (void)abi; return table; }",
     ],
 )
 def test_another_version(tmp_path: Path, source: str) -> None:
@@ -84,7 +85,7 @@ def test_refusals(host_library: Path) -> None:
         CudaDecoder(wide, weights_of(wide), library=host_library)
     with pytest.raises(UsageError, match="kv_dtype 'fp8'"):
         CudaDecoder(SPEC, WEIGHTS, library=host_library, kv_dtype="fp8")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="weight_dtype 'fp8'"):
+    with pytest.raises(UsageError, match="EDGE_CUDA_WEIGHTS 'fp8'"):
         CudaDecoder(SPEC, WEIGHTS, library=host_library, weight_dtype="fp8")  # type: ignore[arg-type]
     with pytest.raises(BundleError, match="rmsnorm"):
         CudaDecoder(SPEC | {"norm": "rmsnorm"}, WEIGHTS, library=host_library)

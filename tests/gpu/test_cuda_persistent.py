@@ -14,7 +14,7 @@ from test_cuda_decoder import SHAPES, cuda_of
 
 import edge._kernel as kernel
 from edge.cuda import CudaDecoder
-from edge.errors import UsageError
+from edge.errors import ProcessingError, UsageError
 
 
 def same(one: kernel.GenerationResult, two: kernel.GenerationResult) -> None:
@@ -92,16 +92,37 @@ def test_after_a_failure(host_library: Path, stand_in: StandIn) -> None:
 def test_no_cooperative_launch(host_library: Path, stand_in: StandIn) -> None:
     spec = spec_of(layers=1, mlp=32)
     stand_in.set("cooperates", 0)
-    with pytest.raises(kernel.DeviceUnusable, match="does not launch cooperative kernels"):
+    with pytest.raises(kernel.ModelUnsupported, match="does not launch cooperative kernels"):
         cuda_of(host_library, spec, weights_of(spec), prefix_of(spec, 20), way="persistent")
+    assert not cuda_of(host_library, spec, weights_of(spec), prefix_of(spec, 20), way="auto").has_persistent
+
+
+def test_both_ways_of_one_decoder(host_library: Path, stand_in: StandIn) -> None:
+    spec = spec_of(layers=1, mlp=64)
+    prefix = prefix_of(spec, 20)
+    decoder = cuda_of(host_library, spec, weights_of(spec), prefix, way="auto", evidence_layers=[0])
+    texts = []
+    for persistent in (False, True, False):
+        decoder.persistent = persistent
+        before = stand_in.get("cooperative")
+        texts.append(decoder.generate(prefix["first_logits"], max_new_tokens=9, repetition_penalty=1.2))
+        assert (stand_in.get("cooperative") > before) == persistent
+    same(texts[0], texts[1])
+    same(texts[0], texts[2])
 
 
 def test_the_way_is_chosen(host_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of(layers=1, mlp=32)
     weights = weights_of(spec)
-    assert CudaDecoder(spec, weights, library=host_library).way == "steps"
+    either = CudaDecoder(spec, weights, library=host_library)
+    assert (either.way, either.ways) == ("steps", ("steps", "persistent"))
+    monkeypatch.setenv("EDGE_CUDA_WAY", "steps")
+    steps = CudaDecoder(spec, weights, library=host_library)
+    assert (steps.way, steps.ways) == ("steps", ("steps",))
+    with pytest.raises(ProcessingError, match="no persistent kernel"):
+        steps.use_way("persistent")
     monkeypatch.setenv("EDGE_CUDA_WAY", "persistent")
     assert CudaDecoder(spec, weights, library=host_library).way == "persistent"
     monkeypatch.setenv("EDGE_CUDA_WAY", "faster")
-    with pytest.raises(UsageError, match="'faster' is not one of steps, persistent"):
+    with pytest.raises(UsageError, match="'faster' is not one of steps, persistent, auto"):
         CudaDecoder(spec, weights, library=host_library)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import ctypes
 import importlib.util
 import json
 import logging
@@ -120,6 +121,8 @@ def on_stand_in(host_library: Path, stand_in: StandIn, monkeypatch: pytest.Monke
     monkeypatch.setattr(edge.cuda, "library_path", lambda: host_library)
     monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.module())
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGE_CUDA_TUNE", "off")
+    monkeypatch.setattr(fake_tensorrt, "library", ctypes.CDLL(str(host_library)))
     fake_tensorrt.calls.clear()
     return stand_in
 
@@ -127,7 +130,10 @@ def on_stand_in(host_library: Path, stand_in: StandIn, monkeypatch: pytest.Monke
 def test_reports(bundle: Path, film: np.ndarray, on_stand_in: StandIn, caplog: pytest.LogCaptureFixture) -> None:
     """A plan is built once; pixels go to it and keys from it to the decoder on the device, without the host."""
     caplog.set_level(logging.INFO, "edge")
+    import gc
+
     want = edge.load(bundle, device="cpu", threads=1)
+    gc.collect()
     before = on_stand_in.get("allocations")
     engine = edge.load(bundle, device="tensorrt", threads=1)
     messages = [record.getMessage() for record in caplog.records]
@@ -148,13 +154,35 @@ def test_reports(bundle: Path, film: np.ndarray, on_stand_in: StandIn, caplog: p
     assert reports[0].token_ids == reports[2].token_ids == want.report(film, max_new_tokens=8).token_ids
     assert reports[1].token_ids == want.report(film[::-1].copy(), max_new_tokens=8).token_ids
     assert reports[0].software["vision"] == "tensorrt"
+    # The first film as it is, and recorded; the second one by a replay.
+    assert (fake_tensorrt.calls["started"], fake_tensorrt.calls["runs"]) == (2, 2)
+    assert "operator by operator" not in caplog.text
     again = edge.load(bundle, device="tensorrt", threads=1)
     assert fake_tensorrt.calls["builds"] == 1
     del engine, again, first, reports
-    import gc
-
     gc.collect()
     assert on_stand_in.get("allocations") == before
+
+
+@pytest.mark.parametrize("off", [True, False])
+def test_what_cannot_be_recorded(
+    bundle: Path, film: np.ndarray, on_stand_in: StandIn, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, off: bool,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.INFO, "edge")
+    if off:
+        monkeypatch.setenv("EDGE_CUDA_CAPTURE", "off")
+    else:
+        monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt.module(records=False))
+    engine = edge.load(bundle, device="tensorrt", threads=1)
+    want = edge.load(bundle, device="cpu", threads=1)
+    for picture in (film, film[::-1].copy(), film):
+        assert engine.report(picture, max_new_tokens=4).token_ids == want.report(picture, max_new_tokens=4).token_ids
+    assert fake_tensorrt.calls["runs"] == 3
+    why = "EDGE_CUDA_CAPTURE is off" if off else "what was to be recorded could not be started"
+    told = [record.getMessage() for record in caplog.records if "operator by operator" in record.getMessage()]
+    assert len(told) == 1
+    assert why in told[0]
 
 
 @pytest.mark.parametrize("change", ["version", "uuid"])

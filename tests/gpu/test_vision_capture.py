@@ -47,6 +47,7 @@ def test_reports(
     """One recording, then replays at the same addresses; what a film before still needs of them moves to the host."""
     caplog.set_level(logging.INFO, "edge")
     monkeypatch.setattr(edge.cuda, "library_path", lambda: host_library)
+    monkeypatch.setenv("EDGE_CUDA_TUNE", "off")
     stand_in.set("any_pointer", 1)
     other = film[::-1].copy()
     want = edge.load(bundle, device="cpu", threads=1)

@@ -102,6 +102,7 @@ def test_io_binding(
     """The real ONNX Runtime binds outputs to memory of a device (here: the CPU's, which the stand-in takes for its
     own), and the decoder on the device reads them there."""
     monkeypatch.setattr(edge.cuda, "library_path", lambda: host_library)
+    monkeypatch.setenv("EDGE_CUDA_TUNE", "off")
     stand_in.set("any_pointer", 1)
     want = edge.load(bundle, device="cpu", threads=1)
     engine = edge.load(bundle, device="auto", threads=1)

@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <cstring>
 #include <exception>
+#include <memory>
 #include <new>
 
 #include "cuda/api.h"
@@ -83,6 +84,8 @@ int create(const EdgeCudaModel* model, void** decoder, EdgeCudaReason* reason) {
 
 void destroy(void* decoder) { delete static_cast<Network*>(decoder); }
 
+int has_persistent(void* decoder) { return static_cast<Network*>(decoder)->has_persistent(); }
+
 // A call may come from any thread of the process; the device is chosen per thread.
 template <class F>
 int on_device(void* decoder, EdgeCudaReason* reason, F work) {
@@ -157,6 +160,27 @@ int wait_stream(void* stream, EdgeCudaReason* reason) {
 
 void close_stream(void* stream) { cudaStreamDestroy(static_cast<cudaStream_t>(stream)); }
 
+int record(void* stream, int (*work)(void* user), void* user, void** graph, EdgeCudaReason* reason) {
+  *graph = nullptr;
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    auto recorded = std::make_unique<Graph>();
+    recorded->record(static_cast<cudaStream_t>(stream), [&] {
+      if (!work(user)) throw Failure{EDGE_CUDA_FAILED, "what was to be recorded could not be started"};
+    });
+    *graph = recorded.release();
+  });
+}
+
+int replay(void* graph, void* stream, EdgeCudaReason* reason) {
+  return guarded(reason, [&] {
+    check(cudaSetDevice(0), "to be opened");
+    static_cast<Graph*>(graph)->launch(static_cast<cudaStream_t>(stream));
+  });
+}
+
+void forget(void* graph) { delete static_cast<Graph*>(graph); }
+
 int copy_bandwidth(int64_t bytes, double* gbps, EdgeCudaReason* reason) {
   return guarded(reason, [&] {
     check(cudaSetDevice(0), "to be opened");
@@ -184,6 +208,7 @@ constexpr EdgeCudaApi kApi{.abi = EDGE_CUDA_ABI,
                            .probe = probe,
                            .create = create,
                            .destroy = destroy,
+                           .has_persistent = has_persistent,
                            .set_prefix = set_prefix,
                            .append = append,
                            .generate = generate,
@@ -193,6 +218,9 @@ constexpr EdgeCudaApi kApi{.abi = EDGE_CUDA_ABI,
                            .open_stream = open_stream,
                            .wait_stream = wait_stream,
                            .close_stream = close_stream,
+                           .record = record,
+                           .replay = replay,
+                           .forget = forget,
                            .copy_bandwidth = copy_bandwidth};
 
 }  // namespace

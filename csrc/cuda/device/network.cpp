@@ -106,7 +106,13 @@ Network::Network(const EdgeCudaModel& model)
   stop_ = Buffer<int32_t>(m.vocab);
   arrived_ = zeros<uint32_t>(m.heads, stream_);
   state_ = Buffer<State>(1);
-  if (m.persistent) describe_passes();
+  if (m.persistent) {
+    try {
+      describe_passes();
+    } catch (const Failure& failure) {
+      if (m.persistent == 1 || failure.status != EDGE_CUDA_UNSUPPORTED) throw;
+    }
+  }
   check(cudaStreamSynchronize(stream_), "to get ready");
 }
 
@@ -354,8 +360,8 @@ void Network::start_text(int rows, int passes) {
   check(launch_text(p, together_, stream_), "to start a text");
 }
 
-void Network::start_pass(int rows, int key_blocks) {
-  if (together_ && rows <= kPersistentRows) {
+void Network::start_pass(int rows, int key_blocks, bool persistent) {
+  if (persistent && rows <= kPersistentRows) {
     start_text(rows, 1);
     return;
   }
@@ -429,6 +435,7 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
   const int64_t limit = model_.max_positions - model_.position_offset;
   const int64_t most = std::min<int64_t>(greedy.max_new, limit - prefix_ - text_rows + 1);
   const int key_blocks = blocks_for(std::min(prefix_ + text_rows + most, limit));
+  const bool persistent = greedy.persistent && together_;
   begin_text(greedy, text_rows, most);
 
   int end = EDGE_CUDA_RUNNING;
@@ -455,18 +462,18 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
         const int64_t room = std::min<int64_t>(most - seen, kMaxRows) - 1;
         const int64_t drafted = greedy.draft(greedy.user, proposal_.host()->ids, room);
         std::atomic_thread_fence(std::memory_order_release);
-        start_pass(static_cast<int>(drafted) + 1, key_blocks);
+        start_pass(static_cast<int>(drafted) + 1, key_blocks, persistent);
         queued = seen;
         active = true;
       }
     } else {
       // The persistent kernel writes several tokens before the host has to look again.
-      const int64_t step = together_ ? kTogether : 1;
+      const int64_t step = persistent ? kTogether : 1;
       while (end == EDGE_CUDA_RUNNING && queued < most - 1 && queued < seen + kAhead * step - 1) {
-        if (together_)
+        if (persistent)
           start_text(1, kTogether);
         else
-          start_pass(1, key_blocks);
+          start_pass(1, key_blocks, false);
         queued += step;
         active = true;
       }

@@ -19,6 +19,7 @@ class Network {
                   int64_t bias_length, bool on_device);
   void append(const int32_t* ids, int64_t n, int64_t text_rows, bool bias, int64_t from, float* logits,
               float* evidence);
+  bool has_persistent() const { return together_ > 0; }
   // After a failure: waits until what was started before it has ended, so that nothing writes into the next
   // text.
   void settle() noexcept;
@@ -34,7 +35,7 @@ class Network {
   void choose(int rows, bool advance);
   // One pass over the decoder: its drafts, layers, head and choice.
   void pass(int rows, int key_blocks);
-  void start_pass(int rows, int key_blocks);
+  void start_pass(int rows, int key_blocks, bool persistent);
   // What the persistent kernel works on; and so many of its passes at most.
   void describe_passes();
   void start_text(int rows, int passes);
@@ -67,7 +68,7 @@ class Network {
   Pinned<Token> tokens_;
   Pinned<Mailbox> mailbox_;
   Pinned<Proposal> proposal_;
-  int together_ = 0;  // blocks of the persistent kernel; 0: passes are recorded
+  int together_ = 0;  // blocks of the persistent kernel; 0: it has not been made ready
   Buffer<PassLayer> pass_layers_;
   Buffer<Barrier> barrier_;
   // Recorded passes by their number of rows, and the blocks of keys they reach.
