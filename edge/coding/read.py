@@ -98,8 +98,8 @@ def read_sentence(sentence: str, table: CodingTable) -> tuple[list[Label], int]:
             unclear.append(match.finding)
         labels += [label for label in stated if label not in labels]
     # "Blunting of the left costophrenic angle, suggesting an effusion" says the same twice, the second time less.
-    known = {table_finding for (table_finding, _), label in table.labels.items() if label in labels}
-    return labels, sum(name not in known for name in unclear)
+    said = {finding for (finding, _), label in table.labels.items() if label in labels}
+    return labels, sum(name not in said for name in unclear)
 
 
 def _spans(tokens: Sequence[str], phrases: Sequence[Phrase]) -> Iterator[tuple[int, int]]:
