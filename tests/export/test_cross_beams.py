@@ -71,15 +71,54 @@ def test_same_ids(tmp_path: Path, case: str) -> None:
     assert len({str(text) for text in texts}) > 1, "all pictures have the same text"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["gpt2", "bert"])
-def test_same_ids_at_published_shapes(tmp_path: Path, decoder: str) -> None:
-    from test_cross_families import FULL
+@pytest.mark.parametrize("decoder", small.DECODERS)
+def test_beams_of_every_family(tmp_path: Path, decoder: str) -> None:
+    model = small.random_model("vit", decoder, seed=1)
+    model.generation_config.max_length, model.generation_config.num_beams = TOKENS, 4
+    texts = check(tmp_path, model, IMAGES)
+    assert len({str(text) for text in texts}) > 1, "all pictures have the same text"
 
-    shapes = {"encoder": {"num_hidden_layers": 2}, "image_size": 224, **FULL[decoder]}
-    model = small.random_model("vit", decoder, full=shapes)
+
+@pytest.mark.slow
+@pytest.mark.parametrize("decoder", small.DECODERS)
+def test_same_ids_at_published_shapes(tmp_path: Path, decoder: str) -> None:
+    from test_cross_families import full_model
+
+    model = full_model(decoder)
     model.generation_config.max_length, model.generation_config.num_beams = 40, 4
-    check(tmp_path, model, 5)
+    check(tmp_path, model, IMAGES)
+
+
+@pytest.mark.parametrize("decoder", ["gpt2", "bert", "bart"])
+def test_drafted_texts(decoder: str) -> None:
+    """Greedy texts in fewer passes where they can be guessed from a table of phrasing, the same bit by bit."""
+    from edge_export.draft_table import Piece, build_table
+
+    import edge._kernel as kernel
+
+    model = small.random_model("vit", decoder)
+    parts = kinds.DECODERS[decoder](model.decoder)
+    with torch.no_grad():
+        encoder = EncoderTokens(model)
+        films = [image_keys(parts, encoder(one[None])) for one in small.pictures(6)]
+    spec = parts.spec(films[0][0].shape[2])
+    options = GenerationOptions(begin_ids=(2,), stop_ids=(319,), max_new_tokens=40, bias_rows="none", draft=False)
+    plain = []
+    own = Decoder(spec, parts.arrays(), threads=2, evidence_layers=[1])
+    for film in films:
+        own.set_prefix(*film)
+        plain.append(own.generate(None, options))
+    table = kernel.DraftTable(**build_table([Piece(text.token_ids) for text in plain * 3]), vocab=small.VOCAB)
+    drafting = Decoder(spec, parts.arrays(), threads=2, evidence_layers=[1], draft_table=table)
+    passes = 0
+    for film, text in zip(films, plain, strict=True):
+        drafting.set_prefix(*film)
+        drafted = drafting.generate(None, options.but(draft=True))
+        assert drafted.token_ids == text.token_ids
+        assert (drafted.logprobs == text.logprobs).all()
+        assert (drafted.evidence == text.evidence).all()
+        passes += drafted.passes
+    assert passes < 0.6 * sum(text.passes for text in plain)
 
 
 def test_threads_change_nothing() -> None:
