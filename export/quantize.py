@@ -26,6 +26,8 @@ def quantize_rows(weight: np.ndarray, axis: int = 0, levels: int = 127) -> tuple
     return np.clip(np.rint(weight / safe.reshape(shape)), -levels, levels).astype(np.int8), scale
 
 
+TABLES = ("positions.weight", "types.weight")
+"""Arrays of rows that are added to the embeddings as they are."""
 INT8_IN_INT4 = ("embed", "head")
 """Matrices that an int4 decoder keeps in int8: each of their rows is one token's, and errors there are errors of
 its logit."""
@@ -49,7 +51,7 @@ def quantize_decoder(
     UsageError
         A name in `keep_int8` is no matrix of the decoder.
     """
-    matrices = {n.removesuffix(".weight") for n, a in arrays.items() if a.ndim == 2 and n != "positions.weight"}
+    matrices = {n.removesuffix(".weight") for n, a in arrays.items() if a.ndim == 2 and n not in TABLES}
     kept = {n for n in matrices if any(n == name or n.endswith(f".{name}") for name in (*keep_int8, *INT8_IN_INT4))}
     unknown = [name for name in keep_int8 if not any(n == name or n.endswith(f".{name}") for n in matrices)]
     if unknown:
