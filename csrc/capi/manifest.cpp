@@ -134,11 +134,17 @@ DecoderSpec read_decoder(Section section) {
   }
 }
 
+Failure not_here(const std::string& what) {
+  return bundle_failure(what + " are not in libedge_report; the Python package reports with them");
+}
+
 void read_prefix(Section section, Manifest& out) {
   out.prefix = section.integer("length", 1, 1 << 16);
   const auto grid = section.integers("grid", 2, 1, 256, true);
   out.grid_rows = grid[0], out.grid_columns = grid[1];
   section.integer("skip_tokens", 0, 1024);
+  if (section.has("images") && section.integer("images", 1, 16) > 1)
+    throw not_here("prefix: models that look at several films of a study");
   section.done();
   if (out.patches() > out.prefix || out.prefix > out.patches() + 1024)
     throw bundle_failure("prefix: length " + std::to_string(out.prefix) + " does not fit a grid of " +
@@ -206,6 +212,8 @@ void read_generation(Section section, Manifest& out) {
   out.evidence_layers = section.integers("evidence_layers", 256, 0, out.decoder.layers - 1);
   read_rules(section, out);
   read_sections(section, out);
+  if (section.has("context")) throw not_here("generation: models that read a context before they write");
+  if (section.has("states")) throw not_here("generation: models whose prompt is made of states of findings");
   section.done();
   if (std::ssize(std::set<int32_t>(out.suppressed_ids.begin(), out.suppressed_ids.end())) > last)
     throw bundle_failure("generation: suppressed_ids leave no token to choose");

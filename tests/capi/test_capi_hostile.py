@@ -182,6 +182,23 @@ def test_weights_in_the_kernels_words(bundle: Path, change: dict[str, Any], word
     refused(bundle, re.split(r"[' ]", words.strip("'"))[0])
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prefix/images": 3}, "look at several films of a study are not in libedge_report; the Python package"),
+        ({"generation/context": []}, "read a context before they write are not in libedge_report"),
+        ({"generation/states": {}}, "prompt is made of states of findings are not in libedge_report"),
+    ],
+)
+def test_what_only_the_python_package_has(bundle: Path, library: Library, change: dict[str, Any], words: str) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    for path, value in change.items():
+        section, key = path.split("/")
+        manifest[section][key] = value
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    assert words in opened(library, bundle)[1]
+
+
 def test_graph_that_yields_another_shape_than_it_says(bundle: Path, library: Library) -> None:
     """ONNX Runtime only warns where a shape is known at run time alone; what is behind relies on it."""
     model = onnx.load(bundle / "vision.onnx")
