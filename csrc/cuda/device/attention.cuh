@@ -34,37 +34,63 @@ __device__ inline void store_new(const AttendArgs& a, int head, int first) {
   }
 }
 
-// scores[r][j] = q[r] . k[j] for the first `count` keys of the block; lanes of a group of eight share a key.
+// Words of keys, or of values, that a lane has on their way at once.
+constexpr int kTurns = kKeyBlock / kAttendWarps / kKeysAtOnce;
+
+// The key of a lane's turn: eight lanes share one, a warp has kKeysAtOnce of them at once.
+__device__ inline int key_of(int turn) {
+  const int thread = static_cast<int>(threadIdx.x);
+  return thread / kWarp * (kKeyBlock / kAttendWarps) + turn * kKeysAtOnce + thread % kWarp / kLanesPerKey;
+}
+
+// Word v of the lane's keys, as far as they are among the first `count` of the block.
+template <class C>
+__device__ inline void fetch_keys(const AttendArgs& a, int head, int first, int count, int v,
+                                  uint4 (&words)[kTurns]) {
+#pragma unroll
+  for (int t = 0; t < kTurns; ++t) {
+    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + key_of(t);
+    if (key_of(t) < count && v < a.stride / C::kVec)
+      words[t] = reinterpret_cast<const uint4*>(row_at<C>(a.cache.keys, at, a.stride))[v];
+  }
+}
+
+// scores[r][j] = q[r] . k[j] for the first `count` keys of the block; `words` are those of the first turn.
 template <class C, int ROWS>
 __device__ inline void score(const AttendArgs& a, int head, int first, int count, const float* q,
-                             float* scores) {
-  const int thread = static_cast<int>(threadIdx.x), sub = thread % kLanesPerKey;
-  const int vectors = a.stride / C::kVec;
-  const int begin = thread / kWarp * (kKeyBlock / kAttendWarps);
-  for (int j0 = begin; j0 < begin + kKeyBlock / kAttendWarps && j0 < count; j0 += kKeysAtOnce) {
-    const int j = j0 + thread % kWarp / kLanesPerKey;
-    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + j;
-    float sums[ROWS];
+                             uint4 (&words)[kTurns], float* scores) {
+  const int sub = static_cast<int>(threadIdx.x) % kLanesPerKey, vectors = a.stride / C::kVec;
+  float sums[kTurns][ROWS];
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r) sums[r] = 0.0f;
-    if (j < count) {
-      const uint4* row = reinterpret_cast<const uint4*>(row_at<C>(a.cache.keys, at, a.stride));
-      for (int v = sub; v < vectors; v += kLanesPerKey) {
-        float k[C::kVec];
-        C::unpack(row[v], k);
+  for (int t = 0; t < kTurns; ++t)
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r)
+    for (int r = 0; r < ROWS; ++r) sums[t][r] = 0.0f;
+#pragma unroll 1
+  for (int v = sub; v < vectors; v += kLanesPerKey) {
+    if (v != sub) fetch_keys<C>(a, head, first, count, v, words);
 #pragma unroll
-          for (int e = 0; e < C::kVec; ++e) sums[r] = fmaf(q[r * a.stride + v * C::kVec + e], k[e], sums[r]);
-      }
+    for (int t = 0; t < kTurns; ++t) {
+      if (key_of(t) >= count) continue;
+      float k[C::kVec];
+      C::unpack(words[t], k);
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r)
+#pragma unroll
+        for (int e = 0; e < C::kVec; ++e)
+          sums[t][r] = fmaf(q[r * a.stride + v * C::kVec + e], k[e], sums[t][r]);
     }
+  }
+#pragma unroll
+  for (int t = 0; t < kTurns; ++t) {
+    const int j = key_of(t);
+    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + j;
     const float scale = a.cache.key_scales && j < count ? a.cache.key_scales[at] : 1.0f;
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
       for (int distance = kLanesPerKey / 2; distance > 0; distance /= 2)
-        sums[r] += __shfl_xor_sync(kAllLanes, sums[r], distance);
-      if (sub == 0) scores[r * kKeyBlock + j] = sums[r] * scale;
+        sums[t][r] += __shfl_xor_sync(kAllLanes, sums[t][r], distance);
+      if (sub == 0) scores[r * kKeyBlock + j] = sums[t][r] * scale;
     }
   }
 }
@@ -101,10 +127,25 @@ __device__ inline void soften(const AttendArgs& a, int head, int block, int row,
   a.sum[at] = sum;
 }
 
+// The values of keys j, j + n and so on, n being the number of slices, as far as they are below `count`.
+template <class C>
+__device__ inline void fetch_values(const AttendArgs& a, int head, int first, int count, int j,
+                                    uint4 (&words)[kTurns]) {
+  const int thread = static_cast<int>(threadIdx.x), vectors = a.stride / C::kVec,
+            n = kAttendThreads / vectors;
+#pragma unroll
+  for (int t = 0; t < kTurns; ++t) {
+    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + j + t * n;
+    if (j + t * n < count)
+      words[t] = reinterpret_cast<const uint4*>(row_at<C>(a.cache.values, at, a.stride))[thread % vectors];
+  }
+}
+
 // partial[r] = sum_j p[r][j] v[j]: slices of threads take every n-th key, then the slices are added in order.
+// `words` are the values of the first turns.
 template <class C, int ROWS>
 __device__ inline void weigh(const AttendArgs& a, int head, int block, int row, int count,
-                             const float* scores, float* slices) {
+                             const float* scores, uint4 (&words)[kTurns], float* slices) {
   const int thread = static_cast<int>(threadIdx.x), vectors = a.stride / C::kVec,
             n = kAttendThreads / vectors;
   const int v = thread % vectors, slice = thread / vectors;
@@ -114,16 +155,23 @@ __device__ inline void weigh(const AttendArgs& a, int head, int block, int row, 
     for (int r = 0; r < ROWS; ++r)
 #pragma unroll
       for (int e = 0; e < C::kVec; ++e) sums[r][e] = 0.0f;
-    for (int j = slice; j < count; j += n) {
-      const int64_t at = static_cast<int64_t>(head) * a.capacity + block * kKeyBlock + j;
-      float value[C::kVec];
-      C::unpack(reinterpret_cast<const uint4*>(row_at<C>(a.cache.values, at, a.stride))[v], value);
-      const float scale = a.cache.value_scales ? a.cache.value_scales[at] : 1.0f;
+#pragma unroll 1
+    for (int begin = slice; begin < count; begin += kTurns * n) {
+      if (begin != slice) fetch_values<C>(a, head, block * kKeyBlock, count, begin, words);
 #pragma unroll
-      for (int r = 0; r < ROWS; ++r) {
-        const float p = scores[r * kKeyBlock + j] * scale;
+      for (int t = 0; t < kTurns; ++t) {
+        const int j = begin + t * n;
+        if (j >= count) continue;
+        float value[C::kVec];
+        C::unpack(words[t], value);
+        const int64_t at = static_cast<int64_t>(head) * a.capacity + block * kKeyBlock + j;
+        const float scale = a.cache.value_scales ? a.cache.value_scales[at] : 1.0f;
 #pragma unroll
-        for (int e = 0; e < C::kVec; ++e) sums[r][e] = fmaf(p, value[e], sums[r][e]);
+        for (int r = 0; r < ROWS; ++r) {
+          const float p = scores[r * kKeyBlock + j] * scale;
+#pragma unroll
+          for (int e = 0; e < C::kVec; ++e) sums[r][e] = fmaf(p, value[e], sums[r][e]);
+        }
       }
     }
 #pragma unroll
@@ -147,23 +195,37 @@ __device__ inline void join(const AttendArgs& a, int head, int blocks) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
   for (int r = thread / kWarp; r < a.rows; r += kAttendWarps) {
     const int64_t at = (static_cast<int64_t>(r) * a.heads + head) * a.max_blocks;
-    float top = kLowest;
-    for (int b = lane; b < blocks; b += kWarp) top = fmaxf(top, __ldcg(a.max + at + b));
+    // A lane's first block stays in registers: there are seldom more.
+    const float own_max = lane < blocks ? __ldcg(a.max + at + lane) : kLowest;
+    const float own_sum = lane < blocks ? __ldcg(a.sum + at + lane) : 0.0f;
+    float top = own_max;
+    for (int b = lane + kWarp; b < blocks; b += kWarp) top = fmaxf(top, __ldcg(a.max + at + b));
     top = warp_max(top);
-    float total = 0.0f;
-    for (int b = lane; b < blocks; b += kWarp)
+    const float own = expf(own_max - top);
+    float total = own * own_sum;
+    for (int b = lane + kWarp; b < blocks; b += kWarp)
       total = fmaf(expf(__ldcg(a.max + at + b) - top), __ldcg(a.sum + at + b), total);
     total = warp_sum(total);
-    for (int b = lane; b < blocks; b += kWarp) a.factors[at + b] = expf(__ldcg(a.max + at + b) - top) / total;
+    if (lane < blocks) a.factors[at + lane] = own / total;
+    for (int b = lane + kWarp; b < blocks; b += kWarp)
+      a.factors[at + b] = expf(__ldcg(a.max + at + b) - top) / total;
   }
   __syncthreads();
   for (int i = thread; i < a.rows * a.head_dim; i += kAttendThreads) {
     const int r = i / a.head_dim, d = i % a.head_dim;
     const int64_t at = (static_cast<int64_t>(r) * a.heads + head) * a.max_blocks;
+    constexpr int kBatch = 12;  // parts on their way at once
     float sum = 0.0f;
-#pragma unroll 4
-    for (int b = 0; b < blocks; ++b)
-      sum = fmaf(a.factors[at + b], __ldcg(a.partial + (at + b) * a.head_dim + d), sum);
+#pragma unroll 1
+    for (int begin = 0; begin < blocks; begin += kBatch) {
+      float part[kBatch];
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k)
+        part[k] = begin + k < blocks ? __ldcg(a.partial + (at + begin + k) * a.head_dim + d) : 0.0f;
+#pragma unroll
+      for (int k = 0; k < kBatch; ++k)
+        if (begin + k < blocks) sum = fmaf(a.factors[at + begin + k], part[k], sum);
+    }
     a.out[static_cast<int64_t>(r) * a.heads * a.head_dim + head * a.head_dim + d] = sum;
   }
 }
@@ -179,6 +241,11 @@ __device__ inline void attend_block(const AttendArgs& a, int head, int block) {
   store_new<C>(a, head, first);
   for (int row = 0; row < a.rows; row += ROWS) {
     __syncthreads();
+    const int count = min(max(keys + min(row + ROWS, a.rows) - first, 0), kKeyBlock);
+    // Keys and values depend on nothing here: both come while the queries are made ready.
+    uint4 key_words[kTurns], value_words[kTurns];
+    fetch_keys<C>(a, head, first, count, thread % kLanesPerKey, key_words);
+    fetch_values<C>(a, head, first, count, thread / (a.stride / C::kVec), value_words);
     for (int i = thread; i < ROWS * a.stride; i += kAttendThreads) {
       const int r = row + i / a.stride, d = i % a.stride;
       q[i] = r < a.rows && d < a.head_dim
@@ -186,8 +253,7 @@ __device__ inline void attend_block(const AttendArgs& a, int head, int block) {
                  : 0.0f;
     }
     __syncthreads();
-    const int count = min(max(keys + min(row + ROWS, a.rows) - first, 0), kKeyBlock);
-    score<C, ROWS>(a, head, first, count, q, scores);
+    score<C, ROWS>(a, head, first, count, q, key_words, scores);
     __syncthreads();
     for (int r = thread / kWarp; r < ROWS; r += kAttendWarps) {
       if (row + r < a.rows)
@@ -197,7 +263,7 @@ __device__ inline void attend_block(const AttendArgs& a, int head, int block) {
         for (int j = thread % kWarp; j < kKeyBlock; j += kWarp) scores[r * kKeyBlock + j] = 0.0f;
     }
     __syncthreads();
-    weigh<C, ROWS>(a, head, block, row, count, scores, slices);
+    weigh<C, ROWS>(a, head, block, row, count, scores, value_words, slices);
   }
   __threadfence();
   __syncthreads();

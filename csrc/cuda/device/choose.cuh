@@ -30,9 +30,20 @@ __device__ inline Verdict judge(const ChooseArgs& a, int row) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float infinity = __uint_as_float(0x7f800000u);
   const BlockStats* blocks = a.stats + static_cast<int64_t>(row) * a.blocks;
+  constexpr int kHeld = 16;  // blocks of a lane that are loaded at once, and stay: 65536 logits of a warp
+  BlockStats held[kHeld];
   float top = -infinity, best = -infinity;
   int32_t id = blocks[0].id;
-  for (int b = lane; b < a.blocks; b += kWarp) {
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k) held[k] = blocks[min(lane + k * kWarp, a.blocks - 1)];
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k) {
+    if (lane + k * kWarp >= a.blocks) continue;
+    top = fmaxf(top, held[k].max);
+    keep_better(best, id, held[k].best, held[k].id);
+  }
+#pragma unroll 1
+  for (int b = lane + kHeld * kWarp; b < a.blocks; b += kWarp) {
     const BlockStats stats = blocks[b];
     top = fmaxf(top, stats.max);
     keep_better(best, id, stats.best, stats.id);
@@ -40,7 +51,12 @@ __device__ inline Verdict judge(const ChooseArgs& a, int row) {
   top = warp_max(top);
   warp_best(best, id);
   float sum = 0.0f;
-  for (int b = lane; b < a.blocks; b += kWarp) sum += blocks[b].sum_exp * expf(blocks[b].max - top);
+#pragma unroll
+  for (int k = 0; k < kHeld; ++k)
+    if (lane + k * kWarp < a.blocks) sum += held[k].sum_exp * expf(held[k].max - top);
+#pragma unroll 1
+  for (int b = lane + kHeld * kWarp; b < a.blocks; b += kWarp)
+    sum += blocks[b].sum_exp * expf(blocks[b].max - top);
   sum = warp_sum(sum);
   bool stopped = false;
   for (int s = lane; s < a.state->stops; s += kWarp) stopped |= a.stop[s] == id;
