@@ -8,27 +8,11 @@
 
 #include "cuda/device/kernels.h"
 #include "cuda/device/memory.h"
+#include "ops.h"
 
 using namespace edge::cuda;
 
 namespace {
-
-template <class T>
-Buffer<T> up(const T* from, int64_t n, cudaStream_t stream) {
-  Buffer<T> buffer(n);
-  check(
-      cudaMemcpyAsync(buffer.get(), from, static_cast<size_t>(n) * sizeof(T), cudaMemcpyHostToDevice, stream),
-      "up");
-  return buffer;
-}
-
-template <class T>
-void down(T* to, const Buffer<T>& from, cudaStream_t stream) {
-  check(cudaMemcpyAsync(to, from.get(), static_cast<size_t>(from.size()) * sizeof(T), cudaMemcpyDeviceToHost,
-                        stream),
-        "down");
-  check(cudaStreamSynchronize(stream), "down");
-}
 
 Buffer<State> state_of(int keys, bool bias, float penalty, cudaStream_t stream) {
   State state{};
@@ -38,19 +22,7 @@ Buffer<State> state_of(int keys, bool bias, float penalty, cudaStream_t stream) 
   return up(&state, 1, stream);
 }
 
-template <class F>
-int answer(F work) {
-  try {
-    work();
-    return 0;
-  } catch (const Failure&) {
-    return 1;
-  }
-}
-
 }  // namespace
-
-#define EXPORT extern "C" __attribute__((visibility("default")))
 
 // w is already of its stored type, with rows of `padded` columns; y [n, rows] holds what a residual adds to.
 // stats [n, blocks, 4] for logits.

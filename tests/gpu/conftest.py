@@ -22,6 +22,9 @@ sys.path.insert(0, str(ROOT / "tests" / "kernel"))  # the twin and the small mod
 sys.path.append(str(ROOT / "tests" / "runtime"))  # hand-made bundles
 
 
+OPS = [HOST / "ops.cpp", HOST / "ops_text.cpp"]  # single kernels
+
+
 def sources() -> list[Path]:
     return [path for path in sorted(DEVICE.iterdir()) if path.suffix in (".cu", ".cpp") and path.stem != "probe"]
 
@@ -47,7 +50,7 @@ def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A word that does not lie at a multiple of its 16 bytes, or an index that does not fit its type, ends the process.
     flags += ["-Wno-unknown-pragmas"]
     flags += ["-fsanitize=alignment,signed-integer-overflow", "-fsanitize-undefined-trap-on-error"]
-    files = [*sources(), *(HOST / name for name in ("fibers.cpp", "ops.cpp", "runtime.cpp"))]
+    files = [*sources(), *(HOST / name for name in ("fibers.cpp", "runtime.cpp")), *OPS]
     objects = [str(folder / f"{path.name}.o") for path in files]
     include = ["-I", str(HOST), "-I", str(ROOT / "csrc"), "-x", "c++"]
     jobs = [
@@ -66,7 +69,7 @@ def device_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("no CUDA device here" if nvcc else "no CUDA device and no nvcc here")
     folder = tmp_path_factory.mktemp("cuda_device")
     flags = ["-std=c++20", "-O3", "-fmad=false", "-arch=native", "-Xcompiler=-fPIC,-fvisibility=hidden"]
-    files = [*sources(), HOST / "ops.cpp"]
+    files = [*sources(), *OPS]
     objects = [str(folder / f"{path.name}.o") for path in files]
     jobs = [
         [nvcc, *flags, "-I", str(ROOT / "csrc"), "-x", "cu", "-c", str(path), "-o", target]

@@ -77,17 +77,66 @@ def test_weights_rounded_at_load(library: Path, kept: str, limit: float) -> None
     want = decoder_of(spec, weights, prefix).forward(ids, True)
     assert 0 < twin.nmse(got, want) < limit
 
-    def rounded(w: np.ndarray) -> np.ndarray:
-        bits = w.view(np.uint32)
-        return (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) << 16).view(np.float32)
-
     kinds = ("embed", "qkv", "attn_out", "mlp_in", "mlp_out")
     for name in weights:
         if name.endswith(".weight") and name.split(".")[-2] in kinds:
-            weights[name] = (
-                weights[name].astype(np.float16).astype(np.float32) if kept == "fp16" else rounded(weights[name])
-            )
+            weights[name] = rounded_to(kept, weights[name])
     assert twin.nmse(got, decoder_of(spec, weights, prefix).forward(ids, True)) < 2e-11
+
+
+def rounded_to(kept: str, w: np.ndarray) -> np.ndarray:
+    if kept == "fp16":
+        return w.astype(np.float16).astype(np.float32)
+    bits = w.view(np.uint32)
+    return (((bits + 0x7FFF + (bits >> 16 & 1)) >> 16) << 16).view(np.float32)
+
+
+@pytest.mark.parametrize("kv", ["fp16", "int8"])
+@pytest.mark.parametrize("kept", ["fp16", "bf16", "int8", "int4"])
+def test_weights_by_caches(library: Path, kept: str, kv: str) -> None:
+    """Every format of weights with every small cache: rows, chunks of rows, and a text with drafts are the CPU's."""
+    spec = spec_of(layers=2, hidden=32, heads=2, kv_heads=2, mlp=64)
+    weights, prefix = weights_of(spec, kept if kept.startswith("int") else "fp32"), prefix_of(spec, 126)
+    on_cpu = dict(weights)
+    if kept in ("fp16", "bf16"):
+        for name in weights:
+            if name.endswith(".weight") and name.split(".")[-2] in ("embed", "qkv", "attn_out", "mlp_in", "mlp_out"):
+                on_cpu[name] = rounded_to(kept, weights[name])
+    floats = kept if kept in ("fp16", "bf16") else "fp32"
+    cuda = cuda_of(library, spec, weights, prefix, kv_dtype=kv, weight_dtype=floats, evidence_layers=[1])
+    cpu = decoder_of(spec, on_cpu, prefix, kv_dtype=kv, evidence_layers=[1])
+    ids = np.arange(5, dtype=np.int32)
+    got, want = cuda.forward(ids, True), cpu.forward(ids, True)
+    # A value of the cache may round the other way.
+    assert twin.nmse(got, want) < (2e-7 if kv == "fp16" else 1e-5)
+    cuda.rewind(2)
+    np.testing.assert_array_equal(np.concatenate([cuda.forward(ids[i : i + 1], True) for i in (2, 3, 4)]), got[2:])
+    options = {"max_new_tokens": 9, "repetition_penalty": 1.2}
+    text, other = (d.generate(prefix["first_logits"], **options) for d in (cuda, cpu))
+    assert text.token_ids == other.token_ids
+    np.testing.assert_allclose(text.logprobs, other.logprobs, atol=5e-3)
+    np.testing.assert_allclose(text.evidence, other.evidence, atol=1e-4)
+    script = [text.token_ids[at : at + 3] for at in range(9)]
+    drafted = cuda.generate(prefix["first_logits"], **options, draft_script=script)
+    assert drafted.accepted > 4
+    np.testing.assert_array_equal(drafted.logprobs, text.logprobs)
+
+
+@pytest.mark.parametrize("way", ["steps", "persistent"])
+def test_strict_masks(library: Path, way: str) -> None:
+    """Rows over hidden keys: the CPU leaves these out of its cache, the device gives them no weight; one text."""
+    spec = spec_of(layers=2, mlp=96)
+    weights, prefix = weights_of(spec), prefix_of(spec, 140)
+    prefix["strict"][1, :128] = np.finfo(np.float32).min  # a whole block of keys
+    cuda = cuda_of(library, spec, weights, prefix, "strict", way=way, evidence_layers=[0, 1])
+    cpu = decoder_of(spec, weights, prefix, "strict", evidence_layers=[0, 1])
+    cpu.set_prefix(prefix["keys"], prefix["values"], prefix["strict"], True)
+    assert cpu.kept_keys < cuda.kept_keys == 280
+    options = {"max_new_tokens": 8, "repetition_penalty": 1.2, "forced_ids": [3, 4]}
+    got, want = (d.generate(None, **options) for d in (cuda, cpu))
+    assert got.token_ids == want.token_ids
+    np.testing.assert_allclose(got.logprobs, want.logprobs, atol=1e-4)
+    np.testing.assert_allclose(got.evidence, want.evidence, atol=2e-6)
 
 
 def test_int8_cache(library: Path) -> None:

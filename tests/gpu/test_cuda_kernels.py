@@ -123,8 +123,12 @@ def test_head(library: Path, rows: int) -> None:
 
 
 @pytest.mark.parametrize(("cache", "limit"), [("fp32", 1e-12), ("fp16", 1e-12), ("int8", 1e-11)])
-@pytest.mark.parametrize(("heads", "head_dim"), [(2, 64), (3, 12)])
-@pytest.mark.parametrize(("keys", "rows"), [(1, 1), (127, 1), (128, 3), (250, 16)])
+@pytest.mark.parametrize(
+    ("heads", "head_dim", "keys", "rows"),
+    # The last: more blocks of keys than a warp has lanes.
+    [(h, d, k, r) for h, d in ((2, 64), (3, 12)) for k, r in ((1, 1), (127, 1), (128, 3), (250, 16))]
+    + [(1, 80, 200, 2), (1, 16, 4300, 1)],
+)
 def test_attend(library: Path, cache: str, limit: float, heads: int, head_dim: int, keys: int, rows: int) -> None:
     rng = np.random.default_rng(keys)
     k, v = (rng.standard_normal((heads, keys, head_dim)).astype(np.float32) for _ in range(2))
