@@ -155,7 +155,8 @@ inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t 
 // changes no bit of a sum.
 template <class T, int ROWS>
 inline void value_rows(const AttendArgs& a, int64_t row, int64_t count, const float* p) {
-  constexpr int kVecs = 8 / ROWS;
+  // Several sums at a time, so that none waits for itself, but no more columns than most heads have.
+  constexpr int kVecs = 8 / ROWS < 64 / kLanes ? 8 / ROWS : 64 / kLanes;
   int64_t d = 0;
   for (; d + kVecs * kLanes <= a.head_dim; d += kVecs * kLanes)
     value_tile<T, ROWS, kVecs>(a, row, count, d, p);
