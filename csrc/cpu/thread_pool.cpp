@@ -226,13 +226,30 @@ void ThreadPool::run(const std::function<void(int)>& job) {
   const Busy busy(*this);
   const Clock::time_point began = Clock::now();
   watched_ = may_spin_ && (long_jobs_ || ++jobs_ % kShortJobs == 0);
+  call(job);
+  if (watched_) adapt(began);
+}
+
+void ThreadPool::run_whole(const std::function<void(int)>& job) {
+  if (size_ == 1) {
+    job(0);
+    return;
+  }
+  const Busy busy(*this);
+  const int fitted = team_;
+  team_ = size_;
+  watched_ = false;
+  call(job);
+  team_ = fitted;
+}
+
+void ThreadPool::call(const std::function<void(int)>& job) {
   job_ = &job;
   for (int i = 1; i < team_; ++i) {
     members_[i].go.fetch_add(1);
     members_[i].go.notify_one();
   }
   work_on_job(0);
-  if (watched_) adapt(began);
 }
 
 void ThreadPool::barrier(int index) {

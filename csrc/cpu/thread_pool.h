@@ -36,6 +36,9 @@ class ThreadPool {
   // Calls job(i) for i in [0, team()), job(0) on the calling thread, and returns when all have returned.
   // The job must not throw. One caller at a time.
   void run(const std::function<void(int)>& job);
+  // The same with every member, however many processors seemed to be free a moment ago: for long jobs whose
+  // members take their work piece by piece, and so hardly wait for one that has to share its processor.
+  void run_whole(const std::function<void(int)>& job);
 
   // All members of the team call it inside a job; returns when the last has arrived. Writes before it are
   // seen after it.
@@ -69,6 +72,7 @@ class ThreadPool {
   struct Member;
 
   void work(int index);
+  void call(const std::function<void(int)>& job);
   void work_on_job(int index);
   void meet(int index);
   void wait_change(Member& member, std::atomic<uint32_t>& value, uint32_t old, bool spin);

@@ -116,7 +116,7 @@ void Prefill::run(const PrefillRows& rows, const KvCache* cache, const Sink& sin
   }
   set_bias(rows);
   plan_tasks();
-  pool_.run([&](int thread) {
+  pool_.run_whole([&](int thread) {
     for (;;) {
       const size_t i = next_task_.fetch_add(1, std::memory_order_relaxed);
       if (i >= tasks_.size()) break;

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError, MissingRuntime
 from edge.vision.backend import Port
+from edge.vision.ort import trim_heap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -74,6 +75,7 @@ class OpenVinoBackend:
             self.outputs: Sequence[Port] = [_port(openvino, port) for port in compiled.outputs]
         except Exception as error:
             raise BundleError(f"OpenVINO cannot load {path.name} ({type(error).__name__})") from None
+        trim_heap()  # compiling leaves as much behind as the graph takes
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         # Copies: the request reuses its buffers for the next film.

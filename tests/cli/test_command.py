@@ -471,3 +471,22 @@ def test_ctrl_c(
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("films", "device", "environment", "runtime"),
+    [
+        (1, "auto", "", "ort"),
+        (11, "cpu", "", "ort"),
+        (12, "cpu", "", None),
+        (1, "cuda", "", None),
+        (1, "cpu", "x", None),
+    ],
+)
+def test_few_films_are_not_worth_a_compiler(
+    films: int, device: str, environment: str, runtime: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge.cli.report import _runtime
+
+    monkeypatch.setenv("EDGE_VISION_RUNTIME", environment)
+    assert _runtime(films, device) == runtime
