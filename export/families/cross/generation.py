@@ -116,7 +116,10 @@ def _forced(path: Path, config: Any) -> list[int]:
     """Ids that follow the start token whatever the model would choose."""
     if isinstance(config.forced_bos_token_id, int):
         return [config.forced_bos_token_id]
-    forced = getattr(config, "forced_decoder_ids", None) or []
+    file = next((f for f in (path / "generation_config.json", path / "config.json") if f.is_file()), None)
+    forced = (read_json(file).get("forced_decoder_ids") if file is not None else None) or []  # the library drops them
+    if not isinstance(forced, list):
+        forced = [forced]
     places = [pair[0] for pair in forced if isinstance(pair, (list, tuple)) and len(pair) == 2]
     if places != list(range(1, len(forced) + 1)) or not all(type(pair[1]) is int for pair in forced):
         raise BadCheckpoint(f"{path.name}: forced_decoder_ids must name the tokens at 1, 2, ... of the text")
