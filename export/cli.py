@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         "--prefill",
         choices=("graph", "kernel"),
         help="who takes the image through the decoder: the vision graph, or the decoding kernel, whose bundle holds "
-        "the decoder's weights once (default: kernel with --quantize, unless --gpu-graph)",
+        "the decoder's weights once (default: kernel with --quantize int8, unless --gpu-graph)",
     )
     add("--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the runtime's choice)")
     add(

@@ -64,8 +64,8 @@ class ExportOptions:
     openvino_graph : bool
         Add the vision graph in int8 with fixed ranges, which OpenVINO runs on processors with VNNI and bfloat16.
     prefill : str or None
-        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the kernel where weights are quantized,
-        but for a GPU the graph.
+        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the kernel with ``int8``, but for
+        a GPU the graph.
     kv_dtype : str or None
         Of the KV cache: ``fp32``, ``fp16``, ``int8``; None: the runtime's choice for the precision.
     force : bool

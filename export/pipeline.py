@@ -169,10 +169,11 @@ def export_model(
 def prefill_of(options: ExportOptions) -> str:
     """Who takes the image through the decoder where the options leave it open.
 
-    The kernel with quantized weights: it is smaller, more exact, and on processors with byte products faster than the
-    graph. A bundle for a GPU leaves it to the graph, which runs there as a whole.
+    The kernel with int8 weights: it is smaller, more exact, and on processors with byte products faster than the graph.
+    With int4 the graph, whose weights are int8 then; a bundle for a GPU leaves it to the graph, too, which runs there
+    as a whole.
     """
-    return options.prefill or ("kernel" if options.quantize != "none" and not options.gpu_graph else "graph")
+    return options.prefill or ("kernel" if options.quantize == "int8" and not options.gpu_graph else "graph")
 
 
 def sequence_length(model: LanaModel, options: ExportOptions) -> int:
