@@ -23,6 +23,8 @@ class OpenVino:
         self.job = job
         self._core = openvino.Core()
         self._settings = {"INFERENCE_NUM_THREADS": job.threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+        if job.weights == "fp32":  # left to itself it computes in bfloat16 where the processor can
+            self._settings["INFERENCE_PRECISION_HINT"] = "f32"
         path = made_once(folder(job) / f"openvino-{job.weights}", self._write)
         compiled = self._core.compile_model(self._core.read_model(path / "decoder.xml"), "CPU", self._settings)
         self._decoder = compiled.create_infer_request()

@@ -26,14 +26,18 @@ class Ours:
         from edge.decoder import Decoder, GenerationOptions
 
         self.job = job
+        self._narrow: tuple[str, ...] = ()  # matrices whose activations may have 8 bits in a prefill
         layers = int(reference.SPEC["layers"])
         weights = reference.decoder_weights(QUANTIZE[job.weights], lambda _line: None)
+        asked = ["vision_prefill"] if {"vision_prefill", "report"} & set(job.tasks) else []
+        self._graphs, why = each_or_why(asked, self._graph)
         self._decoder = Decoder(
             reference.SPEC,
             weights,
             kv_dtype=job.kv,  # type: ignore[arg-type]
             threads=job.threads,
             evidence_layers=range(layers // 2, layers),
+            prefill_int8=self._narrow,
         )
         rng = np.random.default_rng(0)
         shape = (layers, reference.SPEC["kv_heads"], job.prefix, reference.SPEC["head_dim"])
@@ -46,8 +50,6 @@ class Ours:
         self._options = GenerationOptions(
             max_new_tokens=job.tokens, repetition_penalty=PENALTY, bias_rows="all", draft=False
         )
-        asked = ["vision_prefill"] if {"vision_prefill", "report"} & set(job.tasks) else []
-        self._graphs, why = each_or_why(asked, self._graph)
         left_out = {task: why["vision_prefill"] for task in job.tasks if why and task != "decode"}
         moved = traffic(
             weights, reference.SPEC, kv_dtype=self._decoder.kv_dtype, prefix=job.prefix, prompt=0, tokens=job.tokens
@@ -81,7 +83,9 @@ class Ours:
             folder = reference.reference_bundle(QUANTIZE[self.job.weights], lambda _line: None)
         except reference.ExporterMissing as error:
             raise Missing(str(error)) from None
-        return VisionSession(Bundle.open(folder), device="cpu", threads=self.job.threads)
+        bundle = Bundle.open(folder)
+        self._narrow = bundle.manifest.prefill_int8
+        return VisionSession(bundle, device="cpu", threads=self.job.threads)
 
 
 def load(job: Job) -> Ours:
