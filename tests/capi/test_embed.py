@@ -168,8 +168,13 @@ def test_sanitized(sanitized: Path, tmp_path: Path) -> None:
         "EDGE_TEST_CAPI_BUILD": str(sanitized),
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", Path(__file__).parent]
+    # OpenVINO opens a part of itself with RTLD_DEEPBIND, under which the sanitizer ends the process.
     done = subprocess.run(
-        [*command, "--deselect", __file__], env={**os.environ, **settings}, capture_output=True, text=True, cwd=ROOT
+        [*command, "--deselect", __file__, "-k", "not openvino"],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
     )
     said = "".join(path.read_text()[:4000] for path in tmp_path.glob("sanitizer*"))
     assert (done.returncode, said) == (0, ""), done.stdout[-3000:] + said
