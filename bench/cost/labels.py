@@ -50,6 +50,7 @@ def run_labels(
 
     import edge
     from edge.prepare import prepare
+    from edge.prompt import Context
     from edge.threads import decode_threads
 
     engine = edge.load(folder, device="cpu", threads=threads)
@@ -63,7 +64,7 @@ def run_labels(
         make_decoder(manifest.decoder, weights[f.weights], f.cache, threads=decode_threads(threads, sizes[f.weights]))
         for f in formats
     ]
-    options = engine._options([], max_new_tokens=engine._check_cap(None, 0)).but(
+    options = engine._options([], Context(), max_new_tokens=engine._check_cap(None, 0, Context())).but(
         repetition_penalty=manifest.generation.repetition_penalty
     )
     truth = np.zeros((films, len(LABELS)), bool)

@@ -39,6 +39,7 @@ def compare(
 
     import edge
     from edge.prepare import prepare
+    from edge.prompt import Context
 
     from .evaluate import _draw_film
     from .workers import drawing_pool
@@ -48,7 +49,10 @@ def compare(
     manifest = drafting.manifest
     decoders = {"drafts": drafting._decoder, "same_threads": drafting._decoder, "no_draft": alone._decoder}
     options = drafting._options(
-        [], max_new_tokens=drafting._check_cap(None, 0), repetition_penalty=drafting._check_penalty(None)
+        [],
+        Context(),
+        max_new_tokens=drafting._check_cap(None, 0, Context()),
+        repetition_penalty=drafting._check_penalty(None),
     )
     side = int(manifest.image["height"]) // 8
     milliseconds: dict[str, list[float]] = {name: [] for name in decoders}
