@@ -70,15 +70,15 @@ struct AttendArgs {
 struct GemmArgs {
   // [rows, cols], row stride x_stride: float, int16 with one scale per row, or narrow (see to_narrow)
   const void* x;
-  const float* x_scale;     // [rows] unless float
-  const int32_t* x_zero;    // [rows] for bytes: the number that stands for 0
-  const int32_t* x_sum;     // [rows] for bytes
-  const int32_t* w_sum;     // [gemm_outs] for bytes: sums of the weights
-  const void* panel;     // float [cols][gemm_outs], int16 [cols / 2][gemm_outs][2], or bytes in fours
-  const float* scale;    // [gemm_outs] unless float
-  const float* bias;     // [gemm_outs]
-  float* y;              // row stride y_stride
-  void* sums;            // [rows][gemm_outs] floats or int32: working space
+  const float* x_scale;   // [rows] unless float
+  const int32_t* x_zero;  // [rows] for bytes: the number that stands for 0
+  const int32_t* x_sum;   // [rows] for bytes
+  const int32_t* w_sum;   // [gemm_outs] for bytes: sums of the weights
+  const void* panel;      // float [cols][gemm_outs], int16 [cols / 2][gemm_outs][2], or bytes in fours
+  const float* scale;     // [gemm_outs] unless float
+  const float* bias;      // [gemm_outs]
+  float* y;               // row stride y_stride
+  void* sums;             // [rows][gemm_outs] floats or int32: working space
   int64_t cols, rows, outs, x_stride, y_stride;
   bool accumulate;  // y += instead of y =
 };
@@ -131,9 +131,9 @@ struct Kernels {
   void (*gemm_f32)(const GemmArgs&);
   void (*gemm_i16)(const GemmArgs&);
   float (*to_int16)(const float* x, int16_t* y, int64_t n, int64_t padded, float levels);
-  // Products of activations with 8 bits, their range taken row by row, and weights of at most 127 levels. Where
-  // an instruction sums four products of bytes, rows and panels are bytes; elsewhere both are int16, rows
-  // less their zero, and the products those of gemm_i16. The integers, and so the results, are the same.
+  // Products of activations with 8 bits, their range taken row by row, and weights of at most 127 levels.
+  // Where an instruction sums four products of bytes, rows and panels are bytes; elsewhere both are int16,
+  // rows less their zero, and the products those of gemm_i16. The integers, and so the results, are the same.
   int64_t narrow_bytes;
   void (*pack_narrow_i8)(const PackArgs&);
   void (*pack_narrow_i4)(const PackArgs&);

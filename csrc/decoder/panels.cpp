@@ -75,8 +75,7 @@ void Panels::round(const float* x, int64_t n, PanelScratch& own) const {
     const float* row = x + r * matrix_->cols;
     const auto i = static_cast<size_t>(r);
     if (form_ == Form::wide) {
-      own.scale[i] =
-          kernels_->to_int16(row, own.small.data() + r * cols_, matrix_->cols, cols_, x_levels_);
+      own.scale[i] = kernels_->to_int16(row, own.small.data() + r * cols_, matrix_->cols, cols_, x_levels_);
       continue;
     }
     auto* to = reinterpret_cast<std::byte*>(own.small.data()) + r * cols_ * kernels_->narrow_bytes;

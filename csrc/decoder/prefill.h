@@ -86,7 +86,7 @@ class Prefill {
 
   std::vector<Panels> panels_;          // [stages, matrices of a stage]
   std::array<Memory, 2> panel_memory_;  // of even and odd stages
-  std::unique_ptr<KvCache> recent_;  // of a few layers, where there is no cache in float32 to read from
+  std::unique_ptr<KvCache> recent_;     // of a few layers, where there is no cache in float32 to read from
   std::vector<std::unique_ptr<Scratch>> scratch_;  // [threads]
   std::vector<float> x_, queries_;                 // [length, hidden]
   std::vector<float> bias_;                        // [layers, whole key blocks]
