@@ -71,7 +71,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="cuda: the decoder by its ways, whole reports by stage, peers and a projection, on the GPU (default: cpu)",
+        help="cuda: the decoder by its ways, whole reports by stage (with --shape reference at full size, too), peers "
+        "and a projection, on the GPU (default: cpu)",
+    )
+    add(
+        "--seconds",
+        metavar="N",
+        type=_whole(10, 100_000),
+        help="with --device cuda: leave out what has not begun after so many",
     )
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
     add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
@@ -152,10 +159,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.device == "cuda":
-        for name in ("shape", "quantize", "decoder_only", "refresh", "kv", "film", "buffer_mb", "threads"):
+        for name in ("quantize", "decoder_only", "refresh", "kv", "film", "buffer_mb", "threads"):
             if getattr(options, name):
                 parser.error(f"--{name.replace('_', '-')} does not go with --device cuda, which measures all there is")
-    elif options.shape != "reference":
+    elif options.seconds is not None:
+        parser.error("--seconds goes with --device cuda only")
+    if options.device == "cpu" and options.shape != "reference":
         for name in ("quantize", "decoder_only", "refresh"):
             if getattr(options, name):
                 parser.error(f"--{name.replace('_', '-')} goes with --shape reference only")
@@ -190,7 +199,14 @@ def main(argv: list[str] | None = None) -> int:
 def _run_gpu(options: argparse.Namespace) -> dict[str, Any]:
     from .gpu.run import run as run_gpu
 
-    return run_gpu(tokens=options.tokens or 100, repeat=options.repeat, bundle=options.bundle, say=say)
+    return run_gpu(
+        tokens=options.tokens or 100,
+        repeat=options.repeat,
+        bundle=options.bundle,
+        full_size=options.shape == "reference",
+        seconds=options.seconds,
+        say=say,
+    )
 
 
 def say(line: str) -> None:

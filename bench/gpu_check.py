@@ -4,11 +4,12 @@
     python -m bench.gpu_check --json gpu.json        (in a checkout; installed: python -m edge_bench.gpu_check)
 
 For a bare machine with a GPU, CUDA 13, Python 3.12 and PyTorch, but no network. What else is needed must lie beside
-it as wheels, in the folder that --wheels names (default: wheels/ in the checkout); --list-wheels prints the command
-that fetches them elsewhere. The checkout itself is not changed. Only the standard library is needed to begin.
+it as wheels, in the folder that --wheels names (default: wheels/ in the checkout); --list-wheels prints the commands
+that fetch them elsewhere. The checkout itself is not changed. Only the standard library is needed to begin.
 
-A step that fails does not keep the others from running; every step has its share of the time, the whole takes less than
-eight minutes. Exit code: 0 where all went well, 82 without a device, 84 where a step failed.
+Each step has a limit, and leaves to those behind it what they need at least, so the whole takes less than eight
+minutes: what only a GPU can show comes first, the tests that run without one come last. A step that fails does not keep
+the others from running. Exit code: 0 where all went well, 82 without a device, 84 where a step failed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,11 +34,22 @@ NO_DEVICE, FAILED = 82, 84
 
 WHEELS = (
     "cmake", "ninja", "pybind11", "numpy", "opencv-python-headless", "pillow", "pydicom", "pyjpegls",
-    "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm", "safetensors", "tokenizers", "onnx", "onnxscript",
-    "onnxruntime-gpu", "transformers", "tqdm", "pytest", "hypothesis", "tensorrt",
+    "pylibjpeg-openjpeg", "pylibjpeg-rle", "python-gdcm", "safetensors", "tokenizers<0.23", "onnx", "onnxscript",
+    "onnxruntime-gpu", "transformers<4.58", "tqdm", "pytest", "hypothesis",
 )  # fmt: skip
-"""Packages beside PyTorch. Without onnxruntime-gpu and tensorrt the vision graph is left out, without transformers and
-onnxscript the export of a bundle; the rest is needed."""
+"""Packages beside PyTorch, whose cuDNN ONNX Runtime finds. Without onnxruntime-gpu the vision graph is left out,
+without transformers and onnxscript the bundle of the full size; the rest is needed."""
+TENSORRT = ("tensorrt-cu13", "tensorrt-cu13-libs", "tensorrt-cu13-bindings")
+"""The libraries are in NVIDIA's own package index alone, and what other indexes have under these names does without
+them or is years old. Without TensorRT its vision graph is left out."""
+
+MOST = {
+    "venv": 60.0, "install": 120.0, "configure": 40.0, "build": 150.0, "device tests": 120.0, "bundle": 110.0,
+    "bench": 210.0, "memcheck": 60.0, "racecheck": 60.0, "tests": 170.0,
+}  # fmt: skip
+"""Seconds of each step, at most."""
+LEAST = {"device tests": 50.0, "bench": 110.0, "memcheck": 25.0, "racecheck": 25.0}
+"""Seconds that the steps before must leave to it."""
 
 
 @dataclass
@@ -70,10 +82,16 @@ class Check:
     end: float
     environment: dict[str, str]
     steps: list[Step] = field(default_factory=list)
+    clock: Callable[[], float] = monotonic
 
-    def run(self, name: str, call: Sequence[str | Path], most: float, cwd: Path | None = None) -> bool:
+    def limit(self, name: str) -> float:
+        """Seconds that the step may take now."""
+        behind = list(MOST)[list(MOST).index(name) + 1 :]
+        return min(MOST[name], self.end - self.clock() - sum(LEAST.get(later, 0.0) for later in behind))
+
+    def run(self, name: str, call: Sequence[str | Path], cwd: Path | None = None) -> bool:
         """Run a command within its time; False where it failed."""
-        limit = min(most, self.end - monotonic())
+        limit = self.limit(name)
         if limit < 5:
             self.steps.append(Step(name, "skipped", reason="no time is left"))
             return False
@@ -110,7 +128,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--json", metavar="PATH", type=Path, default=Path("gpu_check.json"), help="default: gpu_check.json")
     add("--wheels", metavar="DIR", type=Path, default=ROOT / "wheels", help="default: wheels/ in the checkout")
-    add("--list-wheels", action="store_true", help="print the command that fetches the wheels, and end")
+    add("--list-wheels", action="store_true", help="print the commands that fetch the wheels, and end")
     add("--seconds", metavar="N", type=int, default=TOTAL_SECONDS, help=f"for everything (default: {TOTAL_SECONDS})")
     add("--keep", metavar="DIR", type=Path, help="build there, and leave it")
     add("--python-ready", action="store_true", help="use this Python and what is installed in it; install nothing")
@@ -121,7 +139,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the check; see the module."""
     options = make_parser().parse_args(argv)
     if options.list_wheels:
-        print("pip download --only-binary :all: --python-version 3.12 --dest wheels " + " ".join(WHEELS))
+        wheels = " ".join(f"'{name}'" if "<" in name else name for name in WHEELS)
+        print(f"pip download --only-binary :all: --python-version 3.12 --dest wheels {wheels}")
+        print(f"# and for TensorRT {', '.join(TENSORRT)}, with --no-deps, from NVIDIA's own package index")
         return 0
     if not (ROOT / "csrc" / "cuda").is_dir():
         print("gpu_check: the sources are needed: run it in a checkout", file=sys.stderr)
@@ -177,16 +197,21 @@ def _steps(check: Check, options: argparse.Namespace, work: Path, gpu: dict[str,
         check.skip("install", "--python-ready")
     else:
         venv = work / "venv"
-        if not check.run("venv", [python, "-m", "venv", "--system-site-packages", venv], 60):
+        if not check.run("venv", [python, "-m", "venv", "--system-site-packages", venv]):
             return None
         python = venv / "bin" / "python"
         if options.wheels.is_dir():
-            found = sorted(wheel for wheel in options.wheels.glob("*.whl"))
+            found = sorted(options.wheels.glob("*.whl"))
             call = [python, "-m", "pip", "install", "--no-index", "--no-deps", "--find-links", options.wheels, *found]
-            check.run("install", call, 120)
+            check.run("install", call)
         else:
             check.skip("install", f"there is no folder {options.wheels}: --list-wheels tells what belongs there")
-    check.environment["PATH"] = f"{python.parent}{os.pathsep}{check.environment.get('PATH', '')}"
+    environment = check.environment
+    environment["PATH"] = f"{python.parent}{os.pathsep}{environment.get('PATH', '')}"
+    environment["XDG_CACHE_HOME"] = str(work / "cache")
+    libraries = [*_cuda_libraries(python), *filter(None, [environment.get("LD_LIBRARY_PATH")])]
+    if libraries:
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
 
     # The three packages as they would be installed, the compiled parts beside the first.
     stage = work / "stage"
@@ -194,7 +219,7 @@ def _steps(check: Check, options: argparse.Namespace, work: Path, gpu: dict[str,
     shutil.copytree(ROOT / "edge", stage / "edge", ignore=shutil.ignore_patterns("__pycache__", "*.so"))
     (stage / "edge_bench").symlink_to(ROOT / "bench")
     (stage / "edge_export").symlink_to(ROOT / "export")
-    check.environment["PYTHONPATH"] = str(stage)
+    environment["PYTHONPATH"] = str(stage)
 
     build = work / "build"
     configure = ["cmake", "-S", ROOT, "-B", build, "-DCMAKE_BUILD_TYPE=Release", f"-DPython_EXECUTABLE={python}"]
@@ -205,38 +230,48 @@ def _steps(check: Check, options: argparse.Namespace, work: Path, gpu: dict[str,
     else:
         check.skip("nvcc", "nvcc is not on the PATH: no CUDA library is built")
     jobs = str(os.cpu_count() or 1)
-    if not (check.run("configure", configure, 60) and check.run("build", ["cmake", "--build", build, "-j", jobs], 200)):
+    if not (check.run("configure", configure) and check.run("build", ["cmake", "--build", build, "-j", jobs])):
         return None
     for library in (*build.glob("_kernel*.so"), *build.rglob("libedge_cuda.so")):
         shutil.copy(library, stage / "edge" / library.name)
 
-    mark = [] if gpu is not None else ["-k", "library or tensorrt"]
-    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, ROOT / "tests" / "gpu", *mark]
-    check.run("tests", tests, 170, cwd=work)
+    tests = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", ROOT, ROOT / "tests" / "gpu"]
     if gpu is None:
-        check.skip("sanitizer", "no GPU")
-        check.skip("bench", "no GPU")
+        check.run("tests", [*tests, "-k", "library or tensorrt"], cwd=work)
+        for name in ("device tests", "bench", "sanitizer"):
+            check.skip(name, "no GPU")
         return None
+    check.run("device tests", [*tests, "-m", "gpu and not slow"], cwd=work)
+    make = "from edge_bench.reference import reference_bundle; reference_bundle('none', print, gpu=True)"
+    full_size = check.run("bundle", [python, "-c", make], cwd=work)
+    out = work / "bench.json"
+    call = [python, "-m", "edge_bench.cli", "--device", "cuda", "--repeat", "5"]
+    call += ["--shape", "reference"] if full_size else []
+    call += ["--seconds", str(max(10, int(check.limit("bench")) - 40))]  # the part that has begun then ends in time
+    check.run("bench", [*call, "--json", out], cwd=work)
     if shutil.which("compute-sanitizer"):
         for tool in ("memcheck", "racecheck"):
             # Within the sanitizer a tiny text is enough: every kernel runs in it.
-            call = [
-                "compute-sanitizer",
-                "--tool",
-                tool,
-                "--error-exitcode",
-                "9",
-                python,
-                "-m",
-                "edge_bench.gpu.tiny_text",
-            ]
-            check.run(tool, call, 60, cwd=work)
+            sanitizer = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9"]
+            check.run(tool, [*sanitizer, python, "-m", "edge_bench.gpu.tiny_text"], cwd=work)
     else:
         check.skip("sanitizer", "compute-sanitizer is not on the PATH")
-    out = work / "bench.json"
-    call = [python, "-m", "edge_bench.cli", "--device", "cuda", "--repeat", "5", "--json", out]
-    check.run("bench", call, 240, cwd=work)
+    check.run("tests", [*tests, "-m", "not gpu and not slow"], cwd=work)
     return json.loads(out.read_text()) if out.is_file() else None
+
+
+def _cuda_libraries(python: Path) -> list[str]:
+    """Folders of CUDA's libraries: those that came as wheels (with PyTorch, say), and the compiler's own."""
+    ask = "import glob, json, sys; print(json.dumps([p for f in sys.path for p in glob.glob(f + '/nvidia/*/lib')]))"
+    found: list[str] = []
+    try:
+        done = subprocess.run([str(python), "-c", ask], capture_output=True, text=True, timeout=30)
+        found = [str(path) for path in json.loads(done.stdout)] if done.returncode == 0 else []
+    except (OSError, ValueError, subprocess.TimeoutExpired):
+        pass
+    compiler = shutil.which("nvcc")
+    own = [Path(compiler).resolve().parents[1] / "lib64"] if compiler else []
+    return found + [str(path) for path in own if path.is_dir()]
 
 
 if __name__ == "__main__":

@@ -121,8 +121,10 @@ def decoder_weights(quantize: str, say: Say, *, refresh: bool = False) -> dict[s
     return arrays
 
 
-def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
+def reference_bundle(quantize: str, say: Say, *, refresh: bool = False, gpu: bool = False) -> Path:
     """A bundle of the whole reference model with random weights; made and kept in the cache the first time.
+
+    With `gpu` it holds the vision graph in float16, and has been checked on one picture.
 
     Raises
     ------
@@ -132,7 +134,7 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
     ProcessingError
         The exporter failed.
     """
-    path = cache_folder() / f"bundle-reference-{PRECISIONS[quantize]}-v{BUNDLE_VERSION}"
+    path = cache_folder() / f"bundle-reference-{PRECISIONS[quantize]}{'-gpu' if gpu else ''}-v{BUNDLE_VERSION}"
     if path.is_dir() and not refresh:
         try:
             Bundle.open(path)
@@ -153,7 +155,9 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False) -> Path:
         arguments = ["--random", SHAPE, "--seed", str(SEED), str(work / "random.safetensors")]
         arguments += ["--out", str(work / "bundle"), "--quantize", quantize]
         arguments += ["--name", f"{SHAPE}-random", "--synthetic"]
-        if quantize != "none":
+        if gpu:
+            arguments += ["--gpu-graph", "--pictures", "1"]
+        elif quantize != "none":
             arguments.append("--openvino-graph")
         _child([sys.executable, "-P", "-c", export, *arguments], "the export")
         Bundle.open(work / "bundle")

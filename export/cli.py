@@ -177,6 +177,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     random.add_argument("--layout", choices=("flat", "hf"), default="flat")
     random.add_argument("--seed", type=int, default=0)
+    random.add_argument(
+        "--pictures",
+        type=int,
+        choices=range(1, 6),
+        metavar="N",
+        help="pictures of the self-check (default: all five); fewer take less time, and are enough for noise",
+    )
     return parser
 
 
@@ -223,6 +230,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    if arguments.pictures is not None and arguments.random is None:
+        raise UsageError("--pictures goes with --random: a trained model is checked on all of them")
     if arguments.out is None and arguments.random is None:
         raise UsageError("--out is missing: the folder to write the bundle into")
     if arguments.no_mask and arguments.bias_rows != "none":
@@ -370,6 +379,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         keep_int8=arguments.keep_int8,
         calibrate=arguments.calibrate,
         gpu_graph=arguments.gpu_graph,
+        pictures=arguments.pictures,
         openvino_graph=arguments.openvino_graph,
         prefill=arguments.prefill,
         kv_dtype=arguments.kv,

@@ -105,7 +105,7 @@ def export_model(
         )
         onnx_model = to_onnx(graph)
         arrays = decoder_arrays(model)
-        pictures = images if images is not None else check_images(manifest["image"])
+        pictures = images if images is not None else check_images(manifest["image"])[: options.pictures]
         notes = ["Both segmenters hold the same trunk: stored and run once."] if graph.shared_trunk else []
         if options.gpu_graph:
             progress("converting the graph for GPUs")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from ..oracle import oracle_script
 from ..stats import median
 from ..traffic import traffic
 from .projection import project, render
+from .reports import FULL_SIZE
 
 if TYPE_CHECKING:
     from edge.cuda import CudaDecoder, CudaDevice
@@ -26,25 +27,53 @@ WAYS = ("steps", "persistent")
 KINDS = (("fp16", "none", "fp16"), ("int8", "int8", "fp16"), ("int8", "int8", "int8"), ("int4", "int4", "int8"))
 """Weights on the device, weights in the file, cache."""
 PASS_ROWS = (1, 2, 4, 5, 8, 16)
-GOALS = {"us_per_token fp16": 130.0, "us_per_token int8": 100.0, "report_ms": 15.0}
-"""Of an H100."""
-PEER_SECONDS = 240
+GOALS = {
+    "us_per_token fp16": 130.0, "us_per_token int8": 100.0, "report_ms": 15.0,
+    "times PyTorch eager": 30.0, "times the best peer": 3.0,
+}  # fmt: skip
+"""Of an H100, at full size: at most the first three, at least the others, which are of the fp16 decoder."""
+CHILD_SECONDS = 240
 COPIED = 256 << 20
 Say = Callable[[str], None]
 
 
-def run(*, tokens: int, repeat: int, peers: bool = True, bundle: str | None = None, say: Say) -> dict[str, Any]:
+def run(
+    *,
+    tokens: int,
+    repeat: int,
+    peers: bool = True,
+    bundle: str | None = None,
+    full_size: bool = False,
+    seconds: float | None = None,
+    say: Say,
+) -> dict[str, Any]:
     """Measure everything that there is a device for.
+
+    Parameters
+    ----------
+    tokens, repeat : int
+    peers : bool
+    bundle : str, optional
+        Of the whole reports; default: the demo model.
+    full_size : bool
+        Reports of the reference shape with random weights, too.
+    seconds : float, optional
+        What has not begun after so many is left out, and said to be.
 
     Raises
     ------
     EdgeError
-        There is no CUDA library, driver or device.
+        There is no CUDA library, driver or device, or no way of decoding works.
     """
     from datetime import UTC, datetime
 
     import edge._kernel as kernel
     from edge.cuda import cuda_device, library_path
+
+    begin = perf_counter()
+
+    def left() -> float:
+        return seconds - (perf_counter() - begin) if seconds is not None else float("inf")
 
     device = cuda_device()
     notes: list[str] = []
@@ -52,22 +81,41 @@ def run(*, tokens: int, repeat: int, peers: bool = True, bundle: str | None = No
     decoders = []
     for kept, stored, kv in KINDS:
         for way in WAYS:
-            say(f"decoder, {kept} weights, {kv} cache, {way}")
-            decoders.append(_decoder(kept, stored, kv, way, tokens, repeat, copy_gbps))
-    found = {"peers": [], "missing": {"all": "left out"}}
+            name = f"decoder, {kept} weights, {kv} cache, {way}"
+            if left() < 0:
+                notes.append(f"{name}: no time was left")
+                continue
+            say(name)
+            try:
+                decoders.append(_decoder(kept, stored, kv, way, tokens, repeat, copy_gbps))
+            except EdgeError as error:
+                notes.append(f"{name}: {error.kind}: {error}"[:300])
+    if not decoders:
+        raise ProcessingError(notes[0])
+    found: dict[str, Any] = {"peers": [], "missing": {"all": "left out"}}
     if peers:
         say("peers")
-        found = _peers(tokens, repeat, notes)
+        found = _child(
+            "peers", {"prefix": reference.PREFIX, "tokens": tokens, "repeat": repeat, "device": "cuda"}, left()
+        )
+        if "failed" in found:
+            found = {"peers": [], "missing": {"all": found["failed"]}}
     reports = []
+    models = [(bundle, None), *([(FULL_SIZE, "fp16")] if full_size else [])]
     for where in ("cuda", "tensorrt"):
-        say(f"whole reports, vision on {where}")
-        reports.append(_reports(where, bundle, tokens, repeat))
+        for model, weights in reversed(models):  # the one that the goals are about first
+            say(f"whole reports, vision on {where}" + (f", {model}" if model else ""))
+            report = {"where": where, "bundle": model, "tokens": tokens, "repeat": repeat, "weights": weights}
+            reports.append({"device": where, "model": model or "demo", **_child("reports", report, left())})
     best = min(decoders, key=lambda d: d["us_per_token"])
     share = max(d["share_of_copy"] for d in decoders)
     return {
         "format": FORMAT,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "call": {"tokens": tokens, "repeat": repeat, "prefix": reference.PREFIX, "bundle": bundle is not None},
+        "call": {
+            "tokens": tokens, "repeat": repeat, "prefix": reference.PREFIX, "bundle": bundle is not None,
+            "full_size": full_size,
+        },
         "gpu": describe(device, copy_gbps),
         "decoder": decoders,
         "fastest_way": best["way"],
@@ -75,9 +123,30 @@ def run(*, tokens: int, repeat: int, peers: bool = True, bundle: str | None = No
         "peers_missing": found["missing"],
         "reports": reports,
         "goals": GOALS,
+        "reached": reached(decoders, found["peers"], reports),
         "projection": project(best["bytes_per_token"], reference.SPEC["layers"], way=best["way"], share=share),
         "notes": notes,
         "machine": machine.describe("cuda"),
+    }  # fmt: skip
+
+
+def reached(
+    decoders: Sequence[Mapping[str, Any]], peers: Sequence[Mapping[str, Any]], reports: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """What stands beside each of the goals; None where it was not measured."""
+
+    def fastest(kept: str) -> float | None:
+        return min((d["us_per_token"] for d in decoders if d["weights"] == kept), default=None)
+
+    fp16 = fastest("fp16")
+    eager = [peer["us_per_token"] for peer in peers if "eager" in peer["name"]]
+    whole = [r["after_pixels_ms"] for r in reports if "after_pixels_ms" in r and r["model"].startswith("reference")]
+    return {
+        "us_per_token fp16": fp16,
+        "us_per_token int8": fastest("int8"),
+        "report_ms": min(whole, default=None),
+        "times PyTorch eager": round(eager[0] / fp16, 1) if eager and fp16 else None,
+        "times the best peer": round(min(p["us_per_token"] for p in peers) / fp16, 1) if peers and fp16 else None,
     }
 
 
@@ -162,49 +231,20 @@ def _passes(decoder: CudaDecoder, first: Any, text: list[int]) -> dict[str, floa
     return costs
 
 
-def _peers(tokens: int, repeat: int, notes: list[str]) -> dict[str, Any]:
-    options = {"prefix": reference.PREFIX, "tokens": tokens, "repeat": repeat, "device": "cuda"}
-    call = [sys.executable, "-m", f"{__package__}.peers", json.dumps(options)]
+def _child(module: str, options: Mapping[str, Any], left: float) -> dict[str, Any]:
+    """What a module of this package prints for these options, run by itself; ``failed``: why there is nothing."""
+    limit = min(CHILD_SECONDS, left)
+    if limit < 5:
+        return {"failed": "no time was left"}
+    call = [sys.executable, "-m", f"{__package__}.{module}", json.dumps(options)]
     try:
-        done = subprocess.run(call, capture_output=True, text=True, timeout=PEER_SECONDS)
+        done = subprocess.run(call, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
-        return {"peers": [], "missing": {"all": f"no result within {PEER_SECONDS} s"}}
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        return {"peers": [], "missing": {"all": reason[:200]}}
-    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
-
-
-def _reports(where: str, bundle: str | None, tokens: int, repeat: int) -> dict[str, Any]:
-    """Whole reports of one film: milliseconds by stage, or why there are none."""
-    import tempfile
-    from pathlib import Path
-
-    import edge
-
-    from ..films import choose_film
-
-    try:
-        begin = perf_counter()
-        engine = edge.load(bundle, device=where)
-        load_ms = (perf_counter() - begin) * 1e3
-        with tempfile.TemporaryDirectory(prefix="edge-bench-") as work:
-            film = choose_film(None, Path(work))
-            reports = [
-                engine.report(film, max_new_tokens=None if bundle is None else tokens) for _ in range(repeat + 1)
-            ]
-    except (EdgeError, ProcessingError) as error:
-        return {"device": where, "failed": f"{error.kind}: {error}"[:300]}
-    stages = {name: round(median([r.timings_ms[name] for r in reports[1:]]), 3) for name in reports[1].timings_ms}
-    return {
-        "device": where,
-        "model": reports[0].model["name"],
-        "decoder": engine.isa,
-        "load_ms": round(load_ms, 1),
-        "tokens": len(reports[0].token_ids),
-        "stages_ms": stages,
-        "after_pixels_ms": round(stages.get("vision", 0.0) + stages.get("decode", 0.0), 3),
-    }
+        return {"failed": f"no result within {limit:.0f} s"}
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines()
+    if done.returncode != 0 or not lines:
+        return {"failed": f"exit code {done.returncode}: {(lines or ['no message'])[-1]}"[:300]}
+    return dict(json.loads(lines[-1]))
 
 
 def table(result: Mapping[str, Any]) -> str:
@@ -222,13 +262,20 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     lines += [f"  {peer['name']:<36} {peer['us_per_token']:8.1f} us/token" for peer in result["peers"]]
     lines += [f"  {name}: {why}" for name, why in result["peers_missing"].items()]
+    for name, goal in result["goals"].items():
+        found = result["reached"][name]
+        bound = "at least" if name.startswith("times") else "at most"
+        lines.append(
+            f"  {name:<22} {'not measured' if found is None else f'{found:.1f}':>12}  (goal: {bound} {goal:g})"
+        )
     for report in result["reports"]:
         if "failed" in report:
-            lines.append(f"report, vision on {report['device']}: {report['failed']}")
+            lines.append(f"report, vision on {report['device']} ({report['model']}): {report['failed']}")
             continue
         stages = ", ".join(f"{name} {ms:.2f}" for name, ms in report["stages_ms"].items())
         lines.append(
             f"report, vision on {report['device']} ({report['model']}, {report['tokens']} tokens), ms: {stages}"
         )
+    lines += [f"note: {note}" for note in result["notes"]]
     lines.append("projections, not measured:")
     return "\n".join([*lines, *render(result["projection"])]) + "\n"

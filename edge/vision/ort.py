@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -236,6 +237,21 @@ def _open(ort: Any, path: Path, threads: int, providers: list[str], *, arena: bo
     return session
 
 
+def _load_cuda(ort: Any) -> None:
+    """CUDA's libraries and cuDNN, which may have come as packages: ONNX Runtime does not look for them there by itself.
+
+    What it prints about those that it does not find goes into the log: stdout is for reports.
+    """
+    load = getattr(ort, "preload_dlls", None)  # since 1.21
+    if load is None:
+        return
+    told = io.StringIO()
+    with contextlib.redirect_stdout(told), contextlib.suppress(Exception):
+        load(msvc=False)
+    for line in told.getvalue().splitlines():
+        log.debug("ONNX Runtime: %s", line)
+
+
 def _port(node: Any) -> Port:
     fixed = all(type(size) is int for size in node.shape)
     return Port(node.name, node.type == "tensor(float)", tuple(node.shape) if fixed else None)
@@ -249,6 +265,7 @@ def _providers(ort: Any, device: str) -> list[str]:
                 "this ONNX Runtime has no CUDA: in a fresh environment "
                 '  pip install "edge-report[gpu]"  or use --device cpu'
             )
+        _load_cuda(ort)
         log.info("device cuda: the vision graph runs on the GPU")
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
     if device == "auto" and "CUDAExecutionProvider" in available:

@@ -23,8 +23,11 @@ def test_from_a_checkout() -> None:
     call = [sys.executable, "-S", "-m", "bench.gpu_check", "--list-wheels"]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("pip download --only-binary :all: --python-version 3.12 --dest wheels cmake ")
-    assert "torch " not in done.stdout
+    fetch, tensorrt = done.stdout.splitlines()
+    assert fetch.startswith("pip download --only-binary :all: --python-version 3.12 --dest wheels cmake ")
+    assert "torch " not in fetch
+    assert "tensorrt" not in fetch  # other indexes hold years-old ones under that name
+    assert "tensorrt-cu13-libs" in tensorrt
 
 
 def stub(folder: Path, name: str, lines: str) -> None:
@@ -82,8 +85,8 @@ def test_all_steps(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
     assert result["bench"] == {"format": "edge-bench gpu 1"}
     assert [(step["name"], step["status"]) for step in result["steps"]] == [
-        ("install", "skipped"), ("configure", "ok"), ("build", "ok"), ("tests", "ok"), ("memcheck", "ok"),
-        ("racecheck", "ok"), ("bench", "ok"),
+        ("install", "skipped"), ("configure", "ok"), ("build", "ok"), ("device tests", "ok"), ("bundle", "ok"),
+        ("bench", "ok"), ("memcheck", "ok"), ("racecheck", "ok"), ("tests", "ok"),
     ]  # fmt: skip
     asked = (tmp_path / "work" / "build.asked").read_text()
     assert "-DEDGE_CUDA=ON" in asked
@@ -126,7 +129,38 @@ def test_device_cuda_without_one(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert not (tmp_path / "out.json").exists()
 
 
-@pytest.mark.parametrize("extra", [["--shape", "demo"], ["--kv", "int8"], ["--threads", "2"], ["--film", "x"]])
+def test_steps_leave_time_to_those_behind_them() -> None:
+    """However long a step takes, what only a GPU can show has its least time; the whole is below eight minutes."""
+    now = [0.0]
+    check = gpu_check.Check(gpu_check.TOTAL_SECONDS, {}, clock=lambda: now[0])
+    for name, most in gpu_check.MOST.items():
+        limit = check.limit(name)
+        assert limit <= most
+        assert limit >= gpu_check.LEAST.get(name, -1e9)
+        now[0] += max(limit, 0.0)
+    assert now[0] <= gpu_check.TOTAL_SECONDS < 480
+    assert set(gpu_check.LEAST) <= set(gpu_check.MOST)
+
+
+def test_without_the_full_size(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bundle that cannot be made costs its own line and the reports of the full size, nothing else."""
+    fake_machine(bare, bench='for a in "$@"; do echo "$a" >> asked; done; exit 0')
+    script = (
+        (bare / "python-of-the-check")
+        .read_text()
+        .replace("case", 'case "$*" in *reference_bundle*) exit 1;; esac; case')
+    )
+    (bare / "python-of-the-check").write_text(script)
+    monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
+    assert gpu_check.main(["--python-ready", "--json", "out.json", "--keep", "work"]) == gpu_check.FAILED
+    steps = {step["name"]: step["status"] for step in json.loads((tmp_path / "out.json").read_text())["steps"]}
+    assert (steps["bundle"], steps["bench"]) == ("failed", "ok")
+    asked = (tmp_path / "work" / "asked").read_text().split()
+    assert "--shape" not in asked
+    assert 100 <= int(asked[asked.index("--seconds") + 1]) < gpu_check.MOST["bench"]
+
+
+@pytest.mark.parametrize("extra", [["--quantize", "int8"], ["--kv", "int8"], ["--threads", "2"], ["--film", "x"]])
 def test_what_does_not_go_with_cuda(extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(["--device", "cuda", *extra])

@@ -4,10 +4,12 @@ one). The same tests run on both."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,6 +24,7 @@ sys.path.insert(0, str(ROOT / "tests" / "kernel"))  # the twin and the small mod
 sys.path.append(str(ROOT / "tests" / "runtime"))  # hand-made bundles
 
 
+LIBRARY = "libedge_cuda.so"
 OPS = [HOST / "ops.cpp", HOST / "ops_text.cpp"]  # single kernels
 
 
@@ -39,26 +42,44 @@ def build(jobs: list[list[str]], link: list[str]) -> None:
     run(link)
 
 
+def built_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A library that processes which run tests side by side build once between them."""
+    if "PYTEST_XDIST_TESTRUNUID" not in os.environ:
+        folder = factory.mktemp(name)
+        make(folder / LIBRARY)
+        return folder / LIBRARY
+    folder = factory.getbasetemp().parent / name
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / LIBRARY).exists():
+            make(folder / "partial.so")
+            os.replace(folder / "partial.so", folder / LIBRARY)
+    return folder / LIBRARY
+
+
 @pytest.fixture(scope="session")
 def host_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library compiled as plain C++ against the stand-in, and the single kernels for ctypes."""
     compiler = shutil.which(os.environ.get("CXX", "c++"))
     if compiler is None:
         pytest.skip("no C++ compiler here")
-    folder = tmp_path_factory.mktemp("cuda_host")
     flags = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
     # A word that does not lie at a multiple of its 16 bytes, or an index that does not fit its type, ends the process.
     flags += ["-Wno-unknown-pragmas"]
     flags += ["-fsanitize=alignment,signed-integer-overflow", "-fsanitize-undefined-trap-on-error"]
     files = [*sources(), *(HOST / name for name in ("fibers.cpp", "runtime.cpp")), *OPS]
-    objects = [str(folder / f"{path.name}.o") for path in files]
     include = ["-I", str(HOST), "-I", str(ROOT / "csrc"), "-x", "c++"]
-    jobs = [
-        [compiler, *flags, *include, "-c", str(path), "-o", target] for path, target in zip(files, objects, strict=True)
-    ]
-    library = folder / "libedge_cuda.so"
-    build(jobs, [compiler, "-shared", *objects, "-o", str(library)])
-    return library
+
+    def make(library: Path) -> None:
+        objects = [str(library.with_name(f"{path.name}.o")) for path in files]
+        jobs = [
+            [compiler, *flags, *include, "-c", str(path), "-o", target]
+            for path, target in zip(files, objects, strict=True)
+        ]
+        build(jobs, [compiler, "-shared", *objects, "-o", str(library)])
+
+    return built_once(tmp_path_factory, "cuda_host", make)
 
 
 @pytest.fixture(scope="session")
@@ -67,17 +88,18 @@ def device_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nvcc = shutil.which("nvcc")
     if nvcc is None or not device_here():
         pytest.skip("no CUDA device here" if nvcc else "no CUDA device and no nvcc here")
-    folder = tmp_path_factory.mktemp("cuda_device")
     flags = ["-std=c++20", "-O3", "-fmad=false", "-arch=native", "-Xcompiler=-fPIC,-fvisibility=hidden"]
     files = [*sources(), *OPS]
-    objects = [str(folder / f"{path.name}.o") for path in files]
-    jobs = [
-        [nvcc, *flags, "-I", str(ROOT / "csrc"), "-x", "cu", "-c", str(path), "-o", target]
-        for path, target in zip(files, objects, strict=True)
-    ]
-    library = folder / "libedge_cuda.so"
-    build(jobs, [nvcc, "-shared", "-cudart=static", *objects, "-o", str(library)])
-    return library
+
+    def make(library: Path) -> None:
+        objects = [str(library.with_name(f"{path.name}.o")) for path in files]
+        jobs = [
+            [nvcc, *flags, "-I", str(ROOT / "csrc"), "-x", "cu", "-c", str(path), "-o", target]
+            for path, target in zip(files, objects, strict=True)
+        ]
+        build(jobs, [nvcc, "-shared", "-cudart=static", *objects, "-o", str(library)])
+
+    return built_once(tmp_path_factory, "cuda_device", make)
 
 
 @pytest.fixture(params=["host", pytest.param("device", marks=pytest.mark.gpu)])

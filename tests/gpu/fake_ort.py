@@ -142,8 +142,15 @@ def module(*, refuses: str = "", calls: Counter[str]) -> Any:
         assert (kind, device, number) == (np.float32, "cuda", 0)
         return Value(np.full(shape, np.nan, np.float32))
 
+    def preload(*, msvc: bool) -> None:
+        assert not msvc
+        calls["loaded"] += 1
+        print("Failed to load libcudnn.so.9")
+        raise OSError("in a library that is broken")
+
     return {
         "InferenceSession": Session,
         "OrtValue": types.SimpleNamespace(ortvalue_from_shape_and_type=made),
         "get_available_providers": lambda: NAMES,
+        "preload_dlls": preload,
     }

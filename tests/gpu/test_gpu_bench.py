@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from edge_bench import reference
-from edge_bench.gpu import run, tiny_text
+from edge_bench.gpu import reports, run, tiny_text
 from edge_bench.gpu.projection import BARRIER_US, SHARE, barriers, project
 from small import spec_of, weights_of
 from stand_in import StandIn
 
 import edge.cuda
-from edge.errors import DeviceError
+from edge.errors import DeviceError, ProcessingError
 
 
 @pytest.fixture
@@ -51,10 +51,59 @@ def test_shape(built: StandIn, bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
     # No GPU for the vision graph here: told, and the rest is there all the same.
     assert [report["device"] for report in result["reports"]] == ["cuda", "tensorrt"]
     assert all("failed" in report for report in result["reports"])
+    assert list(result["reached"]) == list(result["goals"])
+    assert result["reached"]["us_per_token fp16"] == min(d["us_per_token"] for d in result["decoder"][:2])
+    assert result["reached"]["report_ms"] is None
     text = run.table(result)
+    assert "report_ms              not measured  (goal: at most 15)" in text
     assert "projections, not measured" in text
     assert text.count("projected:") == 3
     assert said
+
+
+def test_what_does_not_fit_is_left_out(built: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that fails or has no time is told, and the others are there."""
+    monkeypatch.setattr(run, "COPIED", 1 << 16)
+    figures = {"us_per_token": 100.0, "share_of_copy": 0.5, "bytes_per_token": 1000, "drafted": {"us_per_token": 50.0}}
+
+    def decoder(kept: str, stored: str, kv: str, way: str, *_: object) -> dict[str, Any]:
+        if way == "persistent":
+            raise DeviceError("does not fit")
+        return {"weights": kept, "kv_dtype": kv, "way": way, **figures}
+
+    monkeypatch.setattr(run, "_decoder", decoder)
+    result = run.run(tokens=4, repeat=1, full_size=True, seconds=1, say=lambda line: None)
+    assert [d["way"] for d in result["decoder"]] == ["steps"] * 4
+    assert result["notes"][0] == "decoder, fp16 weights, fp16 cache, persistent: device: does not fit"
+    assert result["peers_missing"] == {"all": "no time was left"}
+    assert [(r["device"], r["model"], r["failed"]) for r in result["reports"]] == [
+        (device, model, "no time was left") for device in ("cuda", "tensorrt") for model in ("full size", "demo")
+    ]
+    assert "note: decoder, int4 weights" in run.table(result)
+    monkeypatch.setattr(run, "WAYS", ("persistent",))
+    with pytest.raises(ProcessingError, match="does not fit"):
+        run.run(tokens=4, repeat=1, say=lambda line: None)
+
+
+def test_goals() -> None:
+    decoders = [{"weights": w, "us_per_token": us} for w, us in (("fp16", 140.0), ("fp16", 120.0), ("int8", 90.0))]
+    peers = [{"name": "PyTorch eager", "us_per_token": 4800.0}, {"name": "another", "us_per_token": 360.0}]
+    reports = [{"model": "demo", "after_pixels_ms": 3.0}, {"model": "reference-random", "after_pixels_ms": 14.0}]
+    assert run.reached(decoders, peers, [*reports, {"model": "reference-random", "failed": "x"}]) == {
+        "us_per_token fp16": 120.0, "us_per_token int8": 90.0, "report_ms": 14.0, "times PyTorch eager": 40.0,
+        "times the best peer": 3.0,
+    }  # fmt: skip
+
+
+def test_reports_by_the_child(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages of reports of exactly as many tokens; here the vision graph is the processor's."""
+    found = reports.measure("cpu", str(bundle), tokens=5, repeat=2)
+    assert (found["device"], found["model"], found["tokens"]) == ("cpu", "handmade", 5)
+    assert found["after_pixels_ms"] == pytest.approx(
+        found["stages_ms"]["vision"] + found["stages_ms"]["decode"], abs=0.01
+    )
+    found = reports.measure("cuda", str(bundle), tokens=5, repeat=2)
+    assert found["failed"].startswith("device: ")
 
 
 def test_without_a_device(built: StandIn) -> None:

@@ -99,15 +99,18 @@ def test_what_refuses_is_told(bundle: Path, calls: Counter[str], caplog: pytest.
 
 @pytest.mark.usefixtures("cuda")
 def test_switched_off(
-    bundle: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.INFO, "edge")
+    bundle: Path, calls: Counter[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    caplog.set_level(logging.DEBUG, "edge")
     monkeypatch.setenv("EDGE_CUDA_CAPTURE", "off")
     backend = OrtBackend(bundle / "vision.onnx", device="cuda", threads=1)
     feed = {"pixels": np.zeros((1, 3, 64, 64), np.float32), "bias_switch": np.ones(1, np.float32)}
     backend.run(feed, ["first_logits"])
-    assert calls == {"sessions": 1, "plain": 1}
+    assert calls == {"loaded": 1, "sessions": 1, "plain": 1}
     assert lines(caplog) == ["the vision graph runs operator by operator: $EDGE_CUDA_CAPTURE is off"]
+    assert capsys.readouterr().out == ""
+    assert "ONNX Runtime: Failed to load libcudnn.so.9" in caplog.text
 
 
 @pytest.mark.usefixtures("cuda")
