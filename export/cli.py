@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.errors import EdgeError, UsageError
 
-from .families import CROSS, FAMILIES, LANA
+from .families import CROSS, FAMILIES, LANA, PROMPTMRG
 
 if TYPE_CHECKING:
     from .options import ExportOptions
@@ -323,7 +323,7 @@ def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str]
 def _export_cross(arguments: argparse.Namespace, family: str, progress: _Progress, texts: list[str] | None) -> None:
     from tempfile import TemporaryDirectory
 
-    from .families.cross import promptmrg
+    from .families.cross import cvt2distilgpt2, promptmrg
     from .families.cross.export import export_cross
     from .families.cross.load import load
     from .families.cross.prompt import Prompt
@@ -338,7 +338,10 @@ def _export_cross(arguments: argparse.Namespace, family: str, progress: _Progres
     else:
         if arguments.begin or arguments.context or arguments.images:
             raise UsageError("--begin, --context and --images: this family has a prompt of its own")
-        loaded = promptmrg.load(arguments.checkpoint, arguments.tokenizer, arguments.retrieved)
+        if family == PROMPTMRG:
+            loaded = promptmrg.load(arguments.checkpoint, arguments.tokenizer, arguments.retrieved)
+        else:
+            loaded = cvt2distilgpt2.load(arguments.checkpoint, arguments.tokenizer)
     if arguments.intensity is not None:
         loaded.image["intensity"] = arguments.intensity
     for note in loaded.notes:

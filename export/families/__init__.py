@@ -3,5 +3,5 @@
 
 from __future__ import annotations
 
-LANA, CROSS, PROMPTMRG = "lana", "vision-encoder-decoder", "promptmrg"
-FAMILIES = (LANA, CROSS, PROMPTMRG)
+LANA, CROSS, PROMPTMRG, CVT2DISTILGPT2 = "lana", "vision-encoder-decoder", "promptmrg", "cvt2distilgpt2"
+FAMILIES = (LANA, CROSS, PROMPTMRG, CVT2DISTILGPT2)

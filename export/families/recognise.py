@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadCheckpoint
-from . import CROSS, LANA, PROMPTMRG
+from . import CROSS, CVT2DISTILGPT2, LANA, PROMPTMRG
 
 _TEXT_KEYS = ("text_config", "llm_config", "language_config", "decoder")
 _VISION = {
@@ -52,11 +52,13 @@ def family_of(path: Path, asked: str = "auto") -> str:
         return LANA
     if path.is_file():
         from ..checkpoint import names_in
-        from .cross import promptmrg
+        from .cross import cvt2distilgpt2, promptmrg
 
         names = names_in(path)
         if promptmrg.recognises(names):
             return PROMPTMRG
+        if cvt2distilgpt2.recognises(names):
+            return CVT2DISTILGPT2
         if has_relational_memory(names):
             raise BadCheckpoint(
                 f"{path.name}: not supported: R2Gen's decoder; missing: the relational memory, whose state goes on "

@@ -121,7 +121,7 @@ def load(path: Path, tokenizer: Path | None = None, prompt: Prompt | None = None
     state, merged = low_rank.merge(state, path, cxrmate.LOW_RANK_SCALE if own and own.context else None)
     if merged:
         notes.append(f"{merged} low-rank updates of the decoder were added to its weights.")
-    model = _build(config, cvt.renamed(state) if config.encoder.model_type == "cvt" else state, path.name)
+    model = build(config, cvt.renamed(state) if config.encoder.model_type == "cvt" else state, path.name)
     image = image_section(processor, getattr(config.encoder, "image_size", None), ImageOptions())
     generation = generation_section(path, model, notes, words=words, own=own)
     loaded = Loaded(model, image, generation, notes)
@@ -192,7 +192,7 @@ def _weights_file(path: Path) -> Path:
     raise CannotRead(f"{path} has no model.safetensors and no pytorch_model.bin")
 
 
-def _build(config: Any, state: dict[str, torch.Tensor], name: str) -> Any:
+def build(config: Any, state: dict[str, torch.Tensor], name: str) -> Any:
     """A model with exactly these weights. Shapes are compared on a model without memory first."""
     from transformers.modeling_utils import no_init_weights
 
