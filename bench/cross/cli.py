@@ -19,6 +19,7 @@ weights of published sizes) are made once, in the user's cache: that needs the e
 
 def make_parser() -> argparse.ArgumentParser:
     from ..cli import _Parser, _whole
+    from .run import TASKS
     from .shapes import SHAPES
 
     parser = _Parser(
@@ -30,6 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--tokens", metavar="N", type=_whole(2, 400), default=100, help="per report, exactly (default: 100)")
     add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
     add("--limit", metavar="S", type=_whole(1, 3600), default=120, help="seconds for one report (default: 120)")
+    add("--task", choices=TASKS, help="greedy texts only, or those with 4 beams only (default: both)")
     add("--prepare", action="store_true", help="make the model in all its forms, and end")
     add("--out", metavar="PREFIX", help="write PREFIX.json and .md")
     return parser
@@ -43,7 +45,7 @@ def main(argv: list[str]) -> int:
     from edge.errors import EdgeError
     from edge.threads import check_threads
 
-    from .run import measure
+    from .run import TASKS, measure
     from .table import render
 
     def say(line: str) -> None:
@@ -62,6 +64,7 @@ def main(argv: list[str]) -> int:
             threads=check_threads(options.threads),
             tokens=options.tokens,
             rounds=options.rounds,
+            tasks=(options.task,) if options.task else TASKS,
             limit=options.limit,
             say=say,
         )

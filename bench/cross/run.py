@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +29,14 @@ VARIANTS = (
 
 
 def measure(
-    shape: str, *, threads: int, tokens: int, rounds: int, limit: float, say: Callable[[str], None]
+    shape: str,
+    *,
+    threads: int,
+    tokens: int,
+    rounds: int,
+    limit: float,
+    say: Callable[[str], None],
+    tasks: Sequence[str] = TASKS,
 ) -> dict[str, Any]:
     """Load the engines, let them take turns, and gather the figures."""
 
@@ -44,7 +52,8 @@ def measure(
         )
 
     busy = machine.busy_processors()
-    with Session(VARIANTS, job, limit=limit, say=say) as session:
+    variants = [replace(variant, tasks=tuple(tasks)) for variant in VARIANTS]
+    with Session(variants, job, limit=limit, say=say) as session:
         session.start()
         for index in range(rounds):
             say(f"{shape}: round {index + 1} of {rounds}")

@@ -27,9 +27,9 @@ from .train import KINDS, MAX_TEXT, THIN, Films, augment, patch_loss
 
 STAGES = ("encoder", "decoder", "report")
 DEFAULTS = {
-    "encoder": StageOptions(steps=1800, batch=8, learning_rate=8e-4, decay=0.4),
-    "decoder": StageOptions(steps=900, batch=8, learning_rate=7e-4, decay=0.2),
-    "report": StageOptions(steps=350, batch=8, learning_rate=4e-4, warmup=50, decay=0.8, patch_loss=1.0, average=False),
+    "encoder": StageOptions(steps=1300, batch=8, learning_rate=8e-4, decay=0.4),
+    "decoder": StageOptions(steps=700, batch=8, learning_rate=7e-4, decay=0.2),
+    "report": StageOptions(steps=250, batch=8, learning_rate=4e-4, warmup=50, decay=0.8, patch_loss=1.0, average=False),
 }
 
 
