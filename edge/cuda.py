@@ -23,6 +23,7 @@ from edge.decoder import _kernel as compiled_kernel
 from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
 from edge.generation import Generation, GenerationOptions, OnToken
 from edge.vision.backend import DeviceArray
+from edge.vision.dlpack import from_dlpack, is_on_gpu
 
 log = logging.getLogger("edge")
 
@@ -174,6 +175,7 @@ class CudaDecoder(Decoder):
             raise BundleError(str(error)) from error
         except (RuntimeError, MemoryError) as error:
             raise ProcessingError(str(error) or "out of memory") from error
+        self._library = library or library_path()
         self.spec = dict(spec)
         self.kv_dtype: Any = kv_dtype
         self.weight_dtype = weight_dtype
@@ -226,7 +228,9 @@ class CudaDecoder(Decoder):
         lane: int = 0,
     ) -> None:
         """As for :class:`edge.decoder.Decoder`; arrays that lie on the device are taken there, without a copy to the
-        host. `drop_hidden` changes nothing here, and there is one lane."""
+        host: :class:`edge.vision.backend.DeviceArray`, or another framework's by DLPack. `drop_hidden` changes nothing
+        here, and there is one lane."""
+        keys, values, key_bias = (self._there(array) for array in (keys, values, key_bias))
         # What lies on the device is not held for the sake of texts that may never come: who has the film has it.
         kept = (weakref.ref(a) if isinstance(a, DeviceArray) else a for a in (keys, values, key_bias))
         self._prefix = (*kept, drop_hidden)
@@ -256,6 +260,11 @@ class CudaDecoder(Decoder):
             addresses[2] if key_bias is not None else 0,
             key_bias.shape[1] if key_bias is not None else 0,
         )
+
+    def _there(self, array: Any) -> Any:
+        if array is None or isinstance(array, (DeviceArray, np.ndarray)) or not is_on_gpu(array):
+            return array
+        return from_dlpack(array, self._library)
 
     def generate(
         self,

@@ -160,6 +160,7 @@ class Manifest:
     vision_file: str
     vision_fp16_file: str | None
     vision_static_file: str | None
+    vision_tensorrt_file: str | None
     weights_file: str
     tokenizer_file: str
     draft_file: str | None
@@ -218,6 +219,10 @@ def parse_manifest(data: bytes) -> Manifest:
     bias = _bias(top.section("bias"))
     generation = _generation(top.section("generation"), decoder)
     graphs = top.section("graphs")
+
+    def optional_graph(key: str) -> str | None:
+        return _reference(graphs, key, files) if key in graphs.value else None
+
     manifest = Manifest(
         name=top.text("name", 128, empty=False),
         family=top.text("family", 64, empty=False),
@@ -232,8 +237,9 @@ def parse_manifest(data: bytes) -> Manifest:
         decoder=decoder,
         generation=generation,
         vision_file=_reference(graphs, "vision", files),
-        vision_fp16_file=_reference(graphs, "vision_fp16", files) if "vision_fp16" in graphs.value else None,
-        vision_static_file=_reference(graphs, "vision_static", files) if "vision_static" in graphs.value else None,
+        vision_fp16_file=optional_graph("vision_fp16"),
+        vision_static_file=optional_graph("vision_static"),
+        vision_tensorrt_file=optional_graph("vision_tensorrt"),
         weights_file=_reference(top, "weights", files),
         tokenizer_file=_reference(top, "tokenizer", files),
         draft_file=_reference(top, "draft", files) if "draft" in top.value else None,
@@ -489,7 +495,7 @@ def _check_together(manifest: Manifest) -> None:
     if sequence is not None and not prefix.length + begin < sequence <= positions:
         raise BundleError(f"bias: sequence_length must be above {prefix.length + begin} and at most {positions}")
     used = [manifest.vision_file, manifest.weights_file, manifest.tokenizer_file]
-    more = (manifest.vision_fp16_file, manifest.vision_static_file, manifest.draft_file, manifest.coding_file)
-    optional = [name for name in more if name is not None]
+    graphs = (manifest.vision_fp16_file, manifest.vision_static_file, manifest.vision_tensorrt_file)
+    optional = [name for name in (*graphs, manifest.draft_file, manifest.coding_file) if name is not None]
     if len({*used, *optional}) != len(used) + len(optional):
         raise BundleError("graphs, weights, tokenizer, draft and coding must be different files")

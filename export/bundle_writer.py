@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 VISION, WEIGHTS, TOKENIZER, CARD = "vision.onnx", "decoder.safetensors", "tokenizer.json", "MODEL_CARD.md"
 DRAFT = "draft.safetensors"
 CODING = "coding.json"
-VISION_FP16, VISION_STATIC = "vision.fp16.onnx", "vision.static.onnx"
+VISION_FP16, VISION_STATIC, VISION_TENSORRT = "vision.fp16.onnx", "vision.static.onnx", "vision.tensorrt.onnx"
 
 
 def check_target(out: Path, *, force: bool) -> None:
@@ -112,7 +112,7 @@ def check_manifest(manifest: dict[str, Any]) -> None:
 
     entry = {"sha256": "0" * 64, "bytes": 1}
     try:
-        names = (VISION, VISION_FP16, VISION_STATIC, WEIGHTS, TOKENIZER, DRAFT, CODING, CARD)
+        names = (VISION, VISION_FP16, VISION_STATIC, VISION_TENSORRT, WEIGHTS, TOKENIZER, DRAFT, CODING, CARD)
         parse_manifest(_encode(manifest, dict.fromkeys(names, entry)))
     except BundleError as error:
         raise UsageError(f"edge-report would refuse this bundle: {error}") from None

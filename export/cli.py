@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
         help="add the vision graph in float16, which --device cuda and --device tensorrt run",
     )
     add(
+        "--tensorrt-int8",
+        action="store_true",
+        help="with --gpu-graph: add the same with products in int8 (explicit, symmetric), which --device tensorrt runs",
+    )
+    add(
         "--openvino-graph",
         action="store_true",
         help="with --quantize: add the vision graph that OpenVINO runs on processors with VNNI and BF16",
@@ -382,6 +387,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         keep_int8=arguments.keep_int8,
         calibrate=arguments.calibrate,
         gpu_graph=arguments.gpu_graph,
+        tensorrt_int8=arguments.tensorrt_int8,
         pictures=arguments.pictures,
         openvino_graph=arguments.openvino_graph,
         prefill=arguments.prefill,

@@ -11,6 +11,8 @@ import numpy as np
 
 from .errors import ExportError
 from .graph_fp16 import to_fp16
+from .graph_static import StaticPlan
+from .graph_tensorrt import with_symmetric_int8
 from .onnx_graph import CHECK_ONLY, open_session, without_check_outputs
 from .tensorrt_lint import lint
 
@@ -20,11 +22,17 @@ if TYPE_CHECKING:
 LARGEST_ERROR = 1e-3
 """Squared error over the squared values of any output but the mask."""
 LEAST_DICE = 0.98
+LARGEST_ERROR_INT8, LEAST_DICE_INT8 = 0.1, 0.9
 BORDER_PIXELS = 4
 
 
 def write_gpu_graph(
-    model: onnx.ModelProto, path: Path, feeds: Iterable[dict[str, np.ndarray]], work: Path, threads: int
+    model: onnx.ModelProto,
+    path: Path,
+    feeds: Iterable[dict[str, np.ndarray]],
+    work: Path,
+    threads: int,
+    plan: StaticPlan | None = None,
 ) -> str:
     """Write the float16 graph of a float32 one; a sentence for the model card.
 
@@ -38,13 +46,17 @@ def write_gpu_graph(
         Inputs for the comparison.
     work : Path
         Folder for the float32 graph meanwhile.
+    plan : StaticPlan, optional
+        Which products are to be int8, for TensorRT; with symmetric ranges.
 
     Raises
     ------
     ExportError
         TensorRT would refuse the graph, or it computes something else.
     """
-    half = without_check_outputs(to_fp16(model))
+    half, taken = without_check_outputs(to_fp16(model)), 0
+    if plan is not None:
+        half, taken = with_symmetric_int8(half, plan)
     if problems := lint(half):
         raise ExportError(f"the float16 graph breaks TensorRT's rules: {'; '.join(problems[:3])}")
     path.write_bytes(half.SerializeToString())
@@ -69,8 +81,15 @@ def write_gpu_graph(
                 worst = np.inf
             shown &= got > np.finfo(np.float32).min
             worst = max(worst, float(((got - want)[shown] ** 2).sum() / max(float((want[shown] ** 2).sum()), 1e-30)))
-    if not (worst <= LARGEST_ERROR and dice >= LEAST_DICE):
-        raise ExportError(f"the float16 graph differs from float32: error {worst:.1e}, mask {dice:.4f}")
+    most, least = (LARGEST_ERROR, LEAST_DICE) if plan is None else (LARGEST_ERROR_INT8, LEAST_DICE_INT8)
+    if not (worst <= most and dice >= least):
+        raise ExportError(f"the graph for GPUs differs from float32: error {worst:.1e}, mask {dice:.4f}")
+    if plan is not None:
+        return (
+            f"The bundle holds the vision graph for TensorRT with {taken} of {len(plan.errors)} products in int8 too. "
+            f"Beside float32 on {pictures} pictures: squared error over squared values at most {worst:.1e}, Dice of "
+            f"the mask at least {dice:.4f}."
+        )
     return (
         f"The bundle holds the vision graph in float16 too, for GPUs. Beside float32 on {pictures} pictures: squared "
         f"error over squared values at most {worst:.1e}, Dice of the mask at least {dice:.4f}."

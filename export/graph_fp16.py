@@ -51,7 +51,7 @@ class _Converter:
         self.weights = {w.name: w for w in self.graph.initializer}
         self.floats |= {name for name, w in self.weights.items() if w.data_type == onnx.TensorProto.FLOAT}
         self.outputs = {output.name for output in self.graph.output}
-        self.half: set[str] = set()  # tensors that are computed in half, under the name with _SUFFIX
+        self.half: set[str] = set()  # tensors that are computed in half, under the name with SUFFIX
         self.cast: set[str] = set()  # casts that there are already
         self.nodes: list[onnx.NodeProto] = []
         self.kept: set[str] = set()  # weights that are used as they were
@@ -125,14 +125,14 @@ class _Converter:
                 self.kept.add(name)
         for at, name in enumerate(node.output):
             if half and name in self.floats:
-                placed.output[at] = name + _SUFFIX
+                placed.output[at] = name + SUFFIX
                 self.half.add(name)
         self.nodes.append(placed)
 
     def _as_half(self, name: str) -> str:
         from onnx import TensorProto, helper, numpy_helper
 
-        other = name + _SUFFIX
+        other = name + SUFFIX
         if name in self.weights:
             if other not in self.added:
                 array = numpy_helper.to_array(self.weights[name]).astype(np.float16)
@@ -149,9 +149,9 @@ class _Converter:
             self.kept.add(name)
         elif name in self.half and name not in self.cast:
             self.cast.add(name)
-            other = name + _SUFFIX
+            other = name + SUFFIX
             self.nodes.append(helper.make_node("Cast", [other], [name], name=f"{name}_cast", to=TensorProto.FLOAT))
         return name
 
 
-_SUFFIX = "_half"
+SUFFIX = "_half"

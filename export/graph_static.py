@@ -54,7 +54,9 @@ class StaticPlan:
         )
 
 
-def plan_static(model: onnx.ModelProto, feeds: Feeds, work: Path, threads: int) -> StaticPlan:
+def plan_static(
+    model: onnx.ModelProto, feeds: Feeds, work: Path, threads: int, *, symmetric: bool = False
+) -> StaticPlan:
     """Take pictures through the float32 graph twice: for the ranges, then for what rounding to them does.
 
     Parameters
@@ -65,6 +67,8 @@ def plan_static(model: onnx.ModelProto, feeds: Feeds, work: Path, threads: int) 
         Gives the inputs of the graph, one picture after the other, as often as it is called.
     work : Path
         Folder for a temporary copy of the graph.
+    symmetric : bool
+        Ranges reach as far below 0 as above.
     """
     plan = StaticPlan()
     products = [product for product in products_of(model) if not product.is_head]
@@ -74,6 +78,8 @@ def plan_static(model: onnx.ModelProto, feeds: Feeds, work: Path, threads: int) 
         for name, array in values.items():
             low, high = plan.ranges.get(name, (0.0, 0.0))
             plan.ranges[name] = min(low, float(array.min())), max(high, float(array.max()))
+    if symmetric:
+        plan.ranges = {name: (-max(-low, high), max(-low, high)) for name, (low, high) in plan.ranges.items()}
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
     small = {p.weight: quantize_rows(matrix_of(weights, p), 1) for p in products}
     plan.errors = dict.fromkeys([*small, *convolutions], 0.0)

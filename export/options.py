@@ -63,6 +63,8 @@ class ExportOptions:
         Add the vision graph in float16, for the devices ``cuda`` and ``tensorrt``.
     openvino_graph : bool
         Add the vision graph in int8 with fixed ranges, which OpenVINO runs on processors with VNNI and bfloat16.
+    tensorrt_int8 : bool
+        Beside it the same with int8 products, for the device ``tensorrt``.
     pictures : int or None
         Of the self-check, at most; None: all.
     prefill : str or None
@@ -93,6 +95,7 @@ class ExportOptions:
     keep_int8: list[str] = field(default_factory=list)
     calibrate: Path | None = None
     gpu_graph: bool = False
+    tensorrt_int8: bool = False
     pictures: int | None = None
     openvino_graph: bool = False
     prefill: str | None = None

@@ -84,6 +84,8 @@ def export_model(
     name_coding(manifest, options.coding)
     if options.gpu_graph:
         manifest["graphs"]["vision_fp16"] = writer.VISION_FP16
+    if options.tensorrt_int8:
+        manifest["graphs"]["vision_tensorrt"] = writer.VISION_TENSORRT
     if options.openvino_graph:
         manifest["graphs"]["vision_static"] = writer.VISION_STATIC
     if options.kv_dtype is not None:
@@ -112,6 +114,10 @@ def export_model(
             shown = [inputs(p, bias=manifest["bias"]["rows"] != "none", switch=graph.with_mask) for p in pictures]
             half = stage / writer.VISION_FP16
             notes.append(write_gpu_graph(onnx_model, half, shown, stage, torch.get_num_threads()))
+            if options.tensorrt_int8:
+                symmetric = plan_static(onnx_model, lambda: shown, stage, torch.get_num_threads(), symmetric=True)
+                small = stage / writer.VISION_TENSORRT
+                notes.append(write_gpu_graph(onnx_model, small, shown, stage, torch.get_num_threads(), symmetric))
         if options.quantize != "none":
             progress("quantizing")
             bias = manifest["bias"]["rows"] != "none"
@@ -193,6 +199,8 @@ def build_manifest(model: LanaModel, options: ExportOptions) -> dict[str, Any]:
     config, generation = model.config, options.generation
     if options.openvino_graph and options.quantize == "none":
         raise UsageError("the graph for OpenVINO is one in int8: it needs quantize int8 or int4")
+    if options.tensorrt_int8 and not options.gpu_graph:
+        raise UsageError("the graph with int8 for TensorRT stands beside the one in float16: it needs --gpu-graph")
     if options.quantize not in QUANTIZATIONS:
         raise UsageError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {options.quantize!r}")
     if options.prefill not in (None, *PREFILLS):

@@ -235,7 +235,8 @@ void check_together(const Manifest& m) {
     throw bundle_failure("bias: sequence_length must be above " + std::to_string(used) + " and at most " +
                          std::to_string(positions));
   std::vector<std::string> roles{m.vision_file, m.weights_file, m.tokenizer_file};
-  for (const auto& file : {m.vision_fp16_file, m.vision_static_file, m.draft_file, m.coding_file})
+  for (const auto& file :
+       {m.vision_fp16_file, m.vision_static_file, m.vision_tensorrt_file, m.draft_file, m.coding_file})
     if (file) roles.push_back(*file);
   if (std::set<std::string>(roles.begin(), roles.end()).size() != roles.size())
     throw bundle_failure("graphs, weights, tokenizer, draft and coding must be different files");
@@ -288,6 +289,7 @@ Manifest parse_manifest(std::string_view text) {
   m.vision_file = reference(graphs, "vision", m);
   if (graphs.has("vision_fp16")) m.vision_fp16_file = reference(graphs, "vision_fp16", m);
   if (graphs.has("vision_static")) m.vision_static_file = reference(graphs, "vision_static", m);
+  if (graphs.has("vision_tensorrt")) m.vision_tensorrt_file = reference(graphs, "vision_tensorrt", m);
   m.weights_file = reference(top, "weights", m);
   m.tokenizer_file = reference(top, "tokenizer", m);
   if (top.has("draft")) m.draft_file = reference(top, "draft", m);

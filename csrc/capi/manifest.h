@@ -62,7 +62,7 @@ struct Manifest {
   std::vector<ReportSection> sections;
   std::string vision_file, weights_file, tokenizer_file;
   // Checked, not used here: for GPUs; for OpenVINO with bfloat16; for coded SR.
-  std::optional<std::string> vision_fp16_file, vision_static_file, coding_file;
+  std::optional<std::string> vision_fp16_file, vision_static_file, vision_tensorrt_file, coding_file;
   std::optional<std::string> draft_file;
   std::map<std::string, FileEntry> files;
 

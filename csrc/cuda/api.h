@@ -112,7 +112,7 @@ typedef struct {
   int (*has_persistent)(void* decoder);
   // keys and values [layers, heads, length, head_dim]; key_bias [layers, bias_length] or null, over the first
   // bias_length keys. All in host memory; or, with on_device, all in the memory of the decoder's device, and
-  // complete: whatever wrote them has been waited for.
+  // complete, or being written by the default stream, for which this waits.
   int (*set_prefix)(void* decoder, const float* keys, const float* values, int64_t length,
                     const float* key_bias, int64_t bias_length, int32_t on_device, EdgeCudaReason*);
   // Appends 1 to 16 rows after `text_rows` rows of text. logits [n - from, vocab] or null; evidence

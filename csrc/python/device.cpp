@@ -86,6 +86,21 @@ void bind_device(py::module_& m) {
       py::arg("library"), py::arg("bytes"), py::call_guard<py::gil_scoped_release>(),
       "GB/s read and written while memory of the device is copied within it: best pass.");
 
+  m.def(
+      "device_read",
+      [](const std::string& library, uintptr_t address, py::array array) {
+        if (!(array.flags() & py::array::c_style) || !array.writeable() || address == 0)
+          throw std::invalid_argument("an address and a C-contiguous array are needed");
+        const CudaLibrary opened(library);
+        void* to = array.mutable_data();
+        const int64_t bytes = array.nbytes();
+        const py::gil_scoped_release released;
+        EdgeCudaReason reason{};
+        check_cuda(opened.api().copy(to, reinterpret_cast<const void*>(address), bytes, 0, &reason), reason);
+      },
+      py::arg("library"), py::arg("address"), py::arg("array"),
+      "Fills a C-contiguous array with what lies at an address of the device.");
+
   py::class_<DeviceBuffer>(m, "DeviceBuffer")
       .def(py::init<const std::string&, int64_t>(), py::arg("library"), py::arg("bytes"))
       .def_property_readonly("address", &DeviceBuffer::address)

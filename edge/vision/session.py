@@ -131,6 +131,8 @@ class VisionSession:
         name = manifest.vision_file
         if device in ("cuda", "tensorrt"):
             name = manifest.vision_fp16_file or name
+            if device == "tensorrt":
+                name = manifest.vision_tensorrt_file or name
         elif runtime == "openvino" and has_bf16():
             name = manifest.vision_static_file or name
         path = bundle.file(name)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,58 @@ def test_int8_graphs_are_told(exported: Exported) -> None:
     from edge.bundle import Bundle
 
     assert Bundle.open(folder).manifest.vision_fp16_file == "vision.fp16.onnx"
+
+
+def test_an_int8_graph_for_tensorrt(exported: Exported) -> None:
+    """Products in int8 by explicit, symmetric quantization; everything else is the float16 graph."""
+    from edge_export.onnx_graph import open_session
+
+    from edge.bundle import Bundle
+
+    _, folder = exported(gpu_graph=True, tensorrt_int8=True)
+    assert Bundle.open(folder).manifest.vision_tensorrt_file == "vision.tensorrt.onnx"
+    small = onnx.load(folder / "vision.tensorrt.onnx")
+    assert lint(small) == []
+    weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in small.graph.initializer}
+    operators = Counter(node.op_type for node in small.graph.node)
+    assert operators["QuantizeLinear"] > 5
+    assert operators["DequantizeLinear"] > operators["QuantizeLinear"]
+    for node in small.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            assert weights[node.input[1]].dtype == np.float16
+            assert weights[node.input[2]].dtype == np.int8
+            assert not weights[node.input[2]].any()
+    half, exact = onnx.load(folder / "vision.fp16.onnx"), folder / "vision.onnx"
+    assert {node.op_type for node in half.graph.node} == operators.keys() - {"QuantizeLinear", "DequantizeLinear"}
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 64, 64), np.float32)
+    one, two = open_session(exact, 1), open_session(folder / "vision.tensorrt.onnx", 1)
+    feed = {"pixels": pixels, "bias_switch": np.ones(1, np.float32)}
+    names = ["prefix_keys", "prefix_values", "first_logits"]
+    for want, got in zip(one.run(names, feed), two.run(names, feed), strict=True):
+        assert got.dtype == np.float32
+        assert 1e-6 < ((got - want) ** 2).sum() / (want**2).sum() < 0.05
+    assert "products in int8 too" in (folder / "MODEL_CARD.md").read_text()
+
+
+def test_int8_for_tensorrt_stands_beside_float16(exported: Exported) -> None:
+    from edge_export.errors import UsageError
+
+    with pytest.raises(UsageError, match="it needs --gpu-graph"):
+        exported(tensorrt_int8=True)
+
+
+def test_scales_beyond_half_keep_their_product() -> None:
+    from edge_export.graph_static import StaticPlan
+    from edge_export.graph_tensorrt import with_symmetric_int8
+
+    model = plain(graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], W))
+    half = to_fp16(model)
+    for limit, quantized in ((1.0, 1), (1e-7, 0), (1e9, 0)):
+        plan = StaticPlan(ranges={"x": (-limit, limit)}, errors={"w": 0.0})
+        small, taken = with_symmetric_int8(half, plan)
+        assert taken == quantized
+        assert [node.op_type for node in small.graph.node].count("QuantizeLinear") == quantized
+    assert with_symmetric_int8(half, StaticPlan(ranges={"x": (-1.0, 1.0)}, errors={"w": 1.0}))[1] == 0
 
 
 def graph(nodes: list[Any], weights: dict[str, np.ndarray], kind: int = TensorProto.FLOAT, size: Any = 4) -> Any:
@@ -233,6 +286,12 @@ def test_tensorrt_takes_it(
     for graph in (folder / "vision.onnx", half):
         code, said = rtx(graph)
         assert (code, "compiled: " in said) == (0, True), said
+
+
+def test_tensorrt_takes_explicit_int8(rtx: Callable[[Path], tuple[int, str]], exported: Exported) -> None:
+    _, folder = exported(gpu_graph=True, tensorrt_int8=True)
+    code, said = rtx(folder / "vision.tensorrt.onnx")
+    assert (code, "compiled: " in said) == (0, True), said
 
 
 def test_tensorrt_refuses_int8(rtx: Callable[[Path], tuple[int, str]], exported: Exported) -> None:

@@ -263,6 +263,12 @@ def test_a_graph_that_tensorrt_does_not_take(bundle: Path, on_stand_in: StandIn,
     manifest["graphs"]["vision_fp16"] = "vision.fp16.onnx"
     seal(copy, manifest)
     assert edge.load(copy, device="tensorrt", threads=1).device == "tensorrt"
+    # And before it that with products in int8, which is for TensorRT alone.
+    (copy / "vision.fp16.onnx").write_bytes(model.SerializeToString())
+    (copy / "vision.tensorrt.onnx").write_bytes(good)
+    manifest["graphs"]["vision_tensorrt"] = "vision.tensorrt.onnx"
+    seal(copy, manifest)
+    assert edge.load(copy, device="tensorrt", threads=1).device == "tensorrt"
     # Two keys may not name one file.
     manifest["graphs"]["vision_fp16"] = "vision.onnx"
     seal(copy, manifest)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import logging
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import edge.cuda
 from edge.cuda import CudaDecoder
 from edge.decoder import GenerationOptions
 from edge.errors import ProcessingError
+from edge.vision import dlpack
 from edge.vision.backend import DeviceArray
 
 SPEC = spec_of(layers=2, mlp=96)
@@ -83,6 +86,83 @@ def test_what_does_not_lie_there_is_refused(host_library: Path) -> None:
         decoder.set_prefix(keys, values, there(host_library, PREFIX["soft"][:, :39].copy()))
     with pytest.raises(ProcessingError, match="set_prefix must be called first"):  # none of them has been taken
         decoder.forward([1])
+
+
+class Producer:
+    """An array of another framework on the device, by DLPack."""
+
+    def __init__(self, buffer: Any, array: np.ndarray, **changes: Any) -> None:
+        self.buffer, self.given_back, self.where = buffer, 0, changes.pop("where", (2, 0))
+        sizes = (ctypes.c_int64 * array.ndim)(*array.shape)
+        strides = changes.pop("strides", None)
+        self.strides = (ctypes.c_int64 * array.ndim)(*strides) if strides else None
+        offset = changes.pop("offset", 0)
+        fields = {"code": 2, "bits": 32, "lanes": 1, "byte_offset": offset} | changes
+        self.managed = dlpack._Managed()
+        self.managed.tensor = dlpack._Tensor(
+            data=buffer.address - offset, device_type=self.where[0], device_id=self.where[1], ndim=array.ndim,
+            shape=sizes, strides=self.strides, **fields,
+        )  # fmt: skip
+        self.managed.deleter = dlpack._Deleter(self._deleted)
+        self.name = b"dltensor"
+
+    def _deleted(self, managed: Any) -> None:
+        self.given_back += 1
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.where
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        assert stream == 1
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+        return new(ctypes.addressof(self.managed), self.name, None)
+
+
+def test_arrays_of_other_frameworks(host_library: Path) -> None:
+    """Taken by their pointer and given back afterwards; what is not float32 in a row is refused, and not taken."""
+    decoder = CudaDecoder(SPEC, WEIGHTS, library=host_library)
+    names = ("keys", "values", "soft")
+    buffers = [there(host_library, PREFIX[name])._owner for name in names]
+    whole = [int(np.prod(PREFIX["keys"].shape[at + 1 :])) for at in range(4)]
+    changes: list[dict[str, Any]] = [{}, {"strides": whole}, {"offset": 64}]
+    arrays = [Producer(b, PREFIX[n], **c) for b, n, c in zip(buffers, names, changes, strict=True)]
+    decoder.set_prefix(*arrays)
+    got = decoder.generate(PREFIX["first_logits"], GenerationOptions(max_new_tokens=3)).token_ids
+    want = decoder_of(SPEC, WEIGHTS, PREFIX).generate(PREFIX["first_logits"], max_new_tokens=3).token_ids
+    assert got == want
+    gc.collect()
+    assert [array.given_back for array in arrays] == [1, 1, 1]
+    one = dlpack.from_dlpack(arrays[0], host_library)
+    np.testing.assert_array_equal(one.host(), PREFIX["keys"])
+    del one
+    assert arrays[0].given_back == 2
+    swapped = [whole[0], whole[2], whole[1], whole[3]]
+    for wrong, why in (
+        ({"bits": 16}, "float32 and C-contiguous"),
+        ({"code": 0}, "float32 and C-contiguous"),
+        ({"strides": swapped}, "float32 and C-contiguous"),
+        ({"where": (2, 1)}, "another GPU"),
+    ):
+        bad = Producer(buffers[0], PREFIX["keys"], **wrong)
+        with pytest.raises(ProcessingError, match=why):
+            decoder.set_prefix(bad, arrays[1], arrays[2])
+        assert bad.given_back == 0
+    arrays[1].name = b"dltensor_versioned"
+    with pytest.raises(ProcessingError, match="another version of DLPack"):
+        decoder.set_prefix(*arrays)
+
+
+@pytest.mark.gpu
+def test_arrays_of_pytorch(device_library: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("this PyTorch has no CUDA")
+    decoder = CudaDecoder(SPEC, WEIGHTS, library=device_library)
+    decoder.set_prefix(*(torch.from_numpy(PREFIX[name]).cuda() for name in ("keys", "values", "soft")))
+    got = decoder.generate(PREFIX["first_logits"], GenerationOptions(max_new_tokens=3)).token_ids
+    want = decoder_of(SPEC, WEIGHTS, PREFIX).generate(PREFIX["first_logits"], max_new_tokens=3).token_ids
+    assert got == want
 
 
 def test_buffers(host_library: Path, stand_in: StandIn) -> None:

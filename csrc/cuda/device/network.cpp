@@ -156,6 +156,8 @@ void Network::set_prefix(const float* keys, const float* values, int64_t length,
     check_is_here(keys);
     check_is_here(values);
     if (bias) check_is_here(bias);
+    // Whoever wrote them on the default stream need not have waited; our stream does not wait for that one.
+    check(cudaStreamSynchronize(nullptr), "to take the prefix");
   } else if (staging_.size() < 2 * n) {
     staging_ = Buffer<float>(2 * n);
   }
