@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small import spec_of, weights_of
-from stand_in import DEVICE, StandIn, device_here
+from stand_in import DEVICE, ROOT, StandIn, device_here
 
 from edge.cuda import LIBRARY, CudaDecoder, cuda_device, library_path
 from edge.cuda_check import check_agreement
@@ -130,6 +130,28 @@ def test_this_build(built: Path) -> None:
         cuda_device(built)
     with pytest.raises(DeviceError):
         CudaDecoder(SPEC, WEIGHTS, library=built)
+
+
+@pytest.mark.parametrize(("cards", "built"), [("9.0\n8.9\n9.0", "[sm_90,sm_89]"), ("7.5", ""), ("", "")])
+def test_built_for_the_cards_that_are_here(tmp_path: Path, cards: str, built: str) -> None:
+    """What pip does without being told: the library for this machine's GPUs, and none where there are none."""
+    cmake = shutil.which("cmake")
+    if cmake is None or (built and shutil.which("nvcc") is None):
+        pytest.skip("no CMake, or no nvcc here")
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(f"#!/bin/sh\nprintf '{cards}'\n" if cards else "#!/bin/sh\nexit 9\n")
+    smi.chmod(0o755)
+    call = [cmake, "-S", str(ROOT), "-B", str(tmp_path / "build"), "-DEDGE_CUDA=HERE", "-DEDGE_PYTHON=OFF"]
+    environment = os.environ | {"PATH": f"{smi.parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(call, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    flags = tmp_path / "build" / "csrc" / "cuda" / "CMakeFiles" / "edge_cuda.dir" / "flags.make"
+    if built:
+        assert f"code={built}" in flags.read_text()
+    else:
+        assert "not built, there is no GPU for it here" in done.stdout
+        assert not flags.exists()
 
 
 def test_only_one_name_is_exported(built: Path) -> None:
