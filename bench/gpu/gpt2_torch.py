@@ -114,6 +114,7 @@ class Static:
         self.graph: Any = None
         if model.device == "cuda":
             side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(3):
                     self._step()
