@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,6 +82,7 @@ class StagedTrainer(ABC):
         for module in modules:
             module.train()
         shown, since = {}, time.monotonic()
+        stop = _StopAsked()
         for step in range(start, options.steps):
             for group in optimizer.param_groups:
                 group["lr"] = options.learning_rate * _pace(step, options)
@@ -96,7 +100,7 @@ class StagedTrainer(ABC):
                 since = time.monotonic()
                 numbers = " ".join(f"{k} {v:.4f}" for k, v in shown.items())
                 log(f"{stage} {step + 1}/{options.steps} {numbers} {rate:.1f} films/s")
-            if (step + 1) % 100 == 0 or step + 1 == options.steps:
+            if (step + 1) % 100 == 0 or step + 1 == options.steps or stop.asked:
                 state = {
                     "step": step + 1,
                     "optimizer": optimizer.state_dict(),
@@ -106,6 +110,10 @@ class StagedTrainer(ABC):
                 partial = path.with_suffix(".tmp")
                 torch.save(state, partial)
                 partial.replace(path)
+            if stop.asked:
+                log(f"{stage}: stopped behind step {step + 1}; the same command goes on from there")
+                raise KeyboardInterrupt
+        stop.over()
         _copy(parameters, average)
         for module in modules:
             module.eval()
@@ -118,6 +126,26 @@ class StagedTrainer(ABC):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         _copy([p for m in self.modules(stage) for p in m.parameters()], saved["average"])
         return True
+
+
+class _StopAsked:
+    """Ctrl-C, or a request to end, is kept until a step is done, so that nothing trained is lost."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self.asked = True
+        self.over()  # a second request ends at once
+
+    def over(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
 
 
 def _pace(step: int, options: StageOptions) -> float:

@@ -59,7 +59,7 @@ def check_greedy(model: Any, images: int, tokens: int, threads: int = 2) -> None
         texts.append(kernel.generate(None, options).token_ids)
         assert texts[-1] == own_text(want[number], 1, end), f"picture {number}"
     assert len({tuple(text) for text in texts}) > 1, "all pictures have the same text"
-    assert max(len(set(text)) for text in texts) > 3
+    assert max(len(set(text)) for text in texts) > 2
 
 
 @pytest.mark.parametrize("decoder", small.DECODERS)

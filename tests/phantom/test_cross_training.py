@@ -89,6 +89,42 @@ def test_stages_of_another_family_are_refused(tmp_path: Path, capsys: pytest.Cap
     assert not list(tmp_path.iterdir())
 
 
+def test_stopped_training_goes_on(tmp_path: Path, cache: Path, tokenizers: dict[str, Tokenizer]) -> None:
+    """A request to end takes effect behind a step, whose state is kept: the weights are those of a whole run."""
+    import os
+    import signal
+
+    from edge_export.phantom.staged import StageOptions
+    from edge_export.phantom.train import Films
+
+    def trainer(folder: Path) -> cross_train.CrossTrainer:
+        folder.mkdir(exist_ok=True)
+        films = Films(cache, 1, cross.IMAGE_SIZE, 1)
+        return cross_train.CrossTrainer(folder, films, "bert-cross", tokenizers["bert-cross"], 1)
+
+    options = StageOptions(steps=3, batch=2, learning_rate=1e-3, warmup=1)
+    whole = trainer(tmp_path / "whole")
+    whole.run("encoder", options, lambda line: None)
+    stopped = trainer(tmp_path / "stopped")
+    loss = stopped.loss
+
+    def interrupted(stage: str, step: int, options: StageOptions) -> dict[str, torch.Tensor]:
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss(stage, step, options)
+
+    stopped.loss = interrupted  # type: ignore[method-assign]
+    lines: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run("encoder", options, lines.append)
+    assert lines == ["encoder: stopped behind step 2; the same command goes on from there"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    again = trainer(tmp_path / "stopped")
+    again.run("encoder", options, lambda line: None)
+    for one, other in zip(whole.model.encoder.parameters(), again.model.encoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
 def test_losses_fall(tmp_path: Path, cache: Path, tokenizers: dict[str, Tokenizer]) -> None:
     """A dozen steps on a few texts are enough to see the decoder learn."""
     from edge_export.phantom.train import Films
