@@ -95,7 +95,8 @@ def algorithm_version(report: Report) -> str:
 def notices(report: Report) -> list[str]:
     """What a reader must see before the findings."""
     edited = [f"{report.edited}."] if report.edited else []
-    return [NOTICE, *edited, f"Model: {report.notice}."] if report.notice else [NOTICE, *edited]
+    read = [f"The model had read: {', '.join(report.context)}."] if report.context else []
+    return [NOTICE, *edited, *read, *([f"Model: {report.notice}."] if report.notice else [])]
 
 
 def base(report: Report, film: FilmHeader, kind: Kind, content: Any, when: datetime.datetime | None = None) -> Dataset:
