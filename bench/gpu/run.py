@@ -236,7 +236,7 @@ def _child(module: str, options: Mapping[str, Any], left: float) -> dict[str, An
     limit = min(CHILD_SECONDS, left)
     if limit < 5:
         return {"failed": "no time was left"}
-    call = [sys.executable, "-m", f"{__package__}.{module}", json.dumps(options)]
+    call = [sys.executable, "-P", "-m", f"{__package__}.{module}", json.dumps(options)]
     try:
         done = subprocess.run(call, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:

@@ -100,7 +100,7 @@ def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     config = folder / "node.toml"
     config.write_text(_config(options, folder, titles, port, health, archive))
     with open(folder / "node.log", "wb") as log:
-        node = subprocess.Popen([sys.executable, "-m", "edge.node.cli", str(config)], stdout=log, stderr=log)
+        node = subprocess.Popen([sys.executable, "-P", "-m", "edge.node.cli", str(config)], stdout=log, stderr=log)
     try:
         _wait_ready(node, health, folder)
         began = time.time()
