@@ -67,7 +67,9 @@ def evaluate(
     dict
         ``macro_f1`` over the labels, ``per_label`` (precision, recall, f1, positives), ``exact_match`` (share of
         films with every label right), ``mask_dice`` (mean, at the mask's resolution), ``stopped`` (share of reports
-        that ended by themselves) and, with ``against``, ``label_agreement`` and ``token_agreement`` between the two.
+        that ended by themselves) and, with ``against``, what two bundles share: ``label_agreement`` (share of single
+        labels), ``positive_agreement`` (the same among labels that either reports: most labels are absent from most
+        films), ``identical_label_sets`` and ``identical_token_ids`` (shares of films).
     """
     import io
     import os
@@ -113,6 +115,7 @@ def evaluate(
             "precision": other.bundle.manifest.precision,
             "macro_f1": _scores(truth, second)["macro_f1"],
             "label_agreement": float((found == second).mean()),
+            "positive_agreement": float((found & second).sum() / max(1, (found | second).sum())),
             "identical_label_sets": float((found == second).all(1).mean()),
             "identical_token_ids": same_ids / count,
         }
@@ -157,6 +160,7 @@ def table(result: dict[str, Any]) -> str:
         lines.append(
             f"against {other['precision']}: macro-F1 {other['macro_f1']:.4f}, "
             f"labels agree {other['label_agreement']:.4f}, "
+            f"of those that either reports {other['positive_agreement']:.4f}, "
             f"whole label set {other['identical_label_sets']:.4f}, same ids {other['identical_token_ids']:.4f}"
         )
     return "\n".join(lines)

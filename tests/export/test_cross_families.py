@@ -52,7 +52,10 @@ def check_greedy(model: Any, images: int, tokens: int, threads: int = 2) -> None
         seen = [encoder(one[None]) for one in pixels]
     end = model.generation_config.eos_token_id
     kernel = Decoder(decoder.spec(len(seen[0])), decoder.arrays(), threads=threads)
-    options = GenerationOptions(max_new_tokens=tokens, begin_ids=(2,), stop_ids=(end,), bias_rows="none")
+    ngram = model.generation_config.no_repeat_ngram_size or 0
+    options = GenerationOptions(
+        max_new_tokens=tokens, begin_ids=(2,), stop_ids=(end,), bias_rows="none", no_repeat_ngram=ngram
+    )
     texts = []
     for number in range(images):
         kernel.set_prefix(*image_keys(decoder, seen[number]))
@@ -62,7 +65,7 @@ def check_greedy(model: Any, images: int, tokens: int, threads: int = 2) -> None
     assert max(len(set(text)) for text in texts) > 2
 
 
-@pytest.mark.parametrize("decoder", small.DECODERS)
+@pytest.mark.parametrize("decoder", (*small.DECODERS, *small.ROBERTA_KINDS))
 def test_greedy_ids(decoder: str) -> None:
     check_greedy(small.random_model("vit", decoder), IMAGES, TOKENS)
 
@@ -122,7 +125,10 @@ FULL: dict[str, dict[str, Any]] = {
 
 def full_model(decoder: str) -> Any:
     """Random weights of a published shape behind a ViT-B/16."""
-    return small.random_model("vit", decoder, full={"encoder": {}, "image_size": 224, **FULL[decoder]})
+    model = small.random_model("vit", decoder, full={"encoder": {}, "image_size": 224, **FULL[decoder]})
+    if decoder == "roberta":
+        model.generation_config.no_repeat_ngram_size = 2
+    return model
 
 
 @pytest.mark.slow
