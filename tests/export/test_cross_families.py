@@ -65,7 +65,7 @@ def check_greedy(model: Any, images: int, tokens: int, threads: int = 2) -> None
     assert max(len(set(text)) for text in texts) > 2
 
 
-@pytest.mark.parametrize("decoder", (*small.DECODERS, *small.ROBERTA_KINDS))
+@pytest.mark.parametrize("decoder", [*small.DECODERS, *small.ROBERTA_KINDS])
 def test_greedy_ids(decoder: str) -> None:
     check_greedy(small.random_model("vit", decoder), IMAGES, TOKENS)
 
