@@ -103,7 +103,7 @@ def decoder_weights(quantize: str, say: Say, *, refresh: bool = False) -> dict[s
     """
     from safetensors.numpy import save_file
 
-    from edge.weights import check_weights, map_safetensors
+    from edge.weights import check_weights, map_safetensors, settle
 
     path = cache_folder() / f"decoder-reference-{PRECISIONS[quantize]}-v{VERSION}.safetensors"
     if path.is_file() and not refresh:
@@ -115,6 +115,7 @@ def decoder_weights(quantize: str, say: Say, *, refresh: bool = False) -> dict[s
     with _working_folder() as work:
         made = random_weights(SPEC, quantize)
         save_file(made, work / path.name)
+        settle(work / path.name)
         os.replace(work / path.name, path)
     arrays = map_safetensors(path)
     check_weights(arrays, SPEC)

@@ -7,9 +7,11 @@ come from the file, so each is checked before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import mmap
+import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -53,6 +55,9 @@ def map_safetensors(path: Path, dtypes: Mapping[str, np.dtype[Any]] = _DTYPES) -
         raise fail("it is too short")
     with open(path, "rb") as stream:
         mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # switched off in this system: small pages will do
+            mapped.madvise(mmap.MADV_HUGEPAGE)
     length = int.from_bytes(mapped[:8], "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise fail("its header is longer than the file or the limit")
@@ -75,6 +80,19 @@ def map_safetensors(path: Path, dtypes: Mapping[str, np.dtype[Any]] = _DTYPES) -
     if any(left[1] > right[0] for left, right in pairwise(spans)):
         raise fail("two tensors overlap")
     return arrays
+
+
+def settle(path: Path) -> None:
+    """Write a new file of weights to the disk and forget its cached pages.
+
+    What a program writes is cached in the system's small pages, and every later process maps those, which costs decoding
+    a tenth of its speed. Read anew through a mapping, it lies in huge pages where the file system has them.
+    """
+    with open(path, "rb+") as stream:
+        os.fsync(stream.fileno())
+        if hasattr(os, "posix_fadvise"):
+            with contextlib.suppress(OSError):  # only speed is at stake
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _unique(items: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -83,8 +83,11 @@ def save_weights(arrays: dict[str, np.ndarray], path: Path) -> None:
     """Write decoder weights as safetensors."""
     from safetensors.numpy import save_file
 
+    from edge.weights import settle
+
     save_file(arrays, path)
     path.chmod(0o644)
+    settle(path)
 
 
 def write_manifest(stage: Path, manifest: dict[str, Any]) -> str:

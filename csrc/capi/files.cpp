@@ -11,6 +11,7 @@
 #include <system_error>
 #include <utility>
 
+#include "cpu/pages.h"
 #include "failure.h"
 #include "utf8.h"
 
@@ -42,6 +43,7 @@ MappedFile::MappedFile(int descriptor, const std::string& name) {
   if (data == MAP_FAILED) throw bundle_failure(name + " cannot be mapped (" + reason() + ")");
   data_ = static_cast<const std::byte*>(data);
   size_ = size;
+  prefer_huge_pages(data_, size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
-#include <new>
 #include <stdexcept>
 #include <utility>
 
@@ -41,20 +40,17 @@ int64_t checked_lines(int64_t bytes, int threads) {
 ReadMeter::ReadMeter(int64_t bytes, int64_t threads)
     : lines_(checked_lines(bytes, checked_threads(threads))),
       pool_(static_cast<int>(threads)),
-      sums_(static_cast<size_t>(threads)) {
-  const auto size = static_cast<size_t>(lines_ * kLine);
-  data_.reset(static_cast<uint64_t*>(std::aligned_alloc(4096, (size + 4095) / 4096 * 4096)));
-  if (!data_) throw std::bad_alloc();
+      sums_(static_cast<size_t>(threads)),
+      memory_(static_cast<size_t>(lines_ * kLine)),
+      data_(reinterpret_cast<uint64_t*>(memory_.data())) {
   // Each thread touches its own share first: pages come from the memory near it.
-  pool_.run([&](int t) {
-    std::fill(data_.get() + begin(t) * kWords, data_.get() + begin(t + 1) * kWords, uint64_t{1});
-  });
+  pool_.run([&](int t) { std::fill(data_ + begin(t) * kWords, data_ + begin(t + 1) * kWords, uint64_t{1}); });
 }
 
 std::vector<double> ReadMeter::passes(double seconds) {
   if (!(seconds >= 0.0 && seconds <= 600.0)) throw std::invalid_argument("seconds must be 0 to 600");
   const std::function<void(int)> read = [&](int t) {
-    sums_[static_cast<size_t>(t)].value = sum_lines(data_.get() + begin(t) * kWords, begin(t + 1) - begin(t));
+    sums_[static_cast<size_t>(t)].value = sum_lines(data_ + begin(t) * kWords, begin(t + 1) - begin(t));
   };
   const ThreadPool::Busy busy(pool_);
   using Clock = std::chrono::steady_clock;

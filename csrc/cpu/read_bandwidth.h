@@ -4,16 +4,16 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <vector>
 
+#include "cpu/pages.h"
 #include "cpu/thread_pool.h"
 
 namespace edge {
 
 // A buffer that stays, so that it can be read again between other measurements. Each thread reads its own
-// contiguous share from begin to end, pass after pass. Pages are the platform's default.
+// contiguous share from begin to end, pass after pass. In huge pages where the system has them, as the
+// decoder's cache.
 class ReadMeter {
  public:
   // Throws std::invalid_argument for arguments out of range and std::bad_alloc.
@@ -23,9 +23,6 @@ class ReadMeter {
   std::vector<double> passes(double seconds);
 
  private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
   struct alignas(64) Sum {
     uint64_t value = 0;
   };
@@ -34,7 +31,8 @@ class ReadMeter {
   int64_t lines_;
   ThreadPool pool_;
   std::vector<Sum> sums_;
-  std::unique_ptr<uint64_t, Free> data_;
+  Pages memory_;
+  uint64_t* data_;
 };
 
 }  // namespace edge

@@ -2,13 +2,10 @@
 #include "decoder/cache.h"
 
 #include <cstring>
-#include <new>
 #include <vector>
 
 namespace edge {
 namespace {
-
-constexpr int64_t kAlign = 64;
 
 // Keys go into their group column by column.
 template <class T>
@@ -28,16 +25,13 @@ KvCache::KvCache(const DecoderSpec& spec, KvType type, int64_t keys)
                : type == KvType::f16 ? 2
                                      : 1) {
   const int64_t half = layers_ * heads_ * capacity_ * key_bytes();
-  // calloc: fresh zero pages, so rows never written cost no memory.
-  storage_.reset(std::calloc(static_cast<size_t>(2 * half + kAlign), 1));
-  if (!storage_) throw std::bad_alloc();
-  const auto address = reinterpret_cast<uintptr_t>(storage_.get());
-  keys_ = static_cast<std::byte*>(storage_.get()) + (kAlign - address % kAlign) % kAlign;
+  storage_ = Pages(static_cast<size_t>(2 * half));
+  keys_ = storage_.data();
   values_ = keys_ + half;
 }
 
 std::byte* KvCache::block(std::byte* base, int64_t layer, int64_t head, int64_t index) const {
-  return base + ((layer * heads_ + head) * (capacity_ / kKeyBlock) + index) * block_bytes();
+  return base + index * block_stride() + (layer * heads_ + head) * block_bytes();
 }
 
 float& KvCache::scale(std::byte* base, int64_t layer, int64_t head, int64_t key) const {

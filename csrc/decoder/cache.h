@@ -4,19 +4,18 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 
 #include "cpu/kernels.h"
+#include "cpu/pages.h"
 #include "decoder/spec.h"
 
 namespace edge {
 
 enum class KvType { f32, f16, i8 };
 
-// Per layer and head: blocks of kKeyBlock keys as [groups][head_dim][kKeyGroup] and of values as
-// [kKeyBlock][head_dim]; an int8 block is followed by its keys' (or values') scales, one per position.
-// Memory is reserved for all keys but only touched as rows arrive.
+// Blocks of kKeyBlock keys as [groups][head_dim][kKeyGroup] and of values as [kKeyBlock][head_dim]; an int8
+// block is followed by its keys' (or values') scales, one per position. The first blocks of all layers and
+// heads lie together, then the second ones: memory is reserved for all keys but only touched as rows arrive.
 class KvCache {
  public:
   // For so many keys per layer and head.
@@ -30,6 +29,8 @@ class KvCache {
 
   // Bytes of one block of keys, or of values.
   int64_t block_bytes() const { return kKeyBlock * key_bytes(); }
+  // From one block of a layer and head to its next, in bytes.
+  int64_t block_stride() const { return layers_ * heads_ * block_bytes(); }
   const void* key_block(int64_t layer, int64_t head, int64_t block) const;
   const void* value_block(int64_t layer, int64_t head, int64_t block) const;
 
@@ -46,9 +47,6 @@ class KvCache {
   }
 
  private:
-  struct Free {
-    void operator()(void* p) const { std::free(p); }
-  };
   // Of one key or value, with its scale.
   int64_t key_bytes() const {
     return head_dim_ * element_ + (type_ == KvType::i8 ? static_cast<int64_t>(sizeof(float)) : 0);
@@ -58,7 +56,7 @@ class KvCache {
 
   KvType type_;
   int64_t layers_, heads_, head_dim_, capacity_, element_;
-  std::unique_ptr<void, Free> storage_;
+  Pages storage_;
   std::byte* keys_ = nullptr;
   std::byte* values_ = nullptr;
 };

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <new>
 #include <thread>
 
 namespace edge {
@@ -23,7 +22,6 @@ constexpr int64_t kPacks = 16;
 // before the last.
 constexpr int64_t kRecent = 3;
 constexpr int kLooksPerYield = 2000;
-constexpr int64_t kPage = 4096;
 
 enum { kAttnOut, kMlpIn, kMlpOut, kQkv, kMatrices };
 
@@ -81,13 +79,9 @@ Prefill::Prefill(const DecoderSpec& spec, const Weights& weights, const Kernels&
     }
     most = std::max(most, bytes);
   }
-  for (size_t i = 0; i < panel_memory_.size(); ++i) {
-    panel_memory_[i] =
-        Memory(static_cast<std::byte*>(std::aligned_alloc(kPage, size_of(whole(most, kPage)))));
-    if (!panel_memory_[i]) throw std::bad_alloc();
-  }
+  for (Pages& memory : panel_memory_) memory = Pages(size_of(most));
   for (int64_t stage = 0; stage < spec.layers; ++stage) {
-    std::byte* at = panel_memory_[size_of(stage % 2)].get();
+    std::byte* at = panel_memory_[size_of(stage % 2)].data();
     for (int64_t i = 0; i < kMatrices; ++i) {
       Panels& panels = panels_[size_of(stage * kMatrices + i)];
       panels.place(at);
@@ -264,7 +258,7 @@ void Prefill::look(int64_t layer, int64_t head, const float* q, int64_t first, i
                   .rows = n,
                   .head_dim = spec_.head_dim,
                   .first_key = first,
-                  .block_stride = kKeyBlock * spec_.head_dim,
+                  .block_stride = cache.block_stride() / static_cast<int64_t>(sizeof(float)),
                   .q_stride = spec_.hidden,
                   .out_stride = spec_.hidden,
                   .scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim))});

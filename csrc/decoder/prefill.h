@@ -16,12 +16,12 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <functional>
 #include <memory>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/pages.h"
 #include "cpu/thread_pool.h"
 #include "decoder/cache.h"
 #include "decoder/panels.h"
@@ -53,10 +53,6 @@ class Prefill {
 
  private:
   struct Scratch;
-  struct Free {
-    void operator()(std::byte* p) const { std::free(p); }
-  };
-  using Memory = std::unique_ptr<std::byte, Free>;
   struct Task {
     enum Kind { pack, block } kind;
     int64_t stage, index;
@@ -84,9 +80,9 @@ class Prefill {
   std::vector<std::atomic<int64_t>> blocks_done_;  // [stages]
   std::vector<std::atomic<int64_t>> packs_done_;   // [stages]
 
-  std::vector<Panels> panels_;          // [stages, matrices of a stage]
-  std::array<Memory, 2> panel_memory_;  // of even and odd stages
-  std::unique_ptr<KvCache> recent_;     // of a few layers, where there is no cache in float32 to read from
+  std::vector<Panels> panels_;         // [stages, matrices of a stage]
+  std::array<Pages, 2> panel_memory_;  // of even and odd stages
+  std::unique_ptr<KvCache> recent_;    // of a few layers, where there is no cache in float32 to read from
   std::vector<std::unique_ptr<Scratch>> scratch_;  // [threads]
   std::vector<float> x_, queries_;                 // [length, hidden]
   std::vector<float> bias_;                        // [layers, whole key blocks]
