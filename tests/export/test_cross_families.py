@@ -126,7 +126,7 @@ FULL: dict[str, dict[str, Any]] = {
 def full_model(decoder: str) -> Any:
     """Random weights of a published shape behind a ViT-B/16."""
     model = small.random_model("vit", decoder, full={"encoder": {}, "image_size": 224, **FULL[decoder]})
-    if decoder == "roberta":
+    if decoder in ("roberta", "mbart"):
         model.generation_config.no_repeat_ngram_size = 2
     return model
 
