@@ -35,7 +35,7 @@ inline void load_scales(const uint16_t* p, int64_t n, float* out) {
 }
 
 // OUT weight rows x ROWS activation rows, `n` groups from column k on. Each sum takes the groups in order,
-// and inside a group the vectors of columns in order, whatever OUT and ROWS are.
+// and the columns of a group in one order, whatever OUT and ROWS are.
 template <int OUT, int ROWS>
 inline void int4_round(const MatmulArgs& a, const uint8_t* w, const uint16_t* scale, const float* x,
                        int64_t n, Vec (&sum)[OUT][ROWS]) {
@@ -44,16 +44,30 @@ inline void int4_round(const MatmulArgs& a, const uint8_t* w, const uint16_t* sc
 #pragma GCC unroll 16
   for (int o = 0; o < OUT; ++o) load_scales(scale + o * groups, n, scales[o]);
   for (int64_t g = 0; g < n; ++g) {
+#ifdef EDGE_LOOSE_GROUPS
+    Vec in[ROWS][kGroupVecs4];
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) loose_group(x + r * a.x_stride + g * kGroup4, in[r]);
+#endif
 #pragma GCC unroll 16
     for (int o = 0; o < OUT; ++o) {
       Vec wide[kGroupVecs4], part[ROWS];
-      widen_group(w + (o * groups + g) * kGroupBytes, wide);
+      const uint8_t* packed = w + (o * groups + g) * kGroupBytes;
+#ifdef EDGE_LOOSE_GROUPS
+      widen_loose(packed, wide);
+#else
+      widen_group(packed, wide);
+#endif
 #pragma GCC unroll 16
       for (int c = 0; c < kGroupVecs4; ++c)
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
-          const Vec in = load(x + r * a.x_stride + g * kGroup4 + c * kLanes);
-          part[r] = c == 0 ? mul(wide[c], in) : fma(wide[c], in, part[r]);
+#ifdef EDGE_LOOSE_GROUPS
+          const Vec columns = in[r][c];
+#else
+          const Vec columns = load(x + r * a.x_stride + g * kGroup4 + c * kLanes);
+#endif
+          part[r] = c == 0 ? mul(wide[c], columns) : fma(wide[c], columns, part[r]);
         }
       const Vec s = set1(scales[o][g]);
 #pragma GCC unroll 16

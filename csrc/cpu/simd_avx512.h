@@ -115,6 +115,24 @@ inline void widen_group(const uint8_t* p, Vec (&w)[2]) {
   w[0] = _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_unpacklo_epi16(bytes, bytes), shift), table);
   w[1] = _mm512_permutexvar_ps(_mm512_srlv_epi32(_mm512_unpackhi_epi16(bytes, bytes), shift), table);
 }
+// The same in the order that costs least: lane i of w[n] is nibble n of byte i. `loose_group` puts a group's
+// activations in that order, once for all weight rows of a tile.
+#define EDGE_LOOSE_GROUPS 1
+inline void widen_loose(const uint8_t* p, Vec (&w)[2]) {
+  const __m512 table = _mm512_mul_ps(
+      _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(kCode4)))),
+      set1(1.0f / 128.0f));
+  const __m512i bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  w[0] = _mm512_permutexvar_ps(bytes, table);
+  w[1] = _mm512_permutexvar_ps(_mm512_srli_epi32(bytes, 4), table);
+}
+inline void loose_group(const float* x, Vec (&in)[2]) {
+  const __m512i low = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 16, 24, 17, 25, 18, 26, 19, 27);
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(4));
+  const __m512 first = load(x), second = load(x + kLanes);
+  in[0] = _mm512_permutex2var_ps(first, low, second);
+  in[1] = _mm512_permutex2var_ps(first, high, second);
+}
 inline void widen_scales(const uint16_t* p, float* out) {
   _mm256_storeu_ps(out, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
