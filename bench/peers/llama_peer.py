@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from edge.weights import settle
+
 from .gpt2 import SPEC, folder, weights
 from .job import Job, made_once, require
 from .llama_build import find
@@ -64,6 +66,7 @@ def write_gguf(path: Path, kind: str) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+    settle(path)  # its mapping deserves huge pages as much as ours
 
 
 class LlamaBench:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from .result import Figures
 
 HEAD = ("engine", "weights", "cache", "MB/token", "ms/token", "min", "GB/s", "prefill", "encoder", "segmenter")
-HEAD += ("vision+prefill", "report")
+HEAD += ("vision+prefill", "report", "report, drafted")
 LEFT = 3
 """Columns of words; the others hold numbers."""
 
@@ -38,7 +38,7 @@ def rows(figures: Figures) -> Iterator[tuple[str, ...]]:
             cell("decode", "{:.2f}"),
             cell("decode", "{:.2f}", "min"),
             rate,
-            *(cell(task) for task in ("prefill", "encoder", "segmenter", "vision_prefill", "report")),
+            *(cell(task) for task in ("prefill", "encoder", "segmenter", "vision_prefill", "report", "report_drafted")),
         )
 
 

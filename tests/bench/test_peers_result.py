@@ -20,7 +20,12 @@ from edge_bench.peers.variants import VARIANTS, bytes_per_token
 from edge_bench.reference import SPEC
 
 MS = {
-    "ours-int8-kv_fp16": {"decode": [4.0, 5.0, 4.5], "vision_prefill": [500.0], "report": [900.0, 1000.0, 950.0]},
+    "ours-int8-kv_fp16": {
+        "decode": [4.0, 5.0, 4.5],
+        "vision_prefill": [500.0],
+        "report": [900.0, 1000.0, 950.0],
+        "report_drafted": [640.0],
+    },
     "ours-int8-kv_int8": {"decode": [4.0]},
     "llama-q8_0-kv_fp16": {"decode": [7.0, 6.75, 6.0], "prefill": [800.0]},
     "llama-q4_0-kv_fp16": {"decode": [5.0], "prefill": [600.0]},
@@ -88,6 +93,9 @@ def test_marks_compare_at_equal_bits(figures: dict[str, Any]) -> None:
     assert whole["ratio"] == pytest.approx(1160 / 950)
     assert whole["holds"] is False
     assert listed["whole report: against the reference as shipped"]["ratio"] == pytest.approx(6850 / 950)
+    drafted = listed["whole report, drafts as right as the demo model's: against the best sum of peers"]
+    assert drafted["ratio"] == pytest.approx(1160 / 640)
+    assert drafted["holds"] is True
 
 
 @pytest.mark.parametrize("markdown", [False, True])
