@@ -22,6 +22,8 @@ _ENCODERS: dict[str, dict[str, Any]] = {
                "image_size": 80},
     "dinov2_with_registers": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "mlp_ratio": 2,
                               "patch_size": 8, "image_size": 80},
+    "dinov3_vit": {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96,
+                   "patch_size": 16, "num_register_tokens": 2},
     "swin": {"embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 4},
     "swinv2": {"embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4, "patch_size": 4},
 }  # fmt: skip
