@@ -52,7 +52,7 @@ class Variant:
 def _variants() -> Iterable[Variant]:
     yield Variant(OURS, "edge-report", "fp32", "fp32", ("decode",))
     yield Variant(OURS, "edge-report", "int8", "fp16", ("decode", "vision_prefill", "report", "report_drafted"))
-    yield Variant(OURS, "edge-report", "int8", "int8", ("decode",))
+    yield Variant(OURS, "edge-report", "int8", "int8", ("decode", "report", "report_drafted"))
     yield Variant(OURS, "edge-report", "int4", "fp16", ("decode", "vision_prefill", "report", "report_drafted"))
     yield Variant(OURS, "edge-report", "int4", "int8", ("decode",))
     yield Variant("llama", "llama.cpp", "f16", "fp16", DECODER)
