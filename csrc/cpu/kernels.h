@@ -32,6 +32,17 @@ struct NextRead {
   const uint16_t* group_scale = nullptr;  // of int4 weights
 };
 
+// Rows of activations as integers of 24 bits in three signed digits of 8; see kernels_digits.h.
+inline constexpr int kDigits = 3;
+inline constexpr int64_t kDigitChunk = 128;  // columns; what is missing of the last chunk is zero
+inline constexpr int64_t kDigitLanes = 16;   // sums that a digit's products are spread over
+struct DigitRows {
+  const int8_t* digits;  // [rows, chunks, kDigits, kDigitChunk]
+  const int32_t* start;  // [rows, chunks, kDigits, kDigitLanes]: where the sums begin
+  const float* scale;    // [rows]
+  int64_t chunks;
+};
+
 // y[r, o] = scale[o] * sum_k w[o, k] x[r, k] + bias[o], for o in [begin, end) and r in [0, rows).
 // The order of every sum depends on `cols` alone, neither on the range nor on the number of rows.
 struct MatmulArgs {
@@ -42,8 +53,9 @@ struct MatmulArgs {
   const float* x;               // [rows, cols], row stride x_stride
   float* y;                     // [rows, *], row stride y_stride
   int64_t cols, begin, end, rows, x_stride, y_stride;
-  bool accumulate;     // y += instead of y =
-  NextRead next = {};  // behind the rows of this range
+  bool accumulate;                    // y += instead of y =
+  NextRead next = {};                 // behind the rows of this range
+  const DigitRows* digits = nullptr;  // x for matmul_digits
 };
 
 // One head, one block of at most kKeyBlock keys, `rows` queries:
@@ -123,6 +135,10 @@ struct Kernels {
   void (*matmul_f32)(const MatmulArgs&);
   void (*matmul_i8)(const MatmulArgs&);
   void (*matmul_i4)(const MatmulArgs&);
+  // int4 weights with activations in digits: where there are products of bytes, else null. to_digits takes
+  // whole groups and returns the scale, which is not a number where one of x is not finite.
+  float (*to_digits)(const float* x, int64_t n, int8_t* digits, int32_t* start);
+  void (*matmul_digits)(const MatmulArgs&);
   // Outputs per panel, and rows per tile, of a product of many rows.
   int64_t gemm_outs, gemm_rows;
   void (*pack_f32)(const PackArgs&);

@@ -7,6 +7,8 @@
 
 #include "cpu/kernels_matmul.h"
 
+#include "cpu/kernels_digits.h"
+
 #include "cpu/kernels_flash.h"
 
 #include "cpu/kernels_gemm.h"

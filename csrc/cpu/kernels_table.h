@@ -12,6 +12,8 @@ constexpr Kernels make_table(const char* name) {
           .matmul_f32 = matmul<float>,
           .matmul_i8 = matmul<int8_t>,
           .matmul_i4 = matmul<Int4>,
+          .to_digits = kToDigits,
+          .matmul_digits = kMatmulDigits,
           .gemm_outs = kGemmOuts,
           .gemm_rows = kGemmRows,
           .pack_f32 = pack_f32,

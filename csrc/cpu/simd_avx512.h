@@ -95,8 +95,12 @@ inline Ints sub_ints(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 inline Ints mul_ints(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 #ifdef __AVX512VNNI__
 #define EDGE_BYTE_PRODUCTS 1
-// Four products each: unsigned times signed bytes.
-inline Ints add_byte_products(Ints sum, Ints a, Ints b) { return _mm512_dpbusd_epi32(sum, a, b); }
+// Four products each: unsigned times signed bytes. Not the intrinsic: around that GCC 12 copies every sum,
+// and spills half of a tile's to the stack.
+inline Ints add_byte_products(Ints sum, Ints a, Ints b) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "vm"(b));
+  return sum;
+}
 #endif
 // Rounded to even; in range.
 inline void store_int16(int16_t* p, Vec v) {

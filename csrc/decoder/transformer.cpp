@@ -41,6 +41,8 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
   attended_.resize(size_of(kMaxRows * spec.hidden));
   if (spec.head_transform) transformed_.resize(attended_.size());
   own_.assign(size_of(threads), std::vector<float>(size_of(kMaxRows * spec.hidden)));
+  digits_.reserve(size_of(threads));
+  for (int i = 0; i < threads; ++i) digits_.emplace_back(kernels, kMaxRows, std::max(spec.hidden, spec.mlp));
   parts_.reserve(kMaxRows);
   wanted_.reserve(kMaxRows);
   open_lanes(1);
@@ -189,10 +191,12 @@ int32_t Transformer::type_of(const Part& part, int64_t row) const {
 void Transformer::work(int thread) {
   const int64_t rows = rows_, mlp = spec_.mlp;
   float* own = own_[size_of(thread)].data();
+  Digits& digits = digits_[size_of(thread)];
   const auto activate = activation();
   for (int64_t i = 0; i < spec_.layers; ++i) {
     const Layer& layer = weights_.layers[size_of(i)];
     normalise(attn_input(i), x_.data(), own, rows);
+    digits.round(layer.qkv, own, rows);
     if (thread == 0) count_blocks(false, i);
     const int64_t blocks = tasks(false, i);
     const NextRead keys{keys_of(false, i, own_units(thread, blocks).first)};
@@ -208,6 +212,7 @@ void Transformer::work(int thread) {
     expect_rows(thread, layer.attn_out, kRowUnit);
     pool_.barrier(thread);
     const Matrix& behind = spec_.has_cross() ? layer.cross_q : layer.mlp_in;
+    digits.round(layer.attn_out, attended_.data(), rows);
     spread_rows(thread, kAttnOut, layer.attn_out, first_rows(thread, behind, kRowUnit),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
                   add_back(thread, layer.attn_out, attended_.data(), begin, end, next);
@@ -219,9 +224,11 @@ void Transformer::work(int thread) {
     expect_rows(thread, layer.mlp_in, kRowUnit);
     pool_.barrier(thread);
     normalise(mlp_input(layer), x_.data(), own, rows);
+    const DigitRows* input = digits.round(layer.mlp_in, own, rows);
     spread_rows(thread, kMlpIn, layer.mlp_in, first_rows(thread, layer.mlp_out, kRowUnit),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
-                  layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, begin, end, false, next);
+                  layer.mlp_in.multiply(kernels_, own, rows, mlp_.data(), mlp, begin, end, false, next,
+                                        input);
                   for (int64_t r = 0; r < rows; ++r) activate(mlp_.data() + r * mlp + begin, end - begin);
                 });
     expect_rows(thread, layer.mlp_out, kRowUnit);
@@ -229,6 +236,7 @@ void Transformer::work(int thread) {
     const bool last = i + 1 == spec_.layers;
     const Matrix& following = last ? first_of_head() : weights_.layers[size_of(i + 1)].qkv;
     const int64_t unit = !last ? spec_.head_dim : spec_.head_transform ? kRowUnit : kVocabBlock;
+    digits.round(layer.mlp_out, mlp_.data(), rows);
     spread_rows(thread, kMlpOut, layer.mlp_out, first_rows(thread, following, unit),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
                   add_back(thread, layer.mlp_out, mlp_.data(), begin, end, next);
@@ -249,11 +257,12 @@ void Transformer::cross_attend(int thread, int64_t index) {
   float* own = own_[size_of(thread)].data();
   normalise(post() ? layer.attn_norm : layer.cross_norm, x_.data(), own, rows);
   if (thread == 0) count_blocks(true, index);
+  const DigitRows* input = digits_[size_of(thread)].round(layer.cross_q, own, rows);
   // In the place of the self-attention's queries.
   const int64_t blocks = tasks(true, index);
   const NextRead keys{keys_of(true, index, own_units(thread, blocks).first)};
   spread_rows(thread, kCrossQ, layer.cross_q, keys, [&](int64_t begin, int64_t end, const NextRead& next) {
-    layer.cross_q.multiply(kernels_, own, rows, qkv_.data(), 3 * hidden, begin, end, false, next);
+    layer.cross_q.multiply(kernels_, own, rows, qkv_.data(), 3 * hidden, begin, end, false, next, input);
   });
   expect_cache(thread, true, index);
   pool_.barrier(thread);
@@ -263,6 +272,7 @@ void Transformer::cross_attend(int thread, int64_t index) {
   });
   expect_rows(thread, layer.cross_out, kRowUnit);
   pool_.barrier(thread);
+  digits_[size_of(thread)].round(layer.cross_out, attended_.data(), rows);
   spread_rows(thread, kCrossOut, layer.cross_out, first_rows(thread, layer.mlp_in, kRowUnit),
               [&](int64_t begin, int64_t end, const NextRead& next) {
                 add_back(thread, layer.cross_out, attended_.data(), begin, end, next);
@@ -277,7 +287,8 @@ void Transformer::add_back(int thread, const Matrix& matrix, const float* from, 
   for (int64_t r = 0; r < rows_ && post(); ++r)
     std::copy(own + r * spec_.hidden + begin, own + r * spec_.hidden + end,
               x_.data() + r * spec_.hidden + begin);
-  matrix.multiply(kernels_, from, rows_, x_.data(), spec_.hidden, begin, end, true, next);
+  matrix.multiply(kernels_, from, rows_, x_.data(), spec_.hidden, begin, end, true, next,
+                  digits_[size_of(thread)].rows());
 }
 
 const Norm& Transformer::attn_input(int64_t layer) const {
@@ -419,7 +430,8 @@ void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t 
 void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t end, const NextRead& next) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
   weights_.layers[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows_, qkv_.data(),
-                                               stride, begin * head_dim, end * head_dim, false, next);
+                                               stride, begin * head_dim, end * head_dim, false, next,
+                                               digits_[size_of(thread)].rows());
   for (const Part& part : parts_) {
     const Branches* branches = part.step->branches;
     const int64_t at = part.lane->own_keys(index);
@@ -567,10 +579,11 @@ void Transformer::project_logits(int thread) {
   for (int64_t r = 0; r < n; ++r)
     normalise(head_input(), x_.data() + wanted_[size_of(r)].row * spec_.hidden, own + r * spec_.hidden, 1);
   if (spec_.head_transform) {
+    const DigitRows* input = digits_[size_of(thread)].round(weights_.transform, own, n);
     spread_rows(thread, kTransform, weights_.transform, first_rows(thread, weights_.head, kVocabBlock),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
                   weights_.transform.multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end,
-                                              false, next);
+                                              false, next, input);
                   for (int64_t r = 0; r < n; ++r)
                     activation()(transformed_.data() + r * spec_.hidden + begin, end - begin);
                 });
@@ -579,6 +592,7 @@ void Transformer::project_logits(int thread) {
     normalise(weights_.transform_norm, transformed_.data(), own, n);
   }
   const Matrix& head = weights_.head;
+  const DigitRows* input = digits_[size_of(thread)].round(head, own, n);
   const NextRead behind =
       first_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
   spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end, int64_t after) {
@@ -586,7 +600,7 @@ void Transformer::project_logits(int thread) {
       const int64_t next = b + 1 < end ? b + 1 : after;
       head.multiply(kernels_, own, n, wanted_.front().step->logits, spec_.vocab, b * kVocabBlock,
                     std::min((b + 1) * kVocabBlock, spec_.vocab), false,
-                    next < 0 ? behind : head.from_row(next * kVocabBlock));
+                    next < 0 ? behind : head.from_row(next * kVocabBlock), input);
       for (const Wanted& row : wanted_)
         if (row.step->on_block) (*row.step->on_block)(row.index, b);
     }

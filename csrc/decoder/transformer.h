@@ -13,6 +13,7 @@
 
 #include "cpu/kernels.h"
 #include "cpu/thread_pool.h"
+#include "decoder/digits.h"
 #include "decoder/lane.h"
 #include "decoder/prefill.h"
 #include "decoder/spec.h"
@@ -232,6 +233,7 @@ class Transformer {
   // [threads][kMaxRows, hidden]: normalised rows, which every thread computes for itself because that is
   // cheaper than a barrier.
   std::vector<std::vector<float>> own_;
+  std::vector<Digits> digits_;  // [threads] what the products at work read, where they are products of bytes
   std::unique_ptr<Prefill> prefill_;  // made when it is first needed
 };
 

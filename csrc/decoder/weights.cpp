@@ -87,7 +87,8 @@ class Binder {
 }  // namespace
 
 void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* y, int64_t y_stride,
-                      int64_t begin, int64_t end, bool accumulate, const NextRead& next) const {
+                      int64_t begin, int64_t end, bool accumulate, const NextRead& next,
+                      const DigitRows* digits) const {
   const MatmulArgs args{.w = data,
                         .scale = scale,
                         .group_scale = group_scale,
@@ -101,7 +102,9 @@ void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* 
                         .x_stride = cols,
                         .y_stride = y_stride,
                         .accumulate = accumulate,
-                        .next = next};
+                        .next = next,
+                        .digits = digits};
+  if (digits) return kernels.matmul_digits(args);
   switch (dtype) {
     case DType::i8:
       return kernels.matmul_i8(args);

@@ -78,6 +78,39 @@ def test_matmul(isa: str, kind: str, cols: int) -> None:
         assert not part[:, end:].any()
 
 
+def test_digits_lose_nothing() -> None:
+    """int4 weights with activations of three digits, beside the same with activations in float32."""
+    isa = need("avx512vnni")
+    rng = np.random.default_rng(6)
+    w, scale = quantise4(rng.standard_normal((37, 800)).astype(np.float32))
+    x = rng.standard_normal((7, 800)).astype(np.float32)
+    x[1] *= 1e-30
+    x[2] *= 1e30
+    x[3, 5] = 300.0  # an outlier takes digits from the others
+    x[4] = 0.0
+    x[5] = -np.abs(x[5])  # all of one sign: what the unsigned weights add is taken off again
+    x[6] = np.float32(0.7)
+    want = twin.matmul(w, scale, x, None)
+    got = {d: ops.matmul(isa, w, scale.view(np.uint16), x, None, None, 0, 37, digits=d) for d in (True, False)}
+    assert (got[True] != got[False]).any(), "there are no products of digits"
+    for row in (0, 1, 2, 3, 5, 6):
+        for values in got.values():
+            assert twin.nmse(values[row], want[row]) < (1e-11 if row == 3 else 1e-13), row
+    assert not got[True][4].any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_digits_of_what_is_not_finite(value: float) -> None:
+    isa = need("avx512vnni")
+    rng = np.random.default_rng(7)
+    w, scale = quantise4(rng.standard_normal((5, 160)).astype(np.float32))
+    x = rng.standard_normal((3, 160)).astype(np.float32)
+    x[1, 77] = value
+    got = ops.matmul(isa, w, scale.view(np.uint16), x, None, None, 0, 5)
+    assert np.isnan(got[1]).all()
+    assert np.isfinite(got[[0, 2]]).all()
+
+
 @isas
 @caches
 @pytest.mark.parametrize("head_dim", [1, 5, 16, 24, 64, 80])
