@@ -77,11 +77,15 @@ def test_texts_of_the_rounded_weights(decoder: str, bits: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("decoder", small.DECODERS)
-def test_export(tmp_path: Any, decoder: str) -> None:
-    """The exporter's own check passes in int8 and int4."""
+def test_export(tmp_path: Any, decoder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The exporter's own check passes in int8. In int4 it may find that random weights choose other words than before
+    rounding, and nothing else."""
     folder = small.save(small.random_model("vit", decoder), tmp_path / "folder")
-    for bits in ("int8", "int4"):
-        assert main([str(folder), "--out", str(tmp_path / bits), "-q", "--quantize", bits]) == 0
+    assert main([str(folder), "--out", str(tmp_path / "int8"), "-q", "--quantize", "int8"]) == 0
+    code = main([str(folder), "--out", str(tmp_path / "int4"), "-q", "--quantize", "int4"])
+    failed = [line for line in capsys.readouterr().err.splitlines() if "FAILED" in line]
+    assert all(line.startswith("| text logits") for line in failed)
+    assert code == (84 if failed else 0)
 
 
 def test_tables_stay_as_they_are() -> None:
