@@ -129,7 +129,7 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.slow
 def test_published_shapes(tmp_path: Path) -> None:
-    """ResNet-101 at 224 x 224, the transformer over 21 reports, BERT base; int8 export included."""
-    model = promptmrg.random_model(promptmrg.FULL, gain=12.0)  # more of it, and float32 differs from float64
+    """ResNet-101 at 224 x 224, the transformer over 21 reports, BERT base. Not in int8: the classifier of this random
+    model reads differences so small that rounding drowns them, and the exporter refuses it, as it should."""
+    model = promptmrg.random_model(promptmrg.FULL, gain=50.0)
     check(model, export(tmp_path / "full", model), 5, {1: 30, 3: 12})
-    export(tmp_path / "int8", model, "--quantize", "int8")
