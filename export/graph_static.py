@@ -7,7 +7,9 @@ in front of a product, weights in 8 bits per output channel), which OpenVINO tur
 between them it computes in bfloat16 where the processor can.
 
 The rule: a product is quantized unless its outputs then differ from its float32 outputs by more than ``MOST_NMSE`` on
-any picture; a convolution, unless rounding its input alone does.
+any picture; a convolution, unless rounding its input alone does. For OpenVINO a product of joined tensors stays as it
+is: OpenVINO (2026.4) moves the rounding in front of the join, gives every row a zero point of its own, and then refuses
+the graph.
 """
 
 from __future__ import annotations
@@ -72,6 +74,9 @@ def plan_static(
     """
     plan = StaticPlan()
     products = [product for product in products_of(model) if not product.is_head]
+    if not symmetric:
+        joined = {name for node in model.graph.node if node.op_type == "Concat" for name in node.output}
+        products = [product for product in products if product.source not in joined]
     convolutions = _convolutions(model)
     sources = [product.source for product in products] + list(convolutions.values())
     for values in activations(model, sources, feeds(), work, threads):

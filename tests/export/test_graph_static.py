@@ -56,6 +56,41 @@ def test_what_is_not_finite_is_not_taken(tmp_path: Path) -> None:
     assert not plan_static(make_model(), lambda: [broken], tmp_path, 1).takes("m")
 
 
+def joined_model() -> onnx.ModelProto:
+    """relu(x) and -x one behind the other, then a product."""
+    rng = np.random.default_rng(5)
+    nodes = [
+        onnx.helper.make_node("Relu", ["x"], ["a"]),
+        onnx.helper.make_node("Neg", ["x"], ["b"]),
+        onnx.helper.make_node("Concat", ["a", "b"], ["ab"], axis=0),
+        onnx.helper.make_node("MatMul", ["ab", "w"], ["y"]),
+        onnx.helper.make_node("Relu", ["y"], ["yy"]),
+        onnx.helper.make_node("MatMul", ["yy", "v"], ["z"]),
+    ]
+    weights = [
+        onnx.numpy_helper.from_array((rng.standard_normal((160, 160)) / 12).astype(np.float32), name) for name in "wv"
+    ]
+    ports = [onnx.helper.make_tensor_value_info(n, 1, [rows, 160]) for n, rows in (("x", 48), ("z", 96))]
+    graph = onnx.helper.make_graph(nodes, "joined", ports[:1], ports[1:], weights)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_product_of_joined_tensors_stays(tmp_path: Path) -> None:
+    model = joined_model()
+    feeds = {"x": np.random.default_rng(6).standard_normal((48, 160)).astype(np.float32)}
+    plan = plan_static(model, lambda: [feeds], tmp_path, 1)
+    assert [name for name in plan.errors if plan.takes(name)] == ["v"]
+    path = tmp_path / "static.onnx"
+    onnx.save(with_static_ranges(model, plan), path)
+    assert plan_static(model, lambda: [feeds], tmp_path, 1, symmetric=True).takes("w")
+    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    from edge.vision.choice import open_backend
+
+    backend = open_backend(path, "openvino", device="cpu", threads=1, graph="")
+    (got,) = backend.run(feeds, ["z"])
+    assert nmse(got, run(model, feeds)["z"]) < 3e-3
+
+
 def test_a_bundle_with_a_graph_for_openvino(exported) -> None:  # type: ignore[no-untyped-def]
     _, folder = exported(kind="gaussian", quantize="int8", openvino_graph=True)
     manifest = json.loads((folder / "manifest.json").read_text())
