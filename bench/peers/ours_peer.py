@@ -60,16 +60,20 @@ class Ours:
 
     def run(self, task: str) -> float:
         if task == "decode":
-            self._decoder.set_prefix(*self._prefix)
-            return self._generate(self._first)
+            for _ in range(2):  # the other engines compute a prefill first: they are awake when they decode
+                self._decoder.set_prefix(*self._prefix)
+                spent = self._generate(self._first)
+            return spent
         vision, picture = self._graphs["vision_prefill"], pixels()
         if task == "vision_prefill":
             return time_once(lambda: vision.run(picture, bias=True).fill(self._decoder), self.job)
         script = self._drafts(vision, picture) if task == "report_drafted" else []
-        begin = perf_counter()
-        first = vision.run(picture, bias=True).fill(self._decoder)
-        self._decoder.generate(first, self._options, draft_script=script)
-        return (perf_counter() - begin) * 1e3
+
+        def report() -> None:
+            first = vision.run(picture, bias=True).fill(self._decoder)
+            self._decoder.generate(first, self._options, draft_script=script)
+
+        return time_once(report, self.job)
 
     def _drafts(self, vision: Any, picture: Any) -> list[list[int]]:
         """Its text, right and wrong as the demo model's drafts are: none guesses what random weights write."""

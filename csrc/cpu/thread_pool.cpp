@@ -2,6 +2,7 @@
 #include "cpu/thread_pool.h"
 
 #include <algorithm>
+#include <climits>
 #include <cstdlib>
 #include <fstream>
 #include <string>
@@ -33,6 +34,10 @@ constexpr int kLinesPerLook = 4;
 // enough that a stalled decode (a slow callback, a member without a processor) does not burn a core.
 constexpr std::chrono::microseconds kSpinTime{200};
 constexpr int kLooksPerClock = 64;
+
+// Looks at who else runs before a decode begins.
+constexpr int kLooks = 3;
+constexpr std::chrono::microseconds kBetweenLooks{150};
 
 // Weight of the last job in the share of time for which a member had no processor.
 constexpr double kNewest = 0.25;
@@ -277,10 +282,19 @@ void ThreadPool::meet(int index) {
 // milliseconds then takes thirty times as long. So the team begins with the processors that are free.
 void ThreadPool::look_around() {
   if (size_ == 1 || !may_spin_) return;
-  const int runnable = runnable_threads(), machine = static_cast<int>(std::thread::hardware_concurrency());
-  if (runnable == 0 || machine == 0) return;
-  // This thread and our own workers are not others. A process confined to some processors shares but these.
-  const int others = std::max(0, runnable - 1 - awake_.load(std::memory_order_relaxed));
+  const int machine = static_cast<int>(std::thread::hardware_concurrency());
+  if (machine == 0) return;
+  // Whoever runs only for a moment, such as the caller's caller that has just handed over, is gone at the
+  // next look; a team that is too small costs more than two looks.
+  int others = INT_MAX;
+  for (int look = 0; look < kLooks && others > 0; ++look) {
+    if (look > 0) std::this_thread::sleep_for(kBetweenLooks);
+    const int runnable = runnable_threads();
+    if (runnable == 0) return;
+    // This thread and our own workers are not others.
+    others = std::min(others, std::max(0, runnable - 1 - awake_.load(std::memory_order_relaxed)));
+  }
+  // A process confined to some processors shares but these.
   const int processors = available_processors();
   const int taken = (others * std::min(processors, machine) + machine - 1) / machine;
   const int free = std::clamp(processors - taken, 1, size_);
