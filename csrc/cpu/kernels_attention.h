@@ -29,7 +29,7 @@ inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t hea
   for (int64_t d = 0; d < head_dim; ++d) {
     if (ahead) {
 #pragma GCC unroll 16
-      for (int line = 0; line < kBytes; line += kLine) __builtin_prefetch(ahead + line);
+      for (int line = 0; line < kBytes; line += kLine) fetch_line(ahead + line);
       ahead += kBytes;
     }
 #pragma GCC unroll 16
@@ -132,7 +132,7 @@ inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t 
     for (int c = 0; c < VECS; ++c) sum[r][c] = set1(0.0f);
   for (int64_t j = 0; j < count; ++j) {
     if (ahead) {
-      for (int64_t line = 0; line < row_bytes; line += kLine) __builtin_prefetch(ahead + line);
+      for (int64_t line = 0; line < row_bytes; line += kLine) fetch_line(ahead + line);
       ahead += row_bytes;
     }
     Vec weight[ROWS];
