@@ -85,8 +85,8 @@ def map_safetensors(path: Path, dtypes: Mapping[str, np.dtype[Any]] = _DTYPES) -
 def settle(path: Path) -> None:
     """Write a new file of weights to the disk and forget its cached pages.
 
-    What a program writes is cached in the system's small pages, and every later process maps those, which costs
-    decoding a tenth of its speed. Read anew through a mapping, it lies in huge pages where the file system has them.
+    What a program writes is cached in the system's small pages, and every later process maps those, which decode more
+    slowly. Read anew through a mapping, it lies in huge pages where the file system has them.
     """
     with open(path, "rb+") as stream:
         os.fsync(stream.fileno())

@@ -15,8 +15,8 @@ constexpr int64_t kLine = 64;
 // what reaches the speed of a plain read, and a third of this distance does not.
 constexpr int64_t kAheadBytes = 12288;
 
-// Into the second cache and not the first, whose misses in flight are too few for what a memory delivers: on
-// Zen 4 a single thread then reads int8 weights a fifth faster. From the second cache a load comes in time.
+// Into the second cache and not the first, whose misses in flight are too few for what a memory delivers.
+// From the second cache a load comes in time.
 inline void fetch_line(const void* line) { __builtin_prefetch(line, 0, 2); }
 
 // The lines to fetch while a tile is summed: `distance` ahead of the tile, and from the end of the range on
