@@ -4,7 +4,8 @@
 The int8 graph of :mod:`edge_export.graph_int8` takes the range of every tensor from the film at hand, which OpenVINO
 runs slowly. Here ranges are those met on pictures when the bundle is made (``QuantizeLinear`` and ``DequantizeLinear``
 in front of a product, weights in 8 bits per output channel), which OpenVINO turns into products of bytes; what lies
-between them it computes in bfloat16 where the processor can.
+between them it computes in bfloat16 where the processor can. Pixels are rows of matrices: see
+:mod:`edge_export.graph_rows`.
 
 The rule: a product is quantized unless its outputs then differ from its float32 outputs by more than ``MOST_NMSE`` on
 any picture; a convolution, unless rounding its input alone does. For OpenVINO a product of joined tensors stays as it
@@ -24,6 +25,7 @@ import numpy as np
 
 from .errors import ExportError
 from .graph_int8 import MOST_NMSE, SAMPLED_ROWS, activations, matrix_of, products_of
+from .graph_rows import pixels_as_rows
 from .quantize import quantize_rows
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def with_static_ranges(model: onnx.ModelProto, plan: StaticPlan) -> onnx.ModelPr
     made: dict[str, str] = {}
 
     def constant(name: str, array: np.ndarray) -> str:
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        constants.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
         return name
 
     def source(name: str) -> str:
@@ -152,6 +154,7 @@ def with_static_ranges(model: onnx.ModelProto, plan: StaticPlan) -> onnx.ModelPr
     del graph.initializer[:], graph.node[:]
     graph.initializer.extend(kept)
     graph.node.extend(nodes)
+    pixels_as_rows(result)
     return result
 
 
