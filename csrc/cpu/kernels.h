@@ -121,6 +121,41 @@ struct FlashArgs {
   float scale;
 };
 
+// Keys and values of kKeyBlock rows of one head in 16-bit integers, with a scale per row. A row of queries or
+// keys has as many levels as keep the sum of its products inside 32 bits; so have the values and what they
+// count.
+constexpr int64_t flash_pairs(int64_t head_dim) { return (head_dim + 1) / 2; }
+constexpr int64_t flash_dims(int64_t head_dim) { return (head_dim + kKeyGroup - 1) / kKeyGroup * kKeyGroup; }
+inline constexpr int64_t kValueLevels = 1023, kWeightLevels = 16383;
+static_assert(kKeyBlock * kValueLevels * kWeightLevels <= INT32_MAX);
+struct Flash16Block {
+  Flash16Block(void* memory, int64_t head_dim)
+      : k(static_cast<int16_t*>(memory)),
+        v(k + kKeyBlock * 2 * flash_pairs(head_dim)),
+        key_scale(static_cast<float*>(static_cast<void*>(v + kKeyBlock * flash_dims(head_dim)))),
+        value_scale(key_scale + kKeyBlock) {}
+  static constexpr int64_t bytes(int64_t head_dim) {
+    return kKeyBlock * (4 * flash_pairs(head_dim) + 2 * flash_dims(head_dim) + 8);
+  }
+
+  int16_t* k;          // [groups][flash_pairs][kKeyGroup][2]
+  int16_t* v;          // [kKeyBlock / 2][flash_dims][2]
+  float* key_scale;    // [kKeyBlock]
+  float* value_scale;  // [kKeyBlock]
+};
+
+// Many rows of one head in 16-bit integers: row r sees the keys [0, first_key + r]; see kernels_flash16.h.
+inline constexpr int64_t kFlashRowsAtMost = 48;
+struct Flash16Args {
+  const int16_t* q;      // [rows][flash_pairs][2]
+  const float* q_scale;  // [rows], with the factor on the scores in it
+  void* blocks;          // Flash16Blocks, one every block_stride bytes
+  const float* bias;     // whole blocks of keys, or null
+  float* sums;           // [rows][flash_dims]: working space
+  float* out;            // row r at out + r * out_stride, [head_dim]
+  int64_t rows, head_dim, first_key, block_stride, out_stride;
+};
+
 // A row in 8 bits: x = (number - zero) * scale.
 struct NarrowRow {
   float scale;
@@ -168,6 +203,7 @@ struct Kernels {
   void (*attend_f16)(const AttendArgs&);
   void (*attend_i8)(const AttendArgs&);
   void (*flash)(const FlashArgs&);
+  void (*flash16)(const Flash16Args&);
   // Joins the partial results of `blocks` blocks of one row and head, in block order: out = sum_b f[b] acc[b]
   // with f[b] = exp(m[b] - max m) / sum_b' exp(m[b'] - max m) l[b'].
   void (*attend_join)(const float* m, const float* l, const float* acc, int64_t blocks, int64_t head_dim,

@@ -11,6 +11,8 @@
 
 #include "cpu/kernels_flash.h"
 
+#include "cpu/kernels_flash16.h"
+
 #include "cpu/kernels_gemm.h"
 
 #include "cpu/kernels_attention.h"

@@ -149,19 +149,19 @@ inline Vec scaled_sum(const GemmArgs&, int64_t, int v, const float* sums) {
 template <class T, class S>
 inline void gemm_finish(const GemmArgs& a, int64_t row, const S* sums) {
   float* y = a.y + row * a.y_stride;
-  float out[kGemmOuts];
+  Vec out[kGemmVecs];
 #pragma GCC unroll 16
   for (int v = 0; v < kGemmVecs; ++v)
-    store(out + v * kLanes, add(scaled_sum<T>(a, row, v, sums), load(a.bias + v * kLanes)));
+    out[v] = add(scaled_sum<T>(a, row, v, sums), load(a.bias + v * kLanes));
   if (a.outs < kGemmOuts) {
-    for (int64_t o = 0; o < a.outs; ++o) y[o] = a.accumulate ? y[o] + out[o] : out[o];
+    float some[kGemmOuts];
+    for (int v = 0; v < kGemmVecs; ++v) store(some + v * kLanes, out[v]);
+    for (int64_t o = 0; o < a.outs; ++o) y[o] = a.accumulate ? y[o] + some[o] : some[o];
     return;
   }
 #pragma GCC unroll 16
-  for (int v = 0; v < kGemmVecs; ++v) {
-    const Vec sum = load(out + v * kLanes);
-    store(y + v * kLanes, a.accumulate ? add(load(y + v * kLanes), sum) : sum);
-  }
+  for (int v = 0; v < kGemmVecs; ++v)
+    store(y + v * kLanes, a.accumulate ? add(load(y + v * kLanes), out[v]) : out[v]);
 }
 
 // One panel of outputs for all rows. Each sum takes its columns in order, whatever the number of rows.
@@ -195,104 +195,140 @@ void pack_f32(const PackArgs& a) {
   for (int64_t o = 0; o < kGemmOuts; ++o) pack_ends(a, o, 1.0f);
 }
 
-inline int32_t pair_of(int8_t first, int8_t second) {
-  return static_cast<int32_t>(static_cast<uint32_t>(static_cast<uint16_t>(first)) |
-                              static_cast<uint32_t>(second) << 16);
+// Columns that are laid out for one output after the other: a line of its weights is read in one go. Column
+// by column, the lines of all outputs would push each other out of the first cache.
+constexpr int64_t kPackCols = 64;
+// How far ahead of that a row is fetched, in columns: then the next panel's row.
+constexpr int64_t kPackAhead = 512;
+
+// WIDTH columns of a panel's integers as one number of 32 bits.
+template <int WIDTH>
+inline uint32_t columns_of(const int8_t* w, int64_t count) {
+  uint32_t all = 0;
+  if (WIDTH == 4 && count >= WIDTH) {
+    __builtin_memcpy(&all, w, sizeof all);
+    return all;
+  }
+  for (int i = 0; i < WIDTH; ++i) {
+    const int32_t one = i < count ? w[i] : 0;
+    all |= (static_cast<uint32_t>(one) & (UINT32_MAX >> (32 - 32 / WIDTH))) << (i * 32 / WIDTH);
+  }
+  return all;
 }
 
-void pack_i8(const PackArgs& a) {
-  int32_t* panel = static_cast<int32_t*>(a.panel);
+// int8 weights as they are, with the bits of `flip` turned.
+template <int WIDTH>
+inline void pack_whole(const PackArgs& a, uint32_t flip) {
+  uint32_t* panel = static_cast<uint32_t*>(a.panel);
   const int8_t* w = static_cast<const int8_t*>(a.w);
-  for (int64_t k = 0; k < a.panel_cols; k += 2, panel += kGemmOuts) {
-    if (k + 1 < a.cols)
-      for (int64_t o = 0; o < a.outs; ++o) panel[o] = pair_of(w[o * a.cols + k], w[o * a.cols + k + 1]);
-    else
-      for (int64_t o = 0; o < a.outs; ++o) panel[o] = pair_of(w[o * a.cols + k], 0);
-    for (int64_t o = a.outs; o < kGemmOuts; ++o) panel[o] = 0;
+  for (int64_t from = 0; from < a.panel_cols; from += kPackCols) {
+    const int64_t to = from + kPackCols < a.panel_cols ? from + kPackCols : a.panel_cols;
+    for (int64_t o = 0; o < kGemmOuts; ++o) {
+      uint32_t* out = panel + from / WIDTH * kGemmOuts + o;
+      const int8_t* row = w + o * a.cols;
+      const int64_t ahead = from + kPackAhead;
+      fetch_line(row + ahead + (ahead < a.cols ? 0 : (kGemmOuts - 1) * a.cols));
+      int64_t k = from;
+      for (; o < a.outs && k + WIDTH <= to && k + WIDTH <= a.cols; k += WIDTH, out += kGemmOuts)
+        *out = columns_of<WIDTH>(row + k, WIDTH) ^ flip;
+      for (; k < to; k += WIDTH, out += kGemmOuts)
+        *out = columns_of<WIDTH>(row + k, o < a.outs ? a.cols - k : 0) ^ flip;
+    }
   }
   for (int64_t o = 0; o < kGemmOuts; ++o) pack_ends(a, o, o < a.outs ? a.scale[o] : 0.0f);
 }
 
-// Where the integer of column k and output o lies in a panel, and as what.
-struct Pairs {
-  typedef int16_t Number;
-  static int64_t place(int64_t k, int64_t o) { return (k / 2 * kGemmOuts + o) * 2 + k % 2; }
-  static int16_t number(float x) { return static_cast<int16_t>(x); }
-};
-struct Fours {
-  typedef uint8_t Number;
-  static int64_t place(int64_t k, int64_t o) { return (k / 4 * kGemmOuts + o) * 4 + k % 4; }
-  static uint8_t number(float x) { return static_cast<uint8_t>(static_cast<int>(x) + 128); }
-};
+void pack_i8(const PackArgs& a) { pack_whole<2>(a, 0); }
 
-// A row of int4 weights has many scales: it is rounded anew, to `levels` integers with one scale.
-template <class Form>
-inline void pack_rounded(const PackArgs& a) {
-  auto* panel = static_cast<typename Form::Number*>(a.panel);
-  const int64_t groups = a.cols / kGroup4;
-  for (int64_t o = 0; o < kGemmOuts; ++o) {
-    float scale = 0.0f, sum = 0.0f;
-    for (int64_t k = 0; k < a.panel_cols; ++k) panel[Form::place(k, o)] = Form::number(0.0f);
-    if (o < a.outs) {
-      const uint8_t* w = static_cast<const uint8_t*>(a.w) + o * groups * kGroupBytes;
-      const uint16_t* group_scale = a.group_scale + o * groups;
-      float wide[kGroup4];
-      const auto widen = [&](int64_t g) {
-        for (int64_t k = 0; k < kGroup4; ++k) wide[k] = 0.0f;
-        add_int4_row(w + g * kGroupBytes, group_scale + g, wide, kGroup4);
-      };
-      float largest = 0.0f;
-      for (int64_t g = 0; g < groups; ++g) {
-        widen(g);
-        for (const float x : wide) largest = __builtin_fabsf(x) > largest ? __builtin_fabsf(x) : largest;
-      }
-      const bool tiny = largest < 1e-30f;
-      scale = tiny ? 0.0f : largest / a.levels;
-      const float steps = tiny ? 0.0f : a.levels / largest;
-      for (int64_t g = 0; g < groups; ++g) {
-        widen(g);
-        for (int64_t k = 0; k < kGroup4; ++k) {
-          const float whole = __builtin_rintf(wide[k] * steps);
-          panel[Form::place(g * kGroup4 + k, o)] = Form::number(whole);
-          sum += whole;
+// One group of int4 weights, each looked up, to WIDTH columns per number; returns the sum of bytes.
+template <int WIDTH>
+inline int32_t put_group(const uint8_t* w, const int16_t* table, uint32_t* out) {
+#ifdef EDGE_BYTE_PRODUCTS
+  if constexpr (WIDTH == 4) {
+    uint32_t words[kGroup4 / 4];
+    const int32_t sum = look_up_group(w, table, words);
+    for (const uint32_t word : words) *out = word, out += kGemmOuts;
+    return sum;
+  }
+#endif
+  for (int first = 0; first < 16; first += 8)
+    for (int odd = 0; odd < 2; ++odd)
+      for (int shift = 0; shift < 8; shift += 4)
+        for (int j = 0; j < 4; j += WIDTH, out += kGemmOuts) {
+          uint32_t all = 0;
+          for (int i = 0; i < WIDTH; ++i) {
+            const int32_t one = table[w[first + 2 * (j + i) + odd] >> shift & 15];
+            all |= (static_cast<uint32_t>(one) & (UINT32_MAX >> (32 - 32 / WIDTH))) << (i * 32 / WIDTH);
+          }
+          *out = all;
         }
+  return 0;
+}
+
+// A row of int4 weights has many scales: it is rounded anew, to integers with one scale, of which the largest
+// that the row's scales allow is `levels`. In a group there are only sixteen, so each is rounded once.
+template <int WIDTH>
+inline void pack_rounded(const PackArgs& a) {
+  uint32_t* panel = static_cast<uint32_t*>(a.panel);
+  const int64_t groups = a.cols / kGroup4;
+  // Bytes are unsigned: 128 more than the weight.
+  constexpr uint32_t kZero = WIDTH == 4 ? 0x80808080u : 0u;
+  alignas(64) float codes[16];
+  for (int i = 0; i < 16; ++i) codes[i] = static_cast<float>(kCode4[i]) / 128.0f;
+  for (int64_t o = 0; o < kGemmOuts; ++o) {
+    const int64_t cols = o < a.outs ? a.cols : 0;
+    for (int64_t k = cols; k < a.panel_cols; k += WIDTH) panel[k / WIDTH * kGemmOuts + o] = kZero;
+    pack_ends(a, o, 0.0f);
+    a.panel_sum[o] = 0;
+    if (o >= a.outs) continue;
+    const uint8_t* w = static_cast<const uint8_t*>(a.w) + o * groups * kGroupBytes;
+    const uint16_t* halves = a.group_scale + o * groups;
+    float scales[kGroupRound], largest = 0.0f;
+    const auto each = [&](auto group) {
+      for (int64_t g = 0; g < groups; ++g) {
+        if (g % kGroupRound == 0)
+          load_scales(halves + g, groups - g < kGroupRound ? groups - g : kGroupRound, scales);
+        group(g, scales[g % kGroupRound]);
       }
+    };
+    each([&](int64_t, float scale) {
+      const float size = __builtin_fabsf(scale);
+      largest = size > largest ? size : largest;
+    });
+    largest *= -codes[0];
+    if (!(largest >= 1e-30f)) {  // all are zeros
+      for (int64_t k = 0; k < cols; k += WIDTH) panel[k / WIDTH * kGemmOuts + o] = kZero;
+      continue;
     }
-    pack_ends(a, o, scale);
-    a.panel_sum[o] = a.levels <= 127.0f ? static_cast<int32_t>(sum) : 0;
+    const float steps = a.levels / largest;
+    int32_t sum = 0;
+    each([&](int64_t g, float scale) {
+      alignas(64) int16_t table[16];
+      for (int i = 0; i < 16; i += kLanes)
+        store_int16(table + i, mul(mul(load(codes + i), set1(scale)), set1(steps)));
+      sum += put_group<WIDTH>(w + g * kGroupBytes, table, panel + g * kGroup4 / WIDTH * kGemmOuts + o);
+    });
+    a.panel_scale[o] = largest / a.levels;
+    a.panel_sum[o] = sum;
   }
 }
 
-void pack_i4(const PackArgs& a) { pack_rounded<Pairs>(a); }
+void pack_i4(const PackArgs& a) { pack_rounded<2>(a); }
 
 #ifdef EDGE_BYTE_PRODUCTS
 void pack_narrow_i8(const PackArgs& a) {
-  uint32_t* panel = static_cast<uint32_t*>(a.panel);
+  pack_whole<4>(a, 0x80808080u);
   const int8_t* w = static_cast<const int8_t*>(a.w);
-  const int64_t whole = a.cols / 4 * 4;
-  constexpr uint32_t kShift = 0x80808080u;  // 128 more in each byte
-  for (int64_t k = 0; k < a.panel_cols; k += 4, panel += kGemmOuts) {
-    for (int64_t o = 0; o < a.outs; ++o) {
-      uint32_t four = 0;
-      if (k < whole)
-        __builtin_memcpy(&four, w + o * a.cols + k, 4);
-      else
-        __builtin_memcpy(&four, w + o * a.cols + k, static_cast<size_t>(a.cols - k));
-      panel[o] = four ^ kShift;
-    }
-    for (int64_t o = a.outs; o < kGemmOuts; ++o) panel[o] = kShift;
-  }
   for (int64_t o = 0; o < kGemmOuts; ++o) {
     int32_t sum = 0;
     for (int64_t k = 0; o < a.outs && k < a.cols; ++k) sum += w[o * a.cols + k];
     a.panel_sum[o] = sum;
-    pack_ends(a, o, o < a.outs ? a.scale[o] : 0.0f);
   }
 }
-void pack_narrow_i4(const PackArgs& a) { pack_rounded<Fours>(a); }
+void pack_narrow_i4(const PackArgs& a) { pack_rounded<4>(a); }
 #else
 void pack_narrow_i8(const PackArgs& a) { pack_i8(a); }
-void pack_narrow_i4(const PackArgs& a) { pack_rounded<Pairs>(a); }
+void pack_narrow_i4(const PackArgs& a) { pack_rounded<2>(a); }
 #endif
 
 // y = round(x * levels / max |x|), to even, and zeros up to `padded`; returns the scale that undoes it, which

@@ -37,6 +37,7 @@ constexpr Kernels make_table(const char* name) {
           .attend_f16 = attend<uint16_t>,
           .attend_i8 = attend<int8_t>,
           .flash = flash,
+          .flash16 = flash16,
           .attend_join = attend_join_row,
           .to_half = to_half_row,
           .to_int8 = to_int8_row,

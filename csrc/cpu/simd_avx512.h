@@ -84,7 +84,9 @@ inline Ints set1_pair(const int16_t* p) {
 }
 inline Ints add_products(Ints sum, Ints a, Ints b) {
 #ifdef __AVX512VNNI__
-  return _mm512_dpwssd_epi32(sum, a, b);
+  // Not the intrinsic: around that GCC 12 copies every sum, and spills half of a tile's to the stack.
+  __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(a), "v"(b));
+  return sum;
 #else
   return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 #endif
@@ -95,11 +97,27 @@ inline Ints sub_ints(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 inline Ints mul_ints(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 #ifdef __AVX512VNNI__
 #define EDGE_BYTE_PRODUCTS 1
-// Four products each: unsigned times signed bytes. Not the intrinsic: around that GCC 12 copies every sum,
-// and spills half of a tile's to the stack.
+// Four products each: unsigned times signed bytes. Not the intrinsic, as above.
 inline Ints add_byte_products(Ints sum, Ints a, Ints b) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "vm"(b));
   return sum;
+}
+// The numbers of one int4 group, 128 added to each, four columns to a word; returns their sum without it.
+inline int32_t look_up_group(const uint8_t* p, const int16_t* table, uint32_t* words) {
+  const __m128i numbers =
+      _mm_xor_si128(_mm256_cvtepi16_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(table))),
+                    _mm_set1_epi8(-128));
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), low = _mm_set1_epi8(15);
+  const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
+  const auto look_up = [&](__m128i nibbles) {
+    return _mm_shuffle_epi8(_mm_shuffle_epi8(numbers, _mm_and_si128(nibbles, low)), even_odd);
+  };
+  const __m128i first = look_up(bytes), second = look_up(_mm_srli_epi16(bytes, 4));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(words), _mm_unpacklo_epi32(first, second));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(words + 4), _mm_unpackhi_epi32(first, second));
+  const __m128i none = _mm_setzero_si128();
+  const __m128i sum = _mm_add_epi64(_mm_sad_epu8(first, none), _mm_sad_epu8(second, none));
+  return _mm_cvtsi128_si32(sum) + _mm_extract_epi32(sum, 2) - 128 * static_cast<int32_t>(kGroup4);
 }
 #endif
 // Rounded to even; in range.

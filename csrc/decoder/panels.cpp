@@ -70,9 +70,9 @@ void Panels::pack(int64_t begin, int64_t end) const {
 }
 
 // The activations as the product takes them, to own.
-void Panels::round(const float* x, int64_t n, PanelScratch& own) const {
+void Panels::round(const float* x, int64_t x_stride, int64_t n, PanelScratch& own) const {
   for (int64_t r = 0; r < n; ++r) {
-    const float* row = x + r * matrix_->cols;
+    const float* row = x + r * x_stride;
     const auto i = static_cast<size_t>(r);
     if (form_ == Form::wide) {
       own.scale[i] = kernels_->to_int16(row, own.small.data() + r * cols_, matrix_->cols, cols_, x_levels_);
@@ -84,10 +84,10 @@ void Panels::round(const float* x, int64_t n, PanelScratch& own) const {
   }
 }
 
-void Panels::multiply(const float* x, int64_t n, float* y, int64_t y_stride, bool accumulate,
-                      PanelScratch& own, int64_t from) const {
+void Panels::multiply(const float* x, int64_t x_stride, int64_t n, float* y, int64_t y_stride,
+                      bool accumulate, PanelScratch& own, int64_t from) const {
   const int64_t outs = kernels_->gemm_outs;
-  if (form_ != Form::floats) round(x, n, own);
+  if (form_ != Form::floats) round(x, x_stride, n, own);
   const auto gemm = form_ == Form::floats ? kernels_->gemm_f32
                     : form_ == Form::wide ? kernels_->gemm_i16
                                           : kernels_->gemm_narrow;
@@ -107,7 +107,7 @@ void Panels::multiply(const float* x, int64_t n, float* y, int64_t y_stride, boo
           .cols = cols_,
           .rows = n,
           .outs = std::min(outs, matrix_->rows - i * outs),
-          .x_stride = cols_,
+          .x_stride = form_ == Form::floats ? x_stride : cols_,
           .y_stride = y_stride,
           .accumulate = accumulate});
   }

@@ -34,15 +34,15 @@ class Panels {
   // Lays out the panels [begin, end).
   void pack(int64_t begin, int64_t end) const;
   // y (+)= x W + b for n rows x [n, cols]; outputs of panels that end before `from` are left out.
-  void multiply(const float* x, int64_t n, float* y, int64_t y_stride, bool accumulate, PanelScratch& own,
-                int64_t from = 0) const;
+  void multiply(const float* x, int64_t x_stride, int64_t n, float* y, int64_t y_stride, bool accumulate,
+                PanelScratch& own, int64_t from = 0) const;
 
  private:
   enum class Form { floats, wide, narrow };
 
   // Behind each panel: scales, biases, and sums of weights.
   int64_t end_bytes() const;
-  void round(const float* x, int64_t n, PanelScratch& own) const;
+  void round(const float* x, int64_t x_stride, int64_t n, PanelScratch& own) const;
 
   const Matrix* matrix_ = nullptr;
   const Kernels* kernels_ = nullptr;

@@ -13,7 +13,7 @@ constexpr float kHidden = std::numeric_limits<float>::lowest();
 // Rows of a block at most: its activations fit into a second-level cache, and each panel of weights that
 // comes from the third is used for so many rows.
 constexpr int64_t kBlockRows = 48;
-static_assert(kBlockRows % kKeyGroup == 0);
+static_assert(kBlockRows % kKeyGroup == 0 && kBlockRows <= kFlashRowsAtMost);
 // Blocks per thread and layer, where the prefix is short.
 constexpr int64_t kBlocksPerThread = 5;
 // Tasks that lay out the weights of a layer.
@@ -27,6 +27,10 @@ enum { kAttnOut, kMlpIn, kMlpOut, kQkv, kMatrices };
 
 size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// From one wide row of a block to the next, in floats: a line more than whole ones, or the rows of a block
+// would meet in a few sets of the first cache.
+int64_t wide_stride(int64_t cols) { return whole(cols, 16) + 16; }
 
 std::pair<int64_t, int64_t> share(int64_t count, int64_t i, int64_t n) {
   return {count * i / n, count * (i + 1) / n};
@@ -51,12 +55,14 @@ void wait_until(Done done) {
 // Working space of one thread.
 struct Prefill::Scratch {
   Scratch(const DecoderSpec& spec, int64_t rows, const Kernels& kernels)
-      : wide(size_of(rows * std::max(3 * spec.hidden, spec.mlp))),
+      : wide(size_of(rows * wide_stride(std::max(3 * spec.hidden, spec.mlp)))),
         narrow(size_of(rows * spec.hidden)),
-        product(rows, std::max(spec.hidden, spec.mlp), kernels) {}
+        product(rows, std::max(spec.hidden, spec.mlp), kernels),
+        flash(rows, spec.head_dim) {}
 
   std::vector<float> wide, narrow;
   PanelScratch product;
+  FlashScratch flash;
 };
 
 Prefill::Prefill(const DecoderSpec& spec, const Weights& weights, const Kernels& kernels, ThreadPool& pool)
@@ -103,11 +109,12 @@ void Prefill::run(const PrefillRows& rows, const KvCache* cache, const Sink& sin
   const int64_t size = rows.length * spec_.hidden;
   x_.resize(size_of(size));
   queries_.resize(size_of(size));
-  if (!cache && !recent_) {
-    DecoderSpec few = spec_;
-    few.layers = std::min(kRecent, spec_.layers);
+  DecoderSpec few = spec_;
+  few.layers = std::min(kRecent, spec_.layers);
+  if (rows.integers && !recent16_)
+    recent16_ = std::make_unique<RecentRows>(spec_, few.layers, spec_.max_positions);
+  else if (!rows.integers && !cache && !recent_)
     recent_ = std::make_unique<KvCache>(few, KvType::f32, spec_.max_positions);
-  }
   set_bias(rows);
   plan_tasks();
   pool_.run_whole([&](int thread) {
@@ -211,25 +218,34 @@ void Prefill::advance(const Task& task, Scratch& own) {
     for (int64_t i = 0; i < n * hidden; ++i) x[i] = from[i] + positions[i];
   } else {
     attend(stage - 1, first, n, own);
-    panels[kAttnOut].multiply(own.narrow.data(), n, x, hidden, true, own.product);
+    panels[kAttnOut].multiply(own.narrow.data(), hidden, n, x, hidden, true, own.product);
     normalise(weights_.layers[size_of(stage - 1)].mlp_norm);
-    panels[kMlpIn].multiply(own.narrow.data(), n, own.wide.data(), mlp, false, own.product);
-    (spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf)(own.wide.data(),
-                                                                                         n * mlp);
-    panels[kMlpOut].multiply(own.wide.data(), n, x, hidden, true, own.product);
+    float* wide = own.wide.data();
+    const int64_t stride = wide_stride(mlp);
+    panels[kMlpIn].multiply(own.narrow.data(), hidden, n, wide, stride, false, own.product);
+    const auto gelu = spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf;
+    for (int64_t r = 0; r < n; ++r) gelu(wide + r * stride, mlp);
+    panels[kMlpOut].multiply(wide, stride, n, x, hidden, true, own.product);
   }
   normalise(weights_.layers[size_of(stage)].attn_norm);
   // The last layer's queries are those of the last row alone, see finish().
   const bool last = stage + 1 == spec_.layers;
   float* qkv = own.wide.data();
-  panels[kQkv].multiply(own.narrow.data(), n, qkv, 3 * hidden, false, own.product, last ? hidden : 0);
+  const int64_t stride = wide_stride(3 * hidden);
+  panels[kQkv].multiply(own.narrow.data(), hidden, n, qkv, stride, false, own.product, last ? hidden : 0);
   for (int64_t r = 0; r < n && !last; ++r)
-    std::copy_n(qkv + r * 3 * hidden, hidden, queries_.data() + (first + r) * hidden);
-  (*sink_)(stage, first, n, qkv + hidden, qkv + 2 * hidden, 3 * hidden);
-  for (int64_t h = 0; h < spec_.heads && !cache_; ++h) {
-    const int64_t slot = stage % kRecent, at = h * spec_.head_dim;
-    recent_->store_keys(kernels_, slot, h, first, qkv + hidden + at, n, 3 * hidden);
-    recent_->store_values(kernels_, slot, h, first, qkv + 2 * hidden + at, n, 3 * hidden);
+    std::copy_n(qkv + r * stride, hidden, queries_.data() + (first + r) * hidden);
+  (*sink_)(stage, first, n, qkv + hidden, qkv + 2 * hidden, stride);
+  for (int64_t h = 0; h < spec_.heads && (rows_.integers || !cache_); ++h) {
+    const int64_t slot = stage % kRecent;
+    const float* keys = qkv + hidden + h * spec_.head_dim;
+    const float* values = keys + hidden;
+    if (rows_.integers) {
+      recent16_->store(kernels_, slot, h, first, keys, values, n, stride);
+      continue;
+    }
+    recent_->store_keys(kernels_, slot, h, first, keys, n, stride);
+    recent_->store_values(kernels_, slot, h, first, values, n, stride);
   }
   block_done_[size_of(stage * blocks_ + task.index)].store(true, std::memory_order_release);
   blocks_done_[size_of(stage)].fetch_add(1, std::memory_order_release);
@@ -241,19 +257,28 @@ void Prefill::attend(int64_t layer, int64_t first, int64_t n, Scratch& own) {
   const int64_t blind = std::clamp<int64_t>(first_seen_[size_of(layer)] - first, 0, n);
   for (int64_t h = 0; h < spec_.heads; ++h) {
     float* out = own.narrow.data() + h * head_dim;
-    look(layer, h, queries_.data() + first * hidden + h * head_dim, first, n, out);
+    look(layer, h, queries_.data() + first * hidden + h * head_dim, first, n, out, own);
     if (blind > 0) attend_blind(layer, h, first, blind, out);
   }
 }
 
 // Attention of n rows of one head.
-void Prefill::look(int64_t layer, int64_t head, const float* q, int64_t first, int64_t n, float* out) const {
-  const int64_t stride = whole(rows_.length, kKeyBlock), slot = cache_ ? layer : layer % kRecent;
+void Prefill::look(int64_t layer, int64_t head, const float* q, int64_t first, int64_t n, float* out,
+                   Scratch& own) const {
+  const int64_t stride = whole(rows_.length, kKeyBlock);
+  const float* bias = bias_.empty() ? nullptr : bias_.data() + layer * stride;
+  const float scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim));
+  if (rows_.integers) {
+    recent16_->attend(kernels_, layer % kRecent, head, q, spec_.hidden, first, n, bias, scale, out,
+                      spec_.hidden, own.flash);
+    return;
+  }
+  const int64_t slot = cache_ ? layer : layer % kRecent;
   const KvCache& cache = cache_ ? *cache_ : *recent_;
   kernels_.flash({.q = q,
                   .k = static_cast<const float*>(cache.key_block(slot, head, 0)),
                   .v = static_cast<const float*>(cache.value_block(slot, head, 0)),
-                  .bias = bias_.empty() ? nullptr : bias_.data() + layer * stride,
+                  .bias = bias,
                   .out = out,
                   .rows = n,
                   .head_dim = spec_.head_dim,
@@ -261,7 +286,7 @@ void Prefill::look(int64_t layer, int64_t head, const float* q, int64_t first, i
                   .block_stride = cache.block_stride() / static_cast<int64_t>(sizeof(float)),
                   .q_stride = spec_.hidden,
                   .out_stride = spec_.hidden,
-                  .scale = 1.0f / std::sqrt(static_cast<float>(spec_.head_dim))});
+                  .scale = scale});
 }
 
 // A row whose own key and all before it are hidden. In the model that this decoder comes from such a key's
@@ -269,19 +294,16 @@ void Prefill::look(int64_t layer, int64_t head, const float* q, int64_t first, i
 // both kinds count the same, and the model was trained with that.
 void Prefill::attend_blind(int64_t layer, int64_t head, int64_t first, int64_t n, float* out) {
   const int64_t head_dim = spec_.head_dim;
-  const int64_t slot = cache_ ? layer : layer % kRecent;
-  const KvCache& cache = cache_ ? *cache_ : *recent_;
   const float* bias = bias_.data() + layer * whole(rows_.length, kKeyBlock);
-  const auto value = [&](int64_t key) {
-    return static_cast<const float*>(cache.value_block(slot, head, key / kKeyBlock)) +
-           key % kKeyBlock * head_dim;
-  };
   std::vector<double> sum(size_of(head_dim));
   int64_t count = 0;
   const auto add = [&](int64_t key) {
-    const float* v = value(key);
-    for (int64_t d = 0; d < head_dim; ++d) sum[size_of(d)] += v[d];
     ++count;
+    if (rows_.integers) return recent16_->add_value(layer % kRecent, head, key, sum.data());
+    const KvCache& cache = cache_ ? *cache_ : *recent_;
+    const void* block = cache.value_block(cache_ ? layer : layer % kRecent, head, key / kKeyBlock);
+    const float* v = static_cast<const float*>(block) + key % kKeyBlock * head_dim;
+    for (int64_t d = 0; d < head_dim; ++d) sum[size_of(d)] += v[d];
   };
   for (int64_t key = first_seen_[size_of(layer)]; key < rows_.length; ++key)
     if (bias[key] != kHidden) add(key);
@@ -312,7 +334,7 @@ void Prefill::finish(int thread, float* logits) {
   normalise(layer.attn_norm);
   layer.qkv.multiply(kernels_, normed, 1, query_.data(), hidden, h0 * head_dim, h1 * head_dim);
   for (int64_t h = h0; h < h1; ++h)
-    look(last, h, query_.data() + h * head_dim, row, 1, attended_.data() + h * head_dim);
+    look(last, h, query_.data() + h * head_dim, row, 1, attended_.data() + h * head_dim, own);
   pool_.barrier(thread);
   layer.attn_out.multiply(kernels_, attended_.data(), 1, x, hidden, d0, d1, true);
   pool_.barrier(thread);

@@ -25,6 +25,7 @@
 #include "cpu/thread_pool.h"
 #include "decoder/cache.h"
 #include "decoder/panels.h"
+#include "decoder/recent_rows.h"
 #include "decoder/spec.h"
 #include "decoder/weights.h"
 
@@ -36,6 +37,8 @@ struct PrefillRows {
   // [layers, bias_stride] added to the scores of the keys, or null.
   const float* key_bias = nullptr;
   int64_t bias_stride = 0;
+  // Attention in 16-bit integers, not in float32.
+  bool integers = false;
 };
 
 class Prefill {
@@ -48,7 +51,8 @@ class Prefill {
   Prefill(const DecoderSpec& spec, const Weights& weights, const Kernels& kernels, ThreadPool& pool);
   ~Prefill();
 
-  // `cache`, where it is there, is one in float32 that the sink fills with all keys and values.
+  // `cache`, where it is there, is one in float32 that the sink fills with all keys and values, and that
+  // attention in float32 reads.
   void run(const PrefillRows& rows, const KvCache* cache, const Sink& sink, float* logits);
 
  private:
@@ -62,7 +66,8 @@ class Prefill {
   void pack(const Task& task);
   void advance(const Task& task, Scratch& own);
   void attend(int64_t layer, int64_t first, int64_t n, Scratch& own);
-  void look(int64_t layer, int64_t head, const float* q, int64_t first, int64_t n, float* out) const;
+  void look(int64_t layer, int64_t head, const float* q, int64_t first, int64_t n, float* out,
+            Scratch& own) const;
   void attend_blind(int64_t layer, int64_t head, int64_t first, int64_t n, float* out);
   void finish(int thread, float* logits);
   void set_bias(const PrefillRows& rows);
@@ -82,7 +87,9 @@ class Prefill {
 
   std::vector<Panels> panels_;         // [stages, matrices of a stage]
   std::array<Pages, 2> panel_memory_;  // of even and odd stages
-  std::unique_ptr<KvCache> recent_;    // of a few layers, where there is no cache in float32 to read from
+  // Of a few layers: for attention in float32 where there is no cache to read, and for that in integers.
+  std::unique_ptr<KvCache> recent_;
+  std::unique_ptr<RecentRows> recent16_;
   std::vector<std::unique_ptr<Scratch>> scratch_;  // [threads]
   std::vector<float> x_, queries_;                 // [length, hidden]
   std::vector<float> bias_;                        // [layers, whole key blocks]

@@ -126,7 +126,8 @@ void Transformer::prefill(const PrefixEmbeddings& prefix, float* logits, int64_t
   prefill_->run({.embeddings = prefix.embeddings,
                  .length = prefix.length,
                  .key_bias = prefix.bias ? prefix.key_bias : nullptr,
-                 .bias_stride = prefix.bias_length},
+                 .bias_stride = prefix.bias_length,
+                 .integers = to.cache.type() != KvType::f32},
                 whole ? &to.cache : nullptr, store, logits);
 }
 

@@ -115,7 +115,7 @@ Floats matmul_panels(const std::string& isa, const py::array& w, const std::opti
   panels.pack(0, panels.count());
   PanelScratch scratch(x.shape(0), m.cols, kernels);
   Floats y = outputs(x.shape(0), m.rows, start);
-  panels.multiply(x.data(), x.shape(0), y.mutable_data(), m.rows, start.has_value(), scratch, from);
+  panels.multiply(x.data(), m.cols, x.shape(0), y.mutable_data(), m.rows, start.has_value(), scratch, from);
   return y;
 }
 

@@ -182,6 +182,69 @@ def test_prefill(isa: str, precision: str, shape: str, bias: str | None) -> None
 
 
 @isas
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize(
+    ("shape", "bias", "length"),
+    [
+        *(("small", bias, 140) for bias in (None, "soft", "strict", "everything", "long")),
+        *(("small", "soft", length) for length in (1, 2, 15, 17, 128, 129, 300)),
+        *((shape, "strict", 140) for shape in SHAPES if shape != "small"),
+    ],
+)
+def test_attention_in_integers(isa: str, precision: str, shape: str, bias: str | None, length: int) -> None:
+    """Beside a cache that is not float32: near its twin, whose integers are those of the kernel but where a weight lies
+    on the border between two, and near attention in float32."""
+    need(isa)
+    spec = spec_of(**SHAPES[shape])
+    weights = weights_of(spec, precision)
+    seen = film(spec, length)
+    decoder = kernel.Decoder(spec, weights, threads=2, isa=isa, kv_dtype="fp16")
+    got = decoder.prefill(seen["embeddings"], seen[bias], with_cache=True)
+    twins = [twin.prefill(spec, weights, seen["embeddings"], seen[bias], whole=whole) for whole in (True, False)]
+    for one, right, exact in zip(got, *twins, strict=True):
+        assert twin.nmse(one, right) < max(1e-7, TOLERANCE[precision])
+        assert twin.nmse(one, exact) < max(1e-6, TOLERANCE[precision])
+    if precision == "fp32" and spec["layers"] > 1 and length > 2:
+        assert twin.nmse(got[0], twins[1][0]) > 1e-10  # it is another way
+    eighth = kernel.Decoder(spec, weights, threads=1, isa=isa, kv_dtype="int8")
+    for one, other in zip(eighth.prefill(seen["embeddings"], seen[bias], with_cache=True), got, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@isas
+@pytest.mark.parametrize("head_dim", [1, 2, 7, 16, 33, 64, 160])
+def test_integers_of_any_head(isa: str, head_dim: int) -> None:
+    need(isa)
+    spec = spec_of(layers=2, heads=2, kv_heads=2, head_dim=head_dim, hidden=2 * head_dim, mlp=40, vocab=50)
+    weights, seen = weights_of(spec), film(spec, 150)
+    # Values and keys of very different size, row by row.
+    seen["embeddings"] *= 10.0 ** np.random.default_rng(3).integers(-3, 4, (150, 1)).astype(np.float32)
+    decoder = kernel.Decoder(spec, weights, threads=2, isa=isa, kv_dtype="fp16")
+    got = decoder.prefill(seen["embeddings"], seen["soft"], with_cache=True)
+    want = twin.prefill(spec, weights, seen["embeddings"], seen["soft"], whole=True)
+    for one, right in zip(got, want, strict=True):
+        assert twin.nmse(one, right) < 1e-7
+
+
+@isas
+@pytest.mark.parametrize("place", ["k", "v"])
+def test_a_key_that_is_not_finite_is_not_hidden_by_integers(isa: str, place: str) -> None:
+    need(isa)
+    spec = spec_of(layers=2)
+    weights, seen = weights_of(spec), film(spec, 40)
+    # Only the products of one row overflow: its embedding is large, and so are the weights of its column.
+    seen["embeddings"][3, 5] = 3e30
+    name, at = "layers.0.qkv.weight", {"k": 1, "v": 2}[place] * spec["hidden"]
+    weights[name] = weights[name].copy()
+    weights[name][at : at + 4] *= np.float32(1e38)
+    for bias in (None, "soft"):
+        logits = kernel.Decoder(spec, weights, threads=1, isa=isa, kv_dtype="fp16").prefill(
+            seen["embeddings"], seen[bias]
+        )
+        assert not np.isfinite(logits).all()
+
+
+@isas
 @pytest.mark.parametrize("precision", ["int8", "int4", "mixed"])
 @pytest.mark.parametrize("shape", ["small", "odd"])
 def test_prefill_with_narrow_products(isa: str, precision: str, shape: str) -> None:

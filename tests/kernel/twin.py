@@ -286,16 +286,46 @@ class Twin:
         return logits + (w["head.bias"] if s.get("head_bias") and s["tied_head"] else 0), np.stack(mass)
 
 
+def rounded(x: F64) -> F64:
+    """Queries or keys as integers with a scale per row, of as many levels as keep a sum of products inside 32 bits."""
+    size = x.shape[-1]
+    small, scale = integers(x.astype(np.float32).reshape(-1, size), min(math.isqrt((2**31 - 1) // size), 32767))
+    return (small * scale[:, None].astype(np.float64)).reshape(x.shape)
+
+
+def values_mixed(p: F64, v: F64) -> F64:
+    return (p / p.sum(-1, keepdims=True)) @ v
+
+
+def values_mixed_by_integers(p: F64, v: F64) -> F64:
+    """Values have 1023 levels each side; what one counts, times its scale, has 16383 between 0 and the largest of its
+    block of 128. A row that sees nothing but looks at all there is takes its values as they are stored."""
+    heads, rows, size = v.shape
+    small, scale = integers(v.astype(np.float32).reshape(-1, size), 1023)
+    small, scale = small.reshape(v.shape), scale.reshape(heads, 1, rows).astype(np.float64)
+    sums = np.zeros((heads, rows, size))
+    for block in range(0, rows, 128):
+        part = slice(block, block + 128)
+        weights = p[:, :, part] * scale[:, :, part]
+        step = np.maximum(weights.max(-1, keepdims=True), 1e-300) / 16383
+        sums += np.rint(weights / step) @ small[:, part] * step
+    exact = (p * scale) @ small
+    looks_ahead = np.triu(p, 1).any(-1, keepdims=True)
+    return np.where(looks_ahead, exact, sums) / p.sum(-1, keepdims=True)
+
+
 def prefill(
     spec: Mapping[str, Any],
     weights: Weights,
     embeddings: NDArray[Any],
     bias: NDArray[Any] | None,
     narrow: Sequence[str] = (),
+    whole: bool = False,
 ) -> tuple[F64, F64, F64]:
     """Logits of the last row, and the keys and values [layers, heads, rows, head_dim] of all rows.
 
     The products of matrices in `narrow` have activations of 8 bits, but for those of the last row in the last layer.
+    With `whole`, attention is one of integers.
 
     Hidden keys and later ones have the lowest score, and -inf together: a row that sees nothing looks at the keys it
     may not see, and evenly.
@@ -315,14 +345,20 @@ def prefill(
     for i in range(spec["layers"]):
         qkv = linear(f"layers.{i}.qkv", slow.norm(f"layers.{i}.attn_norm", x))
         q, k, v = qkv.reshape(rows, 3, spec["heads"], -1).transpose(1, 2, 0, 3)
-        scores = q @ k.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
+        mix = values_mixed
+        if whole:
+            q, k_seen = rounded(q), rounded(k)
+            mix = values_mixed_by_integers
+        else:
+            k_seen = k
+        scores = q @ k_seen.transpose(0, 2, 1) / math.sqrt(q.shape[-1])
         added = np.triu(np.full((rows, rows), lowest), 1)
         if bias is not None:
             added = added + bias[i][:rows].astype(np.float64)
         # In float32 a score vanishes beside the lowest number, and twice the lowest is -inf.
         scores = np.where(added > lowest / 2, scores + added, np.where(added < 1.5 * lowest, -np.inf, lowest))
         p = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = (p / p.sum(-1, keepdims=True)) @ v
+        mixed = mix(p, v)
         if i + 1 == spec["layers"]:
             narrow = ()
         x = x + linear(f"layers.{i}.attn_out", mixed.transpose(1, 0, 2).reshape(rows, -1))

@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention of many rows of one head in 16-bit integers: two products per instruction where the processor
+// sums them, with all sums exact. Keys, values and queries have a scale per row. What a key's value counts is
+// its weight times its scale, and is itself rounded to an integer, against the largest of its block: so a
+// block's sums of values need no scale until they are complete, and the softmax's own sum stays in float32.
+#pragma once
+
+#include <float.h>
+#include <stdint.h>
+
+#include "cpu/kernels.h"
+
+namespace edge {
+namespace {
+
+// The two products below fill all registers: inside another function the compiler would spill a sum.
+#define EDGE_APART __attribute__((noinline))
+
+// Scores of ROWS rows and GROUPS groups of keys.
+template <int ROWS, int GROUPS>
+EDGE_APART void score_pairs(const int16_t* q, const int16_t* k, int64_t pairs, int32_t* scores) {
+  constexpr int kGroupVecs = static_cast<int>(kKeyGroup) / kLanes, kVecs = GROUPS * kGroupVecs;
+  Ints sum[ROWS][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) sum[r][v] = zero_ints();
+  for (int64_t d = 0; d < pairs; ++d, k += 2 * kKeyGroup) {
+    Ints key[kVecs];
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v)
+      key[v] = load_pairs(k + v / kGroupVecs * pairs * 2 * kKeyGroup + v % kGroupVecs * 2 * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Ints pair = set1_pair(q + 2 * (r * pairs + d));
+#pragma GCC unroll 16
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = add_products(sum[r][v], key[v], pair);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int v = 0; v < kVecs; ++v) store_ints(scores + r * kKeyBlock + v * kLanes, sum[r][v]);
+}
+
+// What one row has gathered so far, and its factors of this block.
+struct Flash16Row {
+  float max, sum;
+  float keep, step;  // on what was gathered before, and on the block's sums of integers
+};
+
+// Scores of one block, of which the row sees `count` > 0 keys, to weights of its values.
+inline void weigh(const Flash16Args& a, const Flash16Block& keys, int64_t block, int64_t row, int64_t count,
+                  const int32_t* scores, int16_t* weights, Flash16Row& state) {
+  alignas(64) float line[kKeyBlock];
+  const Vec scale = set1(a.q_scale[row]), lowest = set1(-FLT_MAX), none = set1(0.0f);
+  const float* bias = a.bias ? a.bias + block * kKeyBlock : nullptr;
+  const int64_t whole = count - count % kLanes;
+  Vec top = lowest;
+  const auto score = [&](int64_t j) {
+    Vec v = mul(to_floats(load_ints(scores + j)), mul(scale, load(keys.key_scale + j)));
+    // A hidden key's bias is the lowest finite number: keep the sum finite, or max - score would be NaN.
+    if (bias) v = max(lowest, add(v, load(bias + j)));
+    store(line + j, v);
+  };
+  // A key's weight; the sum, and the largest product with its value's scale.
+  Vec sum = none, most = none;
+  const auto weight = [&](int64_t j, Vec p) {
+    const Vec weighted = mul(p, load(keys.value_scale + j));
+    sum = add(sum, fma(weighted, none, p));  // not a number where a value's scale is none
+    most = max(most, weighted);
+    store(line + j, weighted);
+  };
+  for (int64_t j = 0; j < whole; j += kLanes) {
+    score(j);
+    top = max(top, load(line + j));
+  }
+  if (whole < count) {
+    score(whole);
+    for (int64_t j = count; j < whole + kLanes; ++j) line[j] = -FLT_MAX;
+    top = max(top, load(line + whole));
+  }
+  const float m = hmax(top), before = state.max;
+  state.max = m > before ? m : before;
+  const Vec shift = set1(state.max);
+  for (int64_t j = 0; j < whole; j += kLanes) weight(j, exp_vec(sub(load(line + j), shift)));
+  if (whole < count) {
+    store(line + whole, exp_vec(sub(load(line + whole), shift)));
+    // Where every key of the block is hidden the padding would count as much as they do.
+    for (int64_t j = count; j < whole + kLanes; ++j) line[j] = 0.0f;
+    weight(whole, load(line + whole));
+  }
+  const float largest = hmax(most);
+  const bool tiny = !(largest >= 1e-30f);
+  const Vec levels = set1(tiny ? 0.0f : kWeightLevels / largest);
+  for (int64_t j = 0; j < count; j += kLanes) store_int16(weights + j, mul(load(line + j), levels));
+  alignas(64) float keep[kLanes];
+  store(keep, exp_vec(set1(before - state.max)));
+  state.keep = keep[0];
+  state.step = tiny ? 0.0f : largest / kWeightLevels;
+  state.sum = state.sum * state.keep + hsum(sum);
+}
+
+// sums = keep * sums + step * sum_j weights[j] v[j].
+template <int ROWS, int VECS>
+EDGE_APART void value_pairs(const int16_t* weights, const int16_t* v, int64_t dims, int64_t pairs,
+                            const Flash16Row* rows, float* sums) {
+  Ints sum[ROWS][VECS];
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int c = 0; c < VECS; ++c) sum[r][c] = zero_ints();
+  for (int64_t j = 0; j < pairs; ++j, v += 2 * dims) {
+    Ints value[VECS];
+#pragma GCC unroll 16
+    for (int c = 0; c < VECS; ++c) value[c] = load_pairs(v + 2 * c * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      const Ints pair = set1_pair(weights + r * kKeyBlock + 2 * j);
+#pragma GCC unroll 16
+      for (int c = 0; c < VECS; ++c) sum[r][c] = add_products(sum[r][c], value[c], pair);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 16
+    for (int c = 0; c < VECS; ++c) {
+      float* to = sums + r * dims + c * kLanes;
+      store(to, fma(to_floats(sum[r][c]), set1(rows[r].step), mul(set1(rows[r].keep), load(to))));
+    }
+}
+
+// ROWS rows from `first` on and one block of keys.
+template <int ROWS>
+inline void flash16_rows(const Flash16Args& a, int64_t first, int64_t block, Flash16Row* rows) {
+  constexpr int kGroups = kFlashSums / ROWS * kLanes / static_cast<int>(kKeyGroup) < 2 ? 1 : 2;
+  constexpr int kVecs = kFlashSums / ROWS < 2 ? 1 : 2;
+  alignas(64) int32_t scores[ROWS * kKeyBlock];
+  alignas(64) int16_t weights[ROWS * kKeyBlock];
+  const int64_t left = a.first_key + first + ROWS - block * kKeyBlock;  // keys that the last row sees
+  const int64_t seen = left < kKeyBlock ? left : kKeyBlock;
+  if (seen <= 0) return;
+  const Flash16Block keys(static_cast<char*>(a.blocks) + block * a.block_stride, a.head_dim);
+  const int64_t pairs = flash_pairs(a.head_dim), dims = flash_dims(a.head_dim);
+  const int64_t groups = (seen + kKeyGroup - 1) / kKeyGroup;
+  const int16_t* q = a.q + 2 * first * pairs;
+  int64_t g = 0;
+  for (; g + kGroups <= groups; g += kGroups)
+    score_pairs<ROWS, kGroups>(q, keys.k + 2 * g * kKeyGroup * pairs, pairs, scores + g * kKeyGroup);
+  for (; g < groups; ++g)
+    score_pairs<ROWS, 1>(q, keys.k + 2 * g * kKeyGroup * pairs, pairs, scores + g * kKeyGroup);
+  for (int r = 0; r < ROWS; ++r) {
+    const int64_t own = left - ROWS + r + 1, count = own < 0 ? 0 : own < kKeyBlock ? own : kKeyBlock;
+    rows[r].keep = 1.0f, rows[r].step = 0.0f;
+    int16_t* weight = weights + r * kKeyBlock;
+    if (count > 0) weigh(a, keys, block, first + r, count, scores + r * kKeyBlock, weight, rows[r]);
+    for (int64_t j = (count + kLanes - 1) / kLanes * kLanes; j < groups * kKeyGroup; ++j) weight[j] = 0;
+  }
+  float* sums = a.sums + first * dims;
+  int64_t d = 0;
+  for (; d + kVecs * kLanes <= dims; d += kVecs * kLanes)
+    value_pairs<ROWS, kVecs>(weights, keys.v + 2 * d, dims, (seen + 1) / 2, rows, sums + d);
+  for (; d < dims; d += kLanes)
+    value_pairs<ROWS, 1>(weights, keys.v + 2 * d, dims, (seen + 1) / 2, rows, sums + d);
+}
+
+void flash16(const Flash16Args& a) {
+  Flash16Row rows[kFlashRowsAtMost];
+  const int64_t dims = flash_dims(a.head_dim);
+  for (int64_t r = 0; r < a.rows; ++r) rows[r] = {-FLT_MAX, 0.0f, 1.0f, 0.0f};
+  for (int64_t i = 0; i < a.rows * dims; ++i) a.sums[i] = 0.0f;
+  for (int64_t block = 0; block * kKeyBlock < a.first_key + a.rows; ++block) {
+    int64_t r = 0;
+    for (; r + kFlashRows <= a.rows; r += kFlashRows) flash16_rows<kFlashRows>(a, r, block, rows + r);
+    if constexpr (kFlashRows > 4)
+      for (; r + 4 <= a.rows; r += 4) flash16_rows<4>(a, r, block, rows + r);
+    for (; r < a.rows; ++r) flash16_rows<1>(a, r, block, rows + r);
+  }
+  for (int64_t r = 0; r < a.rows; ++r) {
+    const float inverse = 1.0f / rows[r].sum;
+    for (int64_t d = 0; d < a.head_dim; ++d) a.out[r * a.out_stride + d] = a.sums[r * dims + d] * inverse;
+  }
+}
+
+#undef EDGE_APART
+
+}  // namespace
+}  // namespace edge
