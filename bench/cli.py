@@ -91,8 +91,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--repeat", metavar="N", type=_whole(1, 10000), default=10, help="timed runs (default: 10)")
     add(
         "--quantize",
-        choices=("none", "int8", "int4"),
-        help="weights of --shape reference (default: none, which is fp32)",
+        choices=("none", "int8", "int4", "int4-head"),
+        help="weights of --shape reference (default: none, which is fp32); int4-head: the LM head, too",
     )
     add(
         "--kv",

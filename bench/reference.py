@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Part of the file names: raise it when what is made changes."""
-BUNDLE_VERSION = 3
-"""The same for whole bundles; 3: the prefill in the kernel, a graph for OpenVINO."""
+BUNDLE_VERSION = 4
+"""The same for whole bundles; 4: with int4, too, the prefill in the kernel, and in OpenVINO's graph pixels as rows."""
 SHAPE = "reference"
 """Name of the shape in the exporter."""
 SEED = 0
@@ -49,7 +49,7 @@ SPEC: dict[str, Any] = {
     "position_offset": 0,
     "tied_head": True,
 }
-PRECISIONS = {"none": "fp32", "int8": "int8", "int4": "int4"}
+PRECISIONS = {"none": "fp32", "int8": "int8", "int4": "int4", "int4-head": "int4-head"}
 CHECKPOINT_AND_BUNDLE_BYTES = 4 << 30
 
 Say = Callable[[str], None]
@@ -73,13 +73,14 @@ def random_weights(spec: Mapping[str, Any], quantize: str = "none", seed: int = 
     ----------
     spec : mapping
         Decoder spec of a manifest.
-    quantize : {"none", "int8", "int4"}
-        The matrices as a bundle of that precision has them.
+    quantize : {"none", "int8", "int4", "int4-head"}
+        The matrices as a bundle of that precision has them; int4-head: made with ``--int4-head``.
     """
     import numpy as np
-    from edge_export.quantize import quantize_decoder
 
     from edge.weights import expected_shapes
+
+    from .cost.formats import convert
 
     rng = np.random.default_rng(seed)
     arrays: dict[str, NDArray[np.generic]] = {}
@@ -89,7 +90,7 @@ def random_weights(spec: Mapping[str, Any], quantize: str = "none", seed: int = 
             continue
         array = rng.standard_normal(shape, np.float32)
         array *= np.float32(0.02)
-        arrays |= quantize_decoder({name: array}, quantize) if quantize != "none" else {name: array}
+        arrays |= convert({name: array}, PRECISIONS[quantize], prefill=True)
     return arrays
 
 
@@ -154,7 +155,8 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False, gpu: boo
         say(f"exporting a random checkpoint of the reference shape, once; this takes minutes: {path}")
         export = "import sys; from edge_export.cli import main; sys.exit(main(sys.argv[1:]))"
         arguments = ["--random", SHAPE, "--seed", str(SEED), str(work / "random.safetensors")]
-        arguments += ["--out", str(work / "bundle"), "--quantize", quantize]
+        arguments += ["--out", str(work / "bundle"), "--quantize", quantize.removesuffix("-head")]
+        arguments += ["--int4-head"] * quantize.endswith("-head")
         arguments += ["--name", f"{SHAPE}-random", "--synthetic"]
         if gpu:
             arguments += ["--gpu-graph", "--pictures", "1"]

@@ -30,7 +30,9 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     add("--shape", choices=("reference",), help="the full-size decoder alone, with random weights")
-    add("--quantize", choices=("none", "int8", "int4"), default="int8", help="with --shape (default: int8)")
+    add(
+        "--quantize", choices=("none", "int8", "int4", "int4-head"), default="int8", help="with --shape (default: int8)"
+    )
     add("--rounds", metavar="N", type=_whole(1, 1000), default=5, help="default: 5")
     add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
     add("--json", metavar="PATH", help="write the figures there")

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from edge.weights import PREFILL
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -50,11 +52,13 @@ class Traffic:
 
 
 def weight_bytes(weights: Mapping[str, NDArray[np.generic]], spec: Mapping[str, Any]) -> int:
-    """Bytes of the weights that a decode step reads."""
+    """Bytes of the weights that a decode step reads: not those that only a prefill takes."""
     skipped = {"positions.weight"}
     if not spec["tied_head"]:
         skipped |= {"embed.weight", "embed.weight.scale"}
-    return sum(int(array.nbytes) for name, array in weights.items() if name not in skipped)
+    return sum(
+        int(array.nbytes) for name, array in weights.items() if name not in skipped and not name.startswith(PREFILL)
+    )
 
 
 def mean_keys(prefix: int, prompt: int, tokens: int) -> float:

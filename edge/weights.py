@@ -25,6 +25,8 @@ from edge.errors import BundleError
 MAX_HEADER_BYTES = 16 << 20
 GROUP = 32
 """Columns of an int4 matrix that share one scale."""
+PREFILL = "prefill."
+"""In front of the name of a layer's matrix: the int8 one that a prefill takes instead of an int4 one."""
 _DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
@@ -172,6 +174,7 @@ def check_weights(arrays: Mapping[str, NDArray[Any]], spec: Mapping[str, Any]) -
     for name, shape, is_matrix in expected_shapes(spec):
         left.discard(name)
         array = arrays.get(name)
+        problems += _beside(PREFILL + name, arrays, shape, array is not None and array.dtype == np.uint8, left)
         if array is None:
             problems.append(f"{name} is missing")
         elif array.dtype in (np.int8, np.uint8) and is_matrix:
@@ -185,6 +188,18 @@ def check_weights(arrays: Mapping[str, NDArray[Any]], spec: Mapping[str, Any]) -
     if problems:
         more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise BundleError("the weights do not fit the decoder spec: " + "; ".join(problems[:6]) + more)
+
+
+def _beside(
+    name: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int, ...], is_int4: bool, left: set[str]
+) -> Iterator[str]:
+    """What is wrong with the int8 matrix that a prefill may have beside an int4 one of a layer."""
+    if name in left and is_int4 and name.startswith(f"{PREFILL}layers.") and "cross_" not in name:
+        left -= {name, f"{name}.scale"}
+        if arrays[name].dtype != np.int8:
+            yield f"{name} must be int8"
+        else:
+            yield from _quantized(name, arrays[name], arrays.get(f"{name}.scale"), shape)
 
 
 def _quantized(name: str, array: NDArray[Any], scale: NDArray[Any] | None, shape: tuple[int, ...]) -> Iterator[str]:

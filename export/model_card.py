@@ -60,7 +60,14 @@ def model_card(
     sources = [*options.sources, *notes]
     if sources:
         parts += ["", "## Sources", "", *(f"- {line}" for line in sources)]
-    parts += ["", "## Agreement with the PyTorch model", "", _check_text(manifest, check), "", check.table()]
+    parts += [
+        "",
+        "## Agreement with the PyTorch model",
+        "",
+        _check_text(manifest, check, options.int4_head),
+        "",
+        check.table(),
+    ]
     if options.card:
         parts += ["", options.card.strip()]
     if draft:
@@ -90,17 +97,17 @@ def _bias_text(bias: dict[str, Any]) -> str:
     return f"{bias['kind']}, strength {bias['strength']:g}, rows {bias['rows']}"
 
 
-def _check_text(manifest: dict[str, Any], check: Verification) -> str:
+def _check_text(manifest: dict[str, Any], check: Verification, int4_head: bool) -> str:
     text = (
         f"Measured when the bundle was written, on {check.images} pictures: the ONNX graph in ONNX Runtime and "
         f"the decoding kernel against the model in PyTorch float32, with greedy text of {check.tokens} tokens. "
         "NMSE is the squared error over the squared values, the worst picture counts; shares are means."
     )
     if manifest["precision"] == "int4":
+        rest = "the graph's weights" if int4_head else "its embedding and head and the graph's weights"
         text += (
-            " The decoder's matrices are int4 in groups of 32 columns, its embedding and head and the graph's weights "
-            "int8 with one scale per output channel, activations float32: the figures below are what this "
-            "quantization costs."
+            f" The decoder's matrices are int4 in groups of 32 columns, {rest} int8 with one scale per output channel, "
+            "activations float32: the figures below are what this quantization costs."
         )
     if manifest["precision"] == "int8":
         text += (

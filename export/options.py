@@ -57,6 +57,8 @@ class ExportOptions:
         ``none``; ``int8``: graph and decoder; ``int4``: the decoder's matrices but embedding and head, the rest int8.
     keep_int8 : list of str
         Matrices of the decoder that ``int4`` leaves in int8, see :func:`edge_export.quantize.quantize_decoder`.
+    int4_head : bool
+        With ``int4``: the embedding and the head in int4, too.
     calibrate : Path or None
         Folder with films on which the errors of an int8 graph are measured, beside the drawn pictures.
     gpu_graph : bool
@@ -68,8 +70,8 @@ class ExportOptions:
     pictures : int or None
         Of the self-check, at most; None: all.
     prefill : str or None
-        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the kernel with ``int8``, but for
-        a GPU the graph.
+        Who takes the image through the decoder: ``graph`` or ``kernel``; None: the kernel with quantized
+        weights, but for a GPU the graph.
     kv_dtype : str or None
         Of the KV cache: ``fp32``, ``fp16``, ``int8``; None: the runtime's choice for the precision.
     force : bool
@@ -93,6 +95,7 @@ class ExportOptions:
     with_mask: bool = True
     quantize: str = "none"
     keep_int8: list[str] = field(default_factory=list)
+    int4_head: bool = False
     calibrate: Path | None = None
     gpu_graph: bool = False
     tensorrt_int8: bool = False

@@ -136,7 +136,13 @@ def export_model(
             plan = plan_products(onnx_model, feeds(), stage, torch.get_num_threads())
             notes.append(plan.describe())
             quantize_graph(onnx_model, plan)
-            arrays = quantize_decoder(arrays, options.quantize, options.keep_int8)
+            arrays = quantize_decoder(
+                arrays,
+                options.quantize,
+                options.keep_int8,
+                int4_head=options.int4_head,
+                prefill=not graph.with_prefill,
+            )
             if not graph.with_prefill:
                 every = chain(pictures, read_films(films, manifest["image"]))
                 products = plan_prefill(model, arrays, every, bias=bias and graph.with_mask, sequence_length=length)
@@ -175,11 +181,10 @@ def export_model(
 def prefill_of(options: ExportOptions) -> str:
     """Who takes the image through the decoder where the options leave it open.
 
-    The kernel with int8 weights: it is smaller, more exact, and on processors with byte products faster than the graph.
-    With int4 the graph, whose weights are int8 then; a bundle for a GPU leaves it to the graph, too, which runs there
-    as a whole.
+    The kernel with quantized weights: the decoder is in the bundle once, and on processors with byte products this is
+    faster than the graph. A bundle for a GPU leaves it to the graph, which runs there as a whole.
     """
-    return options.prefill or ("kernel" if options.quantize == "int8" and not options.gpu_graph else "graph")
+    return options.prefill or ("kernel" if options.quantize != "none" and not options.gpu_graph else "graph")
 
 
 def sequence_length(model: LanaModel, options: ExportOptions) -> int:

@@ -34,7 +34,12 @@ its logit."""
 
 
 def quantize_decoder(
-    arrays: dict[str, np.ndarray], quantize: str = "int8", keep_int8: Sequence[str] = ()
+    arrays: dict[str, np.ndarray],
+    quantize: str = "int8",
+    keep_int8: Sequence[str] = (),
+    *,
+    int4_head: bool = False,
+    prefill: bool = False,
 ) -> dict[str, np.ndarray]:
     """Matrices of a decoder to int8 with one scale per output row, or to int4 with one per group of columns
     (``X.weight.scale``); the rest stays float32.
@@ -45,6 +50,10 @@ def quantize_decoder(
         int4 leaves in int8 what has no whole groups, the embedding and the head, and `keep_int8`.
     keep_int8 : sequence of str
         Matrices by name (``layers.0.mlp_out``), or by the last part of it (``mlp_out``) for all layers.
+    int4_head : bool
+        With int4, the embedding and the head in int4, too, unless `keep_int8` names them.
+    prefill : bool
+        Beside each int4 matrix of a layer put the int8 one that the kernel takes the image through (``prefill.X``).
 
     Raises
     ------
@@ -52,7 +61,8 @@ def quantize_decoder(
         A name in `keep_int8` is no matrix of the decoder.
     """
     matrices = {n.removesuffix(".weight") for n, a in arrays.items() if a.ndim == 2 and n not in TABLES}
-    kept = {n for n in matrices if any(n == name or n.endswith(f".{name}") for name in (*keep_int8, *INT8_IN_INT4))}
+    names = (*keep_int8, *(() if int4_head else INT8_IN_INT4))
+    kept = {n for n in matrices if any(n == name or n.endswith(f".{name}") for name in names)}
     unknown = [name for name in keep_int8 if not any(n == name or n.endswith(f".{name}") for n in matrices)]
     if unknown:
         raise UsageError(f"no matrix of the decoder is called {', '.join(unknown)}")
@@ -63,6 +73,9 @@ def quantize_decoder(
             result[name] = array
         elif quantize == "int4" and matrix not in kept and int4.fits(array.shape):
             result[name], result[f"{name}.scale"] = int4.quantize_groups(array)
+            if prefill and matrix.startswith("layers."):
+                other = f"prefill.{name}"
+                result[other], result[f"{other}.scale"] = quantize_rows(array)
         else:
             result[name], result[f"{name}.scale"] = quantize_rows(array)
     return result

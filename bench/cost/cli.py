@@ -6,14 +6,18 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge.bundle import Bundle
 
 PROG = "edge-bench cost"
 FORMAT = "edge-bench cost 1"
 
 _EPILOG = """\
-The left part makes random full-size weights once, in the user's cache. The labels need an fp32 bundle of the phantom
-model, as edge-phantom train leaves one; int8 and int4 are made of its decoder here.
+The left part makes random full-size weights once, in the user's cache. The labels need a bundle of the phantom model:
+in fp32, as edge-phantom train leaves one, and all others are made of its decoder; or in int8, whose decoder is then
+widened to fp32, and the table shows what int4 costs beyond int8.
 """
 
 
@@ -28,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--bundle", metavar="DIR", help="fp32 bundle of the phantom model; without it there are no labels")
+    add("--bundle", metavar="DIR", help="fp32 or int8 bundle of the phantom model; without it there are no labels")
     add("--films", metavar="N", type=_whole(1, 100000), default=500, help="unseen phantoms (default: 500)")
     add("--seed", metavar="N", type=_whole(0, 1 << 31), default=2026, help="of the phantoms (default: 2026)")
     add("--forced-films", metavar="N", type=_whole(1, 1000), default=4, help="random prefixes (default: 4)")
@@ -128,10 +132,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             "threads": threads,
         },
         "prefix": reference.PREFIX,
-        "bundle": {"name": bundle.manifest.name, "sha256": bundle.sha256} if bundle else None,
+        "bundle": _source(bundle) if bundle else None,
         "rows": rows,
         "machine": {**machine.describe(isa_selected()), "busy_processors": busy},
     }
+
+
+def _source(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    return {"name": manifest.name, "sha256": bundle.sha256, "precision": manifest.precision}
 
 
 if __name__ == "__main__":

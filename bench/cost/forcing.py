@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 CHUNK = 16
 TIMED_TOKENS = 24
-_QUANTIZE = {"fp32": "none", "int8": "int8", "int4": "int4"}
 
 Say = Callable[[str], None]
 
@@ -44,7 +43,8 @@ def run_forcing(
 
     spec = reference.SPEC
     weights = {
-        name: reference.decoder_weights(_QUANTIZE[name], say) for name in dict.fromkeys(f.weights for f in formats)
+        name: reference.decoder_weights("none" if name == "fp32" else name, say)
+        for name in dict.fromkeys(f.weights for f in formats)
     }
     decoders = [make_decoder(spec, weights[f.weights], f.cache, threads=threads) for f in formats]
     rng = np.random.default_rng(seed)

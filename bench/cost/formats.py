@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from edge.decoder import Decoder
 
-WEIGHTS = ("fp32", "int8", "int4")
+WEIGHTS = ("fp32", "int8", "int4", "int4-head")
+"""int4-head: with the embedding and the head in int4, too."""
 CACHES = ("fp32", "fp16", "int8")
 TRUTH = ("fp32", "fp32")
 """Weights and cache that all others are compared with."""
@@ -54,14 +55,32 @@ def kernel_has(weights: str, cache: str) -> bool:
     return True
 
 
-def convert(arrays: Mapping[str, NDArray[np.generic]], weights: str) -> Mapping[str, NDArray[np.generic]]:
-    """float32 weights as a bundle of this precision has them."""
+def convert(
+    arrays: Mapping[str, NDArray[np.generic]], weights: str, *, prefill: bool = False
+) -> dict[str, NDArray[np.generic]]:
+    """float32 weights as a bundle of this precision has them; `prefill`: one whose prefill is the kernel's."""
     if weights == "fp32":
-        return arrays
+        return dict(arrays)
     from edge_export.quantize import quantize_decoder
 
-    converted: Mapping[str, NDArray[np.generic]] = quantize_decoder(dict(arrays), weights)
+    whole = weights == "int4-head"
+    converted: dict[str, NDArray[np.generic]] = quantize_decoder(
+        dict(arrays), weights.removesuffix("-head"), int4_head=whole, prefill=prefill
+    )
     return converted
+
+
+def widen(arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, NDArray[np.generic]]:
+    """float32 weights as they are, int8 ones as the numbers that they stand for."""
+    import numpy as np
+
+    wide: dict[str, NDArray[np.generic]] = {}
+    for name, array in arrays.items():
+        if array.dtype == np.int8:
+            wide[name] = array.astype(np.float32) * arrays[f"{name}.scale"][:, None]
+        elif not name.endswith(".scale") or arrays[name.removesuffix(".scale")].dtype != np.int8:
+            wide[name] = array
+    return wide
 
 
 def make_decoder(spec: Mapping[str, Any], weights: Mapping[str, Any], cache: str, *, threads: int) -> Decoder:

@@ -12,9 +12,11 @@ from typing import Any
 
 from edge.errors import UsageError
 
-from .formats import Format, convert, make_decoder
+from .formats import Format, convert, make_decoder, widen
 
 LONG_SIDE = 1024
+COMPARABLE = ("fp32", "int8")
+"""Precisions of a bundle whose decoder the others can be made of."""
 Say = Callable[[str], None]
 
 
@@ -26,7 +28,7 @@ def run_labels(
     Parameters
     ----------
     folder
-        An fp32 bundle; the other formats are made of its weights.
+        A bundle whose weights are fp32 or int8, which are widened to fp32; the other formats are made of them.
 
     Returns
     -------
@@ -37,7 +39,7 @@ def run_labels(
     Raises
     ------
     UsageError
-        The bundle is not fp32.
+        The bundle's weights are int4.
     """
     import io
     import os
@@ -55,10 +57,13 @@ def run_labels(
 
     engine = edge.load(folder, device="cpu", threads=threads)
     manifest = engine.bundle.manifest
-    if manifest.precision != "fp32":
-        raise UsageError(f"{manifest.name} holds {manifest.precision} weights: give an fp32 bundle")
-    stored = engine.bundle.weights()
-    weights = {name: convert(stored, name) for name in dict.fromkeys(f.weights for f in formats)}
+    if manifest.precision not in COMPARABLE:
+        raise UsageError(f"{manifest.name} holds {manifest.precision} weights: give an fp32 or an int8 bundle")
+    stored = widen(engine.bundle.weights())
+    weights = {
+        name: convert(stored, name, prefill=manifest.kernel_prefill)
+        for name in dict.fromkeys(f.weights for f in formats)
+    }
     sizes = {name: sum(array.nbytes for array in arrays.values()) for name, arrays in weights.items()}
     decoders = [
         make_decoder(manifest.decoder, weights[f.weights], f.cache, threads=decode_threads(threads, sizes[f.weights]))

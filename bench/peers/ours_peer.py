@@ -14,7 +14,6 @@ from ..traffic import traffic
 from .gpt2 import pixels
 from .job import Job, Missing, each_or_why, time_once
 
-QUANTIZE = {"fp32": "none", "int8": "int8", "int4": "int4"}
 PENALTY = 1.2
 
 
@@ -30,7 +29,7 @@ class Ours:
         self._script: list[list[int]] = []
         self._narrow: tuple[str, ...] = ()  # matrices whose activations may have 8 bits in a prefill
         layers = int(reference.SPEC["layers"])
-        weights = reference.decoder_weights(QUANTIZE[job.weights], lambda _line: None)
+        weights = reference.decoder_weights("none" if job.weights == "fp32" else job.weights, lambda _line: None)
         asked = ["vision_prefill"] if set(job.tasks) - {"decode"} else []
         self._graphs, why = each_or_why(asked, self._graph)
         self._decoder = Decoder(
@@ -94,7 +93,7 @@ class Ours:
         from edge.vision import VisionSession
 
         try:
-            folder = reference.reference_bundle(QUANTIZE[self.job.weights], lambda _line: None)
+            folder = reference.reference_bundle(self.job.weights, lambda _line: None)
         except reference.ExporterMissing as error:
             raise Missing(str(error)) from None
         bundle = Bundle.open(folder)

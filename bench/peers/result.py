@@ -129,6 +129,8 @@ def marks(figures: Figures) -> list[dict[str, Any]]:
         ("int8-kv_int8", "q8_0-kv_q8_0"),
         ("int4-kv_fp16", "q4_0-kv_fp16"),
         ("int4-kv_int8", "q4_0-kv_q8_0"),
+        ("int4-head-kv_fp16", "q4_0-kv_fp16"),
+        ("int4-head-kv_int8", "q4_0-kv_q8_0"),
     ):
         what = f"decode, {ours.replace('-kv_', ' with cache ')}: against llama.cpp {theirs.replace('-kv_', ' with ')}"
         mark(what, 1.4, pair(f"{OURS}-{ours}", "decode"), pair(f"llama-{theirs}", "decode"))

@@ -78,7 +78,7 @@ Prefill::Prefill(const DecoderSpec& spec, const Weights& weights, const Kernels&
     Panels* panels = panels_.data() + stage * kMatrices;
     int64_t bytes = 0;
     for (int64_t i = stage ? 0 : kQkv; i < kMatrices; ++i) {
-      const Layer& layer = weights.layers[size_of(i == kQkv ? stage : stage - 1)];
+      const auto& layer = weights.layers[size_of(i == kQkv ? stage : stage - 1)].prefill;
       const Matrix* all[kMatrices] = {&layer.attn_out, &layer.mlp_in, &layer.mlp_out, &layer.qkv};
       panels[i] = Panels(*all[i], kernels);
       bytes += panels[i].bytes();
@@ -332,18 +332,18 @@ void Prefill::finish(int thread, float* logits) {
     kernels_.layer_norm(x, norm.weight, norm.bias, normed, hidden, spec_.norm_eps);
   };
   normalise(layer.attn_norm);
-  layer.qkv.multiply(kernels_, normed, 1, query_.data(), hidden, h0 * head_dim, h1 * head_dim);
+  layer.prefill.qkv.multiply(kernels_, normed, 1, query_.data(), hidden, h0 * head_dim, h1 * head_dim);
   for (int64_t h = h0; h < h1; ++h)
     look(last, h, query_.data() + h * head_dim, row, 1, attended_.data() + h * head_dim, own);
   pool_.barrier(thread);
-  layer.attn_out.multiply(kernels_, attended_.data(), 1, x, hidden, d0, d1, true);
+  layer.prefill.attn_out.multiply(kernels_, attended_.data(), 1, x, hidden, d0, d1, true);
   pool_.barrier(thread);
   normalise(layer.mlp_norm);
-  layer.mlp_in.multiply(kernels_, normed, 1, mlp_.data(), mlp, m0, m1);
+  layer.prefill.mlp_in.multiply(kernels_, normed, 1, mlp_.data(), mlp, m0, m1);
   (spec_.activation == Activation::gelu_tanh ? kernels_.gelu_tanh : kernels_.gelu_erf)(mlp_.data() + m0,
                                                                                        m1 - m0);
   pool_.barrier(thread);
-  layer.mlp_out.multiply(kernels_, mlp_.data(), 1, x, hidden, d0, d1, true);
+  layer.prefill.mlp_out.multiply(kernels_, mlp_.data(), 1, x, hidden, d0, d1, true);
   pool_.barrier(thread);
   normalise(weights_.final_norm);
   weights_.head.multiply(kernels_, normed, 1, logits, spec_.vocab, v0, v1);

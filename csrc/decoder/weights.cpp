@@ -47,6 +47,17 @@ class Binder {
     return m;
   }
 
+  // The int8 matrix of a prefill beside an int4 one, where there is one.
+  Matrix prefill(const std::string& name, const Matrix& main) {
+    const std::string other = "prefill." + name;
+    if (!tensors_.contains(other + ".weight")) return main;
+    if (main.dtype != DType::i4) error("unexpected " + other + ".weight: " + name + " is not int4");
+    Matrix m = matrix(other, main.rows, main.cols, false);
+    if (m.dtype != DType::i8) error(other + ".weight must be int8");
+    m.bias = main.bias;
+    return m;
+  }
+
   Norm norm(const std::string& name, int64_t size) {
     return {vector(name + ".weight", {size}), vector(name + ".bias", {size})};
   }
@@ -149,6 +160,8 @@ Weights bind_weights(const DecoderSpec& spec, const std::map<std::string, Tensor
     layer.mlp_norm = in.norm(at + "mlp_norm", d);
     layer.mlp_in = in.matrix(at + "mlp_in", spec.mlp, d, true);
     layer.mlp_out = in.matrix(at + "mlp_out", d, spec.mlp, true);
+    layer.prefill = {in.prefill(at + "qkv", layer.qkv), in.prefill(at + "attn_out", layer.attn_out),
+                     in.prefill(at + "mlp_in", layer.mlp_in), in.prefill(at + "mlp_out", layer.mlp_out)};
     w.layers.push_back(layer);
   }
   if (spec.norm_position == NormPosition::pre) w.final_norm = in.norm("final_norm", d);
@@ -167,10 +180,10 @@ void make_narrow(Weights& weights, const std::vector<std::string>& names) {
   for (size_t i = 0; i < weights.layers.size(); ++i) {
     Layer& layer = weights.layers[i];
     const std::string at = "layers." + std::to_string(i) + ".";
-    known[at + "qkv"] = &layer.qkv;
-    known[at + "attn_out"] = &layer.attn_out;
-    known[at + "mlp_in"] = &layer.mlp_in;
-    known[at + "mlp_out"] = &layer.mlp_out;
+    known[at + "qkv"] = &layer.prefill.qkv;
+    known[at + "attn_out"] = &layer.prefill.attn_out;
+    known[at + "mlp_in"] = &layer.prefill.mlp_in;
+    known[at + "mlp_out"] = &layer.prefill.mlp_out;
   }
   for (const std::string& name : names) {
     const auto found = known.find(name);

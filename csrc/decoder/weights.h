@@ -62,6 +62,10 @@ struct Norm {
 struct Layer {
   Norm attn_norm, cross_norm, mlp_norm;
   Matrix qkv, attn_out, cross_q, cross_out, mlp_in, mlp_out;
+  // As a prefill takes them: the same, or int8 ones beside int4 (arrays "prefill.layers.0.qkv.weight", ...).
+  struct {
+    Matrix qkv, attn_out, mlp_in, mlp_out;
+  } prefill;
 };
 
 struct Weights {

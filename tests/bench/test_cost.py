@@ -60,13 +60,15 @@ def test_the_table(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.main([*call, "--threads", "1", "--json", str(target)]) == 0
     result = json.loads(target.read_text())
     rows = {(row["weights"], row["cache"]): row for row in result["rows"]}
-    assert {("fp32", "fp32"), ("int8", "fp16"), ("int4", "fp16")} <= set(rows)
+    assert {("fp32", "fp32"), ("int8", "fp16"), ("int4", "fp16"), ("int4-head", "fp16")} <= set(rows)
     truth = rows["fp32", "fp32"]
     assert truth["logit_nmse"] == 0
     assert truth["same_token"] == truth["labels_agree"] == truth["same_ids"] == 1
-    errors = [rows[form]["logit_nmse"] for form in (("fp32", "fp16"), ("int8", "fp16"), ("int4", "fp16"))]
-    assert 0 < errors[0] < errors[1] < errors[2] < 1
-    assert rows["int8", "fp16"]["weights_mb"] < truth["weights_mb"]
+    falling = [rows[weights, "fp16"] for weights in ("fp32", "int8", "int4", "int4-head")]
+    errors = [row["logit_nmse"] for row in falling]
+    assert 0 < errors[0] < errors[1] < errors[2] < errors[3] < 1
+    sizes = [row["weights_mb"] for row in falling]
+    assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
     for row in rows.values():
         assert row["ms_per_token"] > 0
         assert 0 <= row["labels_agree"] <= 1
@@ -77,10 +79,30 @@ def test_the_table(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "int8: at least" in text
 
 
+FEW = ["--films", "2", "--forced-films", "1", "--rows", "1", "--rounds", "1", "--threads", "1"]
+
+
 @pytest.mark.usefixtures("small")
-def test_another_model_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["--bundle", str(DEMO), "--films", "1", "--forced-films", "1", "--rows", "1", "--rounds", "1"]) == 1
-    assert "give an fp32 bundle" in capsys.readouterr().err
+def test_an_int8_model_is_widened(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for folder in (DEMO, wide):
+        assert cli.main(["--bundle", str(folder), *FEW, "--json", str(tmp_path / "cost.json")]) == 0
+        result = json.loads((tmp_path / "cost.json").read_text())
+        found.append([(row["labels_agree"], row["macro_f1"], row["same_ids"]) for row in result["rows"]])
+        text = capsys.readouterr().out
+        assert ("these, widened" in text) == (folder is DEMO)
+        assert ("int8: at least" in text) == (folder is wide)
+        assert "int4: at least" in text
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("small")
+def test_another_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path(shutil.copytree(DEMO, tmp_path / "int4"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"precision": "int4"}))
+    assert cli.main(["--bundle", str(folder), *FEW]) == 1
+    assert "give an fp32 or an int8 bundle" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("small")

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from edge_export.cli import main
 from edge_export.errors import UsageError
 from edge_export.int4 import LEVELS, quantize_groups, widen_groups
 from edge_export.quantize import quantize_decoder
 from safetensors.numpy import load_file
 
+import edge
 from edge._kernel import ops
 from edge.bundle import Bundle
 
@@ -54,8 +57,8 @@ def test_which_matrices() -> None:
     arrays = {f"{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()}
     arrays["layers.0.qkv.bias"] = np.ones(6, np.float32)
 
-    def stored(*keep: str) -> dict[str, str]:
-        made = quantize_decoder(arrays, "int4", keep)
+    def stored(*keep: str, head: bool = False) -> dict[str, str]:
+        made = quantize_decoder(arrays, "int4", keep, int4_head=head)
         return {n: a.dtype.name for n, a in made.items() if not n.endswith(".scale")}
 
     common = {f"{name}.weight": "int8" for name in ("embed", "layers.0.mlp_out", "head")}
@@ -63,8 +66,30 @@ def test_which_matrices() -> None:
     assert stored() == common | {"layers.0.qkv.weight": "uint8", "layers.1.qkv.weight": "uint8"}
     assert stored("layers.1.qkv") == common | {"layers.0.qkv.weight": "uint8", "layers.1.qkv.weight": "int8"}
     assert stored("qkv") == common | {"layers.0.qkv.weight": "int8", "layers.1.qkv.weight": "int8"}
+    whole = {f"{name}.weight": "uint8" for name in ("embed", "head", "layers.0.qkv", "layers.1.qkv")}
+    assert stored(head=True) == common | whole
+    assert stored("embed", head=True) == common | whole | {"embed.weight": "int8"}
     with pytest.raises(UsageError, match="called kv, positions"):
         stored("kv", "qkv", "positions")
+
+
+def test_bundle_with_the_head_in_int4(exported: Exported) -> None:
+    _, folder = exported(kind="gaussian", quantize="int4", int4_head=True)
+    bundle = Bundle.open(folder)
+    assert bundle.manifest.kernel_prefill  # the default with quantized weights
+    arrays = bundle.weights()
+    assert arrays["embed.weight"].dtype == arrays["layers.0.qkv.weight"].dtype == np.uint8
+    assert arrays["prefill.layers.0.qkv.weight"].dtype == np.int8  # what the image is taken through
+    assert not {n for n in arrays if n.startswith("prefill.embed") or (n.endswith(".bias") and n.startswith("prefill."))}
+    assert "32 columns, the graph's weights int8" in (folder / "MODEL_CARD.md").read_text()
+    film = np.random.default_rng(0).integers(0, 255, (80, 70), dtype=np.uint8)
+    assert edge.load(folder, device="cpu", threads=1).report(film).token_ids
+
+
+def test_a_head_in_int4_needs_int4(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["--random", "tiny", str(tmp_path / "x"), "--out", str(tmp_path / "y"), "--quantize", "int8", "--int4-head"]
+    assert main(call) == 1
+    assert "--int4-head goes with --quantize int4" in capsys.readouterr().err
 
 
 def test_bundle(exported: Exported) -> None:

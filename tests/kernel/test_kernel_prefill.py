@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from small import caches, isas, need, precisions, quantise, quantise4, spec_of, weights_of
 
 import edge._kernel as kernel
+from edge.errors import BundleError
+from edge.weights import check_weights
 
 LOWEST = np.finfo(np.float32).min
 # Squared error over squared signal against float64: activations of quantized products have about 14 bits, and the
@@ -265,6 +267,59 @@ def test_prefill_with_narrow_products(isa: str, precision: str, shape: str) -> N
         for got, right, limit in zip(results[-1], want, (2e-4, 2e-5, 2e-5), strict=True):
             assert twin.nmse(got, right) < limit * loose
     assert 1e-5 < twin.nmse(results[0][1], results[-1][1]) < 1e-3
+
+
+def with_prefill(spec: dict[str, Any]) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """int4 weights with int8 ones for the prefill beside them, and the same in int8 throughout the layers."""
+    four, eight = weights_of(spec, "int4"), weights_of(spec, "int8")
+    inside = [n for n, a in eight.items() if a.dtype == np.int8 and n.startswith("layers.")]
+    beside = {f"prefill.{n}{end}": eight[f"{n}{end}"] for n in inside for end in ("", ".scale")}
+    return four | beside, four | {n.removeprefix("prefill."): a for n, a in beside.items()}
+
+
+@isas
+def test_int8_matrices_beside_int4_ones(isa: str) -> None:
+    """The prefill takes them, and what follows does not."""
+    need(isa)
+    spec = spec_of(vocab=100)
+    both, eight = with_prefill(spec)
+    seen, ids = film(spec, 140), np.arange(20, dtype=np.int32)
+    narrow = ["layers.0.mlp_in", "layers.1.qkv"]
+    pair = [kernel.Decoder(spec, w, threads=2, isa=isa, prefill_int8=narrow) for w in (both, eight)]
+    got, want = (decoder.prefill(seen["embeddings"], seen["soft"], with_cache=True) for decoder in pair)
+    for one, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(one, other)
+    four = kernel.Decoder(spec, weights_of(spec, "int4"), threads=2, isa=isa)
+    four.set_prefix(got[1], got[2], seen["soft"])
+    np.testing.assert_array_equal(pair[0].forward(ids, True), four.forward(ids, True))
+    assert not np.array_equal(four.prefill(seen["embeddings"], seen["soft"]), got[0])
+    check_weights(both, spec)
+
+
+def test_what_may_stand_beside_an_int4_matrix() -> None:
+    spec = spec_of(vocab=100)
+    both, eight = with_prefill(spec)
+    name = "prefill.layers.1.mlp_in.weight"
+
+    def refused(weights: dict[str, NDArray[Any]], *words: str) -> None:
+        with pytest.raises(ValueError, match=words[0]):
+            kernel.Decoder(spec, weights, threads=1)
+        with pytest.raises(BundleError, match=words[-1]):
+            check_weights(weights, spec)
+
+    refused(both | {name: both[name].astype(np.float32)}, "must be int8")
+    refused(both | {name: both["layers.1.mlp_in.weight"]}, "shape", "must be int8")
+    refused(both | {name: both[name][:5]}, "has shape", "instead of")
+    refused({n: a for n, a in both.items() if n != f"{name}.scale"}, "missing", "must be float32")
+    refused(eight | {n: both[n] for n in (name, f"{name}.scale")}, "unexpected", "is unknown")
+    head = {
+        "prefill.embed.weight": np.zeros((100, 64), np.int8),
+        "prefill.embed.weight.scale": np.ones(100, np.float32),
+    }
+    refused(both | head, "unexpected", "is unknown")
+    bad = both | {f"{name}.scale": np.full_like(both[f"{name}.scale"], np.nan)}
+    with pytest.raises(BundleError, match="not scales"):
+        check_weights(bad, spec)
 
 
 def test_a_matrix_that_is_not_there_cannot_be_narrow() -> None:

@@ -73,7 +73,7 @@ def export_cross(
             plan = plan_products(onnx_model, feeds, stage, threads)
             notes.append(plan.describe())
             quantize_graph(onnx_model, plan)
-            arrays = quantize_decoder(arrays, options.quantize, options.keep_int8)
+            arrays = quantize_decoder(arrays, options.quantize, options.keep_int8, int4_head=options.int4_head)
         vision = stage / writer.VISION
         vision.write_bytes(onnx_model.SerializeToString())
         ticks = iter(range(1, len(pictures) + 1))

@@ -123,7 +123,8 @@ def _stored(arrays: Mapping[str, np.ndarray], name: str) -> tuple[np.ndarray, np
     values = arrays[f"{name}.weight"]
     if values.dtype == np.float32:
         return None
-    scale = arrays[f"{name}.weight.scale"]
+    name = f"prefill.{name}" if f"prefill.{name}.weight" in arrays else name
+    values, scale = arrays[f"{name}.weight"], arrays[f"{name}.weight.scale"]
     if values.dtype == np.int8:
         exact = values.astype(np.float32) * scale[:, None]
         return exact, exact
