@@ -306,8 +306,10 @@ def test_published_shapes(tmp_path: Path) -> None:
     engine = edge.load(tmp_path / "bundle", threads=2)
     assert engine.manifest.prefix.length == 576
     texts = set()
-    for picture in films(3):
-        report = engine.report(picture, force=True, max_new_tokens=30, beams=1)
-        assert [list(report.token_ids)] == model.write(pixels(engine, [picture]), [cxrmate.BOS], max_new_tokens=30)
+    for picture in films(20):
+        for beams in (1, 4):
+            report = engine.report(picture, force=True, max_new_tokens=30, beams=beams)
+            asked = {"max_new_tokens": 30, "num_beams": beams}
+            assert [list(report.token_ids)] == model.write(pixels(engine, [picture]), [cxrmate.BOS], **asked)
         texts.add(report.token_ids)
-    assert len(texts) > 1
+    assert len(texts) > 10

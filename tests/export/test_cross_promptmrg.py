@@ -132,4 +132,4 @@ def test_published_shapes(tmp_path: Path) -> None:
     """ResNet-101 at 224 x 224, the transformer over 21 reports, BERT base. Not in int8: the classifier of this random
     model reads differences so small that rounding drowns them, and the exporter refuses it, as it should."""
     model = promptmrg.random_model(promptmrg.FULL, gain=50.0)
-    check(model, export(tmp_path / "full", model), 5, {1: 30, 3: 12})
+    check(model, export(tmp_path / "full", model), 20, {1: 30, 3: 12})
