@@ -37,11 +37,12 @@ inline constexpr int kDigits = 3;
 inline constexpr int64_t kDigitChunk = 128;  // columns; what is missing of the last chunk is zero
 inline constexpr int64_t kDigitLanes = 16;   // sums that a digit's products are spread over
 struct DigitRows {
-  const int8_t* digits;  // [rows, chunks, kDigits, kDigitChunk]
-  const int32_t* start;  // [rows, chunks, kDigits, kDigitLanes]: where the sums begin
+  const int8_t* digits;  // [rows, chunks, kDigits, kDigitChunk]; for int8 weights kByteChunk
+  const int32_t* start;  // [rows, chunks, kDigits, kDigitLanes], where the sums begin; for int8 one chunk's
   const float* scale;    // [rows]
   int64_t chunks;
 };
+inline constexpr int64_t kByteChunk = 64;
 
 // y[r, o] = scale[o] * sum_k w[o, k] x[r, k] + bias[o], for o in [begin, end) and r in [0, rows).
 // The order of every sum depends on `cols` alone, neither on the range nor on the number of rows.
@@ -170,10 +171,13 @@ struct Kernels {
   void (*matmul_f32)(const MatmulArgs&);
   void (*matmul_i8)(const MatmulArgs&);
   void (*matmul_i4)(const MatmulArgs&);
-  // int4 weights with activations in digits: where there are products of bytes, else null. to_digits takes
-  // whole groups and returns the scale, which is not a number where one of x is not finite.
+  // int4 and int8 weights with activations in digits: where there are products of bytes, else null. What
+  // writes the digits (of whole groups for int4) returns the scale, which is not a number where one of x is
+  // not finite.
   float (*to_digits)(const float* x, int64_t n, int8_t* digits, int32_t* start);
   void (*matmul_digits)(const MatmulArgs&);
+  float (*to_digits8)(const float* x, int64_t n, int8_t* digits, int32_t* start);
+  void (*matmul_digits8)(const MatmulArgs&);
   // Outputs per panel, and rows per tile, of a product of many rows.
   int64_t gemm_outs, gemm_rows;
   void (*pack_f32)(const PackArgs&);

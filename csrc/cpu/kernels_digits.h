@@ -42,14 +42,23 @@ inline void begin_sums(const int8_t* digits, int32_t* start) {
   }
 }
 
-float to_digits(const float* x, int64_t n, int8_t* digits, int32_t* start) {
+// The largest size, and in `none` zero, or what is not a number where one of x is not finite.
+inline float largest_of(const float* x, int64_t n, float* none) {
   Vec top = set1(0.0f), unfit = set1(0.0f);
-  for (int64_t i = 0; i < n; i += kLanes) {
-    const Vec v = load(x + i);
+  const auto look = [&](Vec v) {
     top = max(top, max(v, sub(set1(0.0f), v)));
-    unfit = add(unfit, sub(v, v));  // not a number where one is not finite
-  }
-  const float largest = hmax(top), none = hsum(unfit);
+    unfit = add(unfit, sub(v, v));
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) look(load(x + i));
+  if (i < n) look(load_part(x + i, n - i));
+  *none = hsum(unfit);
+  return hmax(top);
+}
+
+float to_digits(const float* x, int64_t n, int8_t* digits, int32_t* start) {
+  float none = 0.0f;
+  const float largest = largest_of(x, n, &none);
   const Vec factor = set1(largest > 0.0f ? kLargestInt / largest : 0.0f);
   const int64_t groups = n / kGroup4;
   for (int64_t g = 0; g < groups; g += kChunkGroups, digits += kChunkDigits, start += kChunkSums) {

@@ -151,8 +151,7 @@ inline void gemm_finish(const GemmArgs& a, int64_t row, const S* sums) {
   float* y = a.y + row * a.y_stride;
   Vec out[kGemmVecs];
 #pragma GCC unroll 16
-  for (int v = 0; v < kGemmVecs; ++v)
-    out[v] = add(scaled_sum<T>(a, row, v, sums), load(a.bias + v * kLanes));
+  for (int v = 0; v < kGemmVecs; ++v) out[v] = add(scaled_sum<T>(a, row, v, sums), load(a.bias + v * kLanes));
   if (a.outs < kGemmOuts) {
     float some[kGemmOuts];
     for (int v = 0; v < kGemmVecs; ++v) store(some + v * kLanes, out[v]);

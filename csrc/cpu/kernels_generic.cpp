@@ -9,6 +9,8 @@
 
 #include "cpu/kernels_digits.h"
 
+#include "cpu/kernels_digits8.h"
+
 #include "cpu/kernels_flash.h"
 
 #include "cpu/kernels_flash16.h"

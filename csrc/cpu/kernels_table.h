@@ -14,6 +14,8 @@ constexpr Kernels make_table(const char* name) {
           .matmul_i4 = matmul<Int4>,
           .to_digits = kToDigits,
           .matmul_digits = kMatmulDigits,
+          .to_digits8 = kToDigits8,
+          .matmul_digits8 = kMatmulDigits8,
           .gemm_outs = kGemmOuts,
           .gemm_rows = kGemmRows,
           .pack_f32 = pack_f32,

@@ -104,9 +104,8 @@ inline Ints add_byte_products(Ints sum, Ints a, Ints b) {
 }
 // The numbers of one int4 group, 128 added to each, four columns to a word; returns their sum without it.
 inline int32_t look_up_group(const uint8_t* p, const int16_t* table, uint32_t* words) {
-  const __m128i numbers =
-      _mm_xor_si128(_mm256_cvtepi16_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(table))),
-                    _mm_set1_epi8(-128));
+  const __m128i numbers = _mm_xor_si128(
+      _mm256_cvtepi16_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(table))), _mm_set1_epi8(-128));
   const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), low = _mm_set1_epi8(15);
   const __m128i even_odd = _mm_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
   const auto look_up = [&](__m128i nibbles) {

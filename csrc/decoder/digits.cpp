@@ -9,18 +9,18 @@ namespace {
 constexpr int64_t kDigitBytes = kDigits * kDigitChunk;  // of a chunk
 constexpr int64_t kStarts = kDigits * kDigitLanes;
 
-int64_t chunks_of(int64_t cols) { return (cols + kDigitChunk - 1) / kDigitChunk; }
+int64_t chunks_of(int64_t cols, int64_t chunk) { return (cols + chunk - 1) / chunk; }
 
 size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 
 }  // namespace
 
 Digits::Digits(const Kernels& kernels, int64_t rows, int64_t cols)
-    : kernels_(&kernels), most_rows_(rows), most_chunks_(rows * chunks_of(cols)) {}
+    : kernels_(&kernels), most_rows_(rows), most_chunks_(rows * chunks_of(cols, kDigitChunk)) {}
 
 const DigitRows* Digits::round(const Matrix& matrix, const float* x, int64_t n) {
   current_ = nullptr;
-  if (matrix.dtype != DType::i4 || !kernels_->matmul_digits) return nullptr;
+  if (matrix.dtype == DType::f32 || !kernels_->matmul_digits) return nullptr;
   const int64_t digit_bytes = most_chunks_ * kDigitBytes;
   if (!memory_.data()) {
     memory_ = Pages(size_of(digit_bytes + most_chunks_ * kStarts * static_cast<int64_t>(sizeof(int32_t))));
@@ -28,10 +28,12 @@ const DigitRows* Digits::round(const Matrix& matrix, const float* x, int64_t n) 
   }
   auto* digits = reinterpret_cast<int8_t*>(memory_.data());
   auto* start = reinterpret_cast<int32_t*>(memory_.data() + digit_bytes);
-  const int64_t chunks = chunks_of(matrix.cols);
+  const bool four = matrix.dtype == DType::i4;
+  const int64_t chunk = four ? kDigitChunk : kByteChunk, chunks = chunks_of(matrix.cols, chunk);
+  const int64_t starts = four ? chunks * kStarts : kStarts;
   for (int64_t r = 0; r < n; ++r)
-    scale_[size_of(r)] = kernels_->to_digits(x + r * matrix.cols, matrix.cols,
-                                             digits + r * chunks * kDigitBytes, start + r * chunks * kStarts);
+    scale_[size_of(r)] = (four ? kernels_->to_digits : kernels_->to_digits8)(
+        x + r * matrix.cols, matrix.cols, digits + r * chunks * kDigits * chunk, start + r * starts);
   rows_ = {.digits = digits, .start = start, .scale = scale_.data(), .chunks = chunks};
   return current_ = &rows_;
 }

@@ -115,7 +115,7 @@ void Matrix::multiply(const Kernels& kernels, const float* x, int64_t n, float* 
                         .accumulate = accumulate,
                         .next = next,
                         .digits = digits};
-  if (digits) return kernels.matmul_digits(args);
+  if (digits) return (dtype == DType::i4 ? kernels.matmul_digits : kernels.matmul_digits8)(args);
   switch (dtype) {
     case DType::i8:
       return kernels.matmul_i8(args);

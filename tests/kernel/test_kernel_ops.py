@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import twin
+from numpy.typing import NDArray
 from small import caches, isas, need, quantise, quantise4
 
 from edge._kernel import ops
@@ -78,12 +81,17 @@ def test_matmul(isa: str, kind: str, cols: int) -> None:
         assert not part[:, end:].any()
 
 
-def test_digits_lose_nothing() -> None:
-    """int4 weights with activations of three digits, beside the same with activations in float32."""
+def bits_of(scale: NDArray[Any]) -> NDArray[Any]:
+    return scale.view(np.uint16) if scale.dtype == np.float16 else scale
+
+
+@pytest.mark.parametrize(("store", "cols"), [(quantise4, 800), (quantise, 800), (quantise, 837), (quantise, 40)])
+def test_digits_lose_nothing(store: Any, cols: int) -> None:
+    """Activations of three digits, beside the same in float32."""
     isa = need("avx512vnni")
     rng = np.random.default_rng(6)
-    w, scale = quantise4(rng.standard_normal((37, 800)).astype(np.float32))
-    x = rng.standard_normal((7, 800)).astype(np.float32)
+    w, scale = store(rng.standard_normal((37, cols)).astype(np.float32))
+    x = rng.standard_normal((7, cols)).astype(np.float32)
     x[1] *= 1e-30
     x[2] *= 1e30
     x[3, 5] = 300.0  # an outlier takes digits from the others
@@ -91,7 +99,7 @@ def test_digits_lose_nothing() -> None:
     x[5] = -np.abs(x[5])  # all of one sign: what the unsigned weights add is taken off again
     x[6] = np.float32(0.7)
     want = twin.matmul(w, scale, x, None)
-    got = {d: ops.matmul(isa, w, scale.view(np.uint16), x, None, None, 0, 37, digits=d) for d in (True, False)}
+    got = {d: ops.matmul(isa, w, bits_of(scale), x, None, None, 0, 37, digits=d) for d in (True, False)}
     assert (got[True] != got[False]).any(), "there are no products of digits"
     for row in (0, 1, 2, 3, 5, 6):
         for values in got.values():
@@ -99,14 +107,24 @@ def test_digits_lose_nothing() -> None:
     assert not got[True][4].any()
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_largest_digits_stay_inside_32_bits(sign: int) -> None:
+    isa = need("avx512vnni")
+    for cols in (1, 64, 3072, 20_000):
+        w, x = np.full((5, cols), -127, np.int8), np.full((3, cols), 2.5 * sign, np.float32)
+        got = ops.matmul(isa, w, np.ones(5, np.float32), x, None, None, 0, 5)
+        np.testing.assert_allclose(got, np.full((3, 5), -127 * 2.5 * sign * cols), rtol=1e-6)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_digits_of_what_is_not_finite(value: float) -> None:
+@pytest.mark.parametrize("store", [quantise, quantise4])
+def test_digits_of_what_is_not_finite(value: float, store: Any) -> None:
     isa = need("avx512vnni")
     rng = np.random.default_rng(7)
-    w, scale = quantise4(rng.standard_normal((5, 160)).astype(np.float32))
+    w, scale = store(rng.standard_normal((5, 160)).astype(np.float32))
     x = rng.standard_normal((3, 160)).astype(np.float32)
     x[1, 77] = value
-    got = ops.matmul(isa, w, scale.view(np.uint16), x, None, None, 0, 5)
+    got = ops.matmul(isa, w, bits_of(scale), x, None, None, 0, 5)
     assert np.isnan(got[1]).all()
     assert np.isfinite(got[[0, 2]]).all()
 

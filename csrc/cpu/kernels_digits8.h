@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// int8 weights times activations in digits (kernels_digits.h). With one row the memory is the limit, and this
+// is as fast as widening; with the rows of a drafted pass it takes three instructions for 64 weights and a
+// row, where widening takes four, and eight more for all rows.
+#pragma once
+
+#include <stdint.h>
+
+#include "cpu/kernels.h"
+#include "cpu/kernels_digits.h"
+#include "cpu/kernels_tile.h"
+
+namespace edge {
+namespace {
+
+#ifdef EDGE_BYTE_PRODUCTS
+
+// Digits for int8 weights: chunks of columns in their order, and one start for the whole row.
+float to_digits8(const float* x, int64_t n, int8_t* digits, int32_t* start) {
+  float none = 0.0f;
+  const float largest = largest_of(x, n, &none);
+  const Vec factor = set1(largest > 0.0f ? kLargestInt / largest : 0.0f);
+  const Ints offset = _mm512_set1_epi8(-128);  // 128, unsigned
+  Ints sum[kDigits] = {zero_ints(), zero_ints(), zero_ints()};
+  for (int64_t i = 0; i < n; i += kByteChunk, digits += kDigits * kByteChunk) {
+    for (int64_t j = 0; j < kByteChunk; j += kLanes) {
+      const int64_t left = n - i - j;
+      const Vec v = left >= kLanes ? load(x + i + j) : left > 0 ? load_part(x + i + j, left) : set1(0.0f);
+      Ints q = _mm512_cvtps_epi32(mul(v, factor));
+      for (int64_t k = 0; k < kDigits; ++k)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(digits + k * kByteChunk + j),
+                         _mm512_cvtepi32_epi8(take_digit(q)));
+    }
+    for (int64_t k = 0; k < kDigits; ++k)
+      sum[k] = add_byte_products(sum[k], offset, _mm512_loadu_si512(digits + k * kByteChunk));
+  }
+  for (int64_t k = 0; k < kDigits; ++k) store_ints(start + k * kLanes, sub_ints(zero_ints(), sum[k]));
+  return largest / kLargestInt + none;
+}
+
+// The sums of four vectors, each added up as hsum does.
+inline __m128 hsum4(Vec a, Vec b, Vec c, Vec d) {
+  const auto quarter = [](Vec v) {
+    const __m256 w = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
+  };
+  const __m128 i = quarter(a), j = quarter(b), k = quarter(c), l = quarter(d);
+  const __m128 first = _mm_add_ps(_mm_movelh_ps(i, j), _mm_movehl_ps(j, i));
+  const __m128 second = _mm_add_ps(_mm_movelh_ps(k, l), _mm_movehl_ps(l, k));
+  return _mm_add_ps(_mm_shuffle_ps(first, second, 0x88), _mm_shuffle_ps(first, second, 0xdd));
+}
+
+// One chunk of columns, `some` of them there, of OUT weight rows and ROWS activation rows.
+template <int OUT, int ROWS>
+inline void add_chunk(const int8_t* w, int64_t cols, __mmask64 some, const int8_t* digits, int64_t row_digits,
+                      Ints (&sum)[OUT][ROWS][kDigits]) {
+  const Ints offset = _mm512_set1_epi8(-128);
+  Ints wide[OUT];
+#pragma GCC unroll 16
+  for (int o = 0; o < OUT; ++o)
+    wide[o] = _mm512_xor_si512(offset, some == ~__mmask64{0} ? _mm512_loadu_si512(w + o * cols)
+                                                             : _mm512_maskz_loadu_epi8(some, w + o * cols));
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+    for (int k = 0; k < kDigits; ++k) {
+      const Ints digit = _mm512_loadu_si512(digits + r * row_digits + k * kByteChunk);
+#pragma GCC unroll 16
+      for (int o = 0; o < OUT; ++o) sum[o][r][k] = add_byte_products(sum[o][r][k], wide[o], digit);
+    }
+}
+
+// OUT int8 weight rows x ROWS activation rows. Sums are of integers until a row is complete.
+template <int OUT, int ROWS>
+inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
+  const DigitRows& x = *a.digits;
+  const int8_t* w = static_cast<const int8_t*>(a.w) + o0 * a.cols;
+  const int64_t row_digits = x.chunks * kDigits * kByteChunk, cols = a.cols;
+  const int8_t* digits = x.digits + r0 * row_digits;
+  Ints sum[OUT][ROWS][kDigits];
+#pragma GCC unroll 16
+  for (int o = 0; o < OUT; ++o)
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+      for (int k = 0; k < kDigits; ++k)
+        sum[o][r][k] = load_ints(x.start + ((r0 + r) * kDigits + k) * kDigitLanes);
+  const int64_t whole = cols / kByteChunk * kByteChunk;
+  int64_t i = 0;
+  if (r0 == 0) {
+    Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes);
+    for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk) {
+      ahead.fetch<OUT>();
+      add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
+    }
+  } else {
+    for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk)
+      add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
+  }
+  if (i < cols) add_chunk<OUT, ROWS>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, row_digits, sum);
+#pragma GCC unroll 16
+  for (int r = 0; r < ROWS; ++r) {
+    Vec total[4];
+#pragma GCC unroll 16
+    for (int o = 0; o < 4; ++o) {
+      const Ints* s = sum[o < OUT ? o : 0][r];
+      total[o] =
+          add(fma(to_floats(s[2]), set1(65536.0f), mul(to_floats(s[1]), set1(256.0f))), to_floats(s[0]));
+    }
+    const __m128 sums =
+        _mm_mul_ps(hsum4(total[0], total[1], total[2], total[3]), _mm_set1_ps(x.scale[r0 + r]));
+    const __mmask8 some = (1 << OUT) - 1;
+    __m128 y = _mm_mul_ps(sums, _mm_maskz_loadu_ps(some, a.scale + o0));
+    if (a.bias) y = _mm_add_ps(y, _mm_maskz_loadu_ps(some, a.bias + o0));
+    float* to = a.y + (r0 + r) * a.y_stride + o0;
+    if (a.accumulate) y = _mm_add_ps(_mm_maskz_loadu_ps(some, to), y);
+    _mm_mask_storeu_ps(to, some, y);
+  }
+}
+static_assert(kSoloOut == 4);
+
+template <int OUT>
+inline void bytes_rows(const MatmulArgs& a, int64_t o) {
+  int64_t r = 0;
+  for (; r + 2 <= a.rows; r += 2) bytes_tile<OUT, 2>(a, o, r);
+  if (r < a.rows) bytes_tile<OUT, 1>(a, o, r);
+}
+
+void matmul_digits8(const MatmulArgs& a) {
+  int64_t o = a.begin;
+  for (; o + kSoloOut <= a.end; o += kSoloOut) bytes_rows<kSoloOut>(a, o);
+  for (; o < a.end; ++o) bytes_rows<1>(a, o);
+}
+
+constexpr auto kToDigits8 = to_digits8;
+constexpr auto kMatmulDigits8 = matmul_digits8;
+
+#else
+
+constexpr float (*kToDigits8)(const float*, int64_t, int8_t*, int32_t*) = nullptr;
+constexpr void (*kMatmulDigits8)(const MatmulArgs&) = nullptr;
+
+#endif
+
+}  // namespace
+}  // namespace edge
