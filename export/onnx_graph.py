@@ -23,8 +23,8 @@ CHECK_ONLY = ("prefix_embeddings",)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress prints and warnings away from the user."""
+def quiet() -> Iterator[None]:
+    """Keep the progress prints and warnings of libraries away from the user."""
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -41,7 +41,7 @@ def to_onnx(graph: nn.Module) -> onnx.ModelProto:
 
     # On the wrapper itself: else Dropout is exported in training mode.
     graph.eval()
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet():
         program = torch.onnx.export(
             graph,
             graph.example_inputs(),  # type: ignore[operator]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ExportError
-from ...onnx_graph import GraphSession
+from ...onnx_graph import GraphSession, quiet
 from ...verify import LIMITS, NEAR_TIE, TOKENS, Verification
 from .decoders import Decoder
 from .encoders import EncoderTokens
@@ -127,9 +127,10 @@ def _check_states(result: Verification, want: Tensor, got: np.ndarray, manifest:
 def decoder_logits(model: Any, tokens: Tensor, ids: Sequence[int], decoder: Decoder) -> Tensor:
     """The model's logits [n, vocab] of every row of a text."""
     types = {"token_type_ids": torch.tensor([decoder.types_of(ids)])} if decoder.type_after else {}
-    return model.decoder(
-        input_ids=torch.tensor([list(ids)]), encoder_hidden_states=tokens[None], use_cache=False, **types
-    ).logits[0]
+    with quiet():  # GPT-2 finds its padding token among the ids and wants a mask: there is none, every row counts
+        return model.decoder(
+            input_ids=torch.tensor([list(ids)]), encoder_hidden_states=tokens[None], use_cache=False, **types
+        ).logits[0]
 
 
 def greedy(
@@ -146,13 +147,14 @@ def greedy(
         types = {}
         if decoder.type_after:
             types["token_type_ids"] = torch.tensor([decoder.types_of([*begin, *ids])[-len(rows) :]])
-        out = model.decoder(
-            input_ids=torch.tensor([rows]),
-            encoder_hidden_states=tokens[None],
-            past_key_values=cache,
-            use_cache=True,
-            **types,
-        )
+        with quiet():
+            out = model.decoder(
+                input_ids=torch.tensor([rows]),
+                encoder_hidden_states=tokens[None],
+                past_key_values=cache,
+                use_cache=True,
+                **types,
+            )
         cache = out.past_key_values
         scores = processed(out.logits[0, -1], [*begin, *ids], generation)
         best = torch.topk(scores, 2).values
