@@ -115,6 +115,32 @@ inline Vec chunk_product(const Ints (&w)[2], const int8_t* digits, const int32_t
   return fma(to_floats(upper), set1(256.0f), to_floats(sum[0]));
 }
 
+// The sums of four vectors, each added up as hsum does.
+inline __m128 hsum4(Vec a, Vec b, Vec c, Vec d) {
+  const auto quarter = [](Vec v) {
+    const __m256 w = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
+  };
+  const __m128 i = quarter(a), j = quarter(b), k = quarter(c), l = quarter(d);
+  const __m128 first = _mm_add_ps(_mm_movelh_ps(i, j), _mm_movehl_ps(j, i));
+  const __m128 second = _mm_add_ps(_mm_movelh_ps(k, l), _mm_movehl_ps(l, k));
+  return _mm_add_ps(_mm_shuffle_ps(first, second, 0x88), _mm_shuffle_ps(first, second, 0xdd));
+}
+
+// Row r of the outputs o to o + OUT, from the vectors that add up to them.
+template <int OUT>
+inline void put_sums(const MatmulArgs& a, int64_t o, int64_t r, const Vec (&total)[OUT], __m128 scale) {
+  static_assert(OUT == 1 || OUT == 4);
+  constexpr __mmask8 kSome = (1 << OUT) - 1;
+  const __m128 sums =
+      OUT == 4 ? hsum4(total[0], total[1 % OUT], total[2 % OUT], total[3 % OUT]) : _mm_set_ss(hsum(total[0]));
+  __m128 y = _mm_mul_ps(sums, scale);
+  if (a.bias) y = _mm_add_ps(y, _mm_maskz_loadu_ps(kSome, a.bias + o));
+  float* to = a.y + r * a.y_stride + o;
+  if (a.accumulate) y = _mm_add_ps(_mm_maskz_loadu_ps(kSome, to), y);
+  _mm_mask_storeu_ps(to, kSome, y);
+}
+
 // OUT weight rows x ROWS activation rows. Each sum takes the chunks in order, whatever OUT and ROWS are.
 template <int OUT, int ROWS>
 inline void digits_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
@@ -129,16 +155,10 @@ inline void digits_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   for (int o = 0; o < OUT; ++o)
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) sum[o][r] = set1(0.0f);
-  Ahead ahead(w, static_cast<const uint8_t*>(a.w) + a.end * groups * kGroupBytes, a.next.data, kAheadBytes);
-  Ahead ahead_scales(scale, a.group_scale + a.end * groups, a.next.group_scale,
-                     kAheadBytes / kGroupBytes * 2);
-  int64_t scale_lines = 0;  // fetched so far
+  GroupsAhead ahead(a, w, scale);
   for (int64_t g = 0; g < groups; g += kChunkGroups) {
     const int64_t n = groups - g < kChunkGroups ? groups - g : kChunkGroups;
-    if (r0 == 0) {
-      ahead.fetch<OUT>();
-      for (; scale_lines * kLine < OUT * (g + n) * 2; ++scale_lines) ahead_scales.fetch<1>();
-    }
+    if (r0 == 0) ahead.fetch<OUT>(OUT * (g + n));
 #pragma GCC unroll 16
     for (int o = 0; o < OUT; ++o) {
       Ints wide[2];
@@ -154,9 +174,12 @@ inline void digits_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
     start += kChunkSums;
   }
 #pragma GCC unroll 16
-  for (int o = 0; o < OUT; ++o)
+  for (int r = 0; r < ROWS; ++r) {
+    Vec total[OUT];
 #pragma GCC unroll 16
-    for (int r = 0; r < ROWS; ++r) put_sum(a, o0 + o, r0 + r, hsum(sum[o][r]) * x.scale[r0 + r]);
+    for (int o = 0; o < OUT; ++o) total[o] = sum[o][r];
+    put_sums(a, o0, r0 + r, total, _mm_set1_ps(x.scale[r0 + r]));
+  }
 }
 
 template <int OUT>

@@ -38,18 +38,6 @@ float to_digits8(const float* x, int64_t n, int8_t* digits, int32_t* start) {
   return largest / kLargestInt + none;
 }
 
-// The sums of four vectors, each added up as hsum does.
-inline __m128 hsum4(Vec a, Vec b, Vec c, Vec d) {
-  const auto quarter = [](Vec v) {
-    const __m256 w = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-    return _mm_add_ps(_mm256_castps256_ps128(w), _mm256_extractf128_ps(w, 1));
-  };
-  const __m128 i = quarter(a), j = quarter(b), k = quarter(c), l = quarter(d);
-  const __m128 first = _mm_add_ps(_mm_movelh_ps(i, j), _mm_movehl_ps(j, i));
-  const __m128 second = _mm_add_ps(_mm_movelh_ps(k, l), _mm_movehl_ps(l, k));
-  return _mm_add_ps(_mm_shuffle_ps(first, second, 0x88), _mm_shuffle_ps(first, second, 0xdd));
-}
-
 // One chunk of columns, `some` of them there, of OUT weight rows and ROWS activation rows.
 template <int OUT, int ROWS>
 inline void add_chunk(const int8_t* w, int64_t cols, __mmask64 some, const int8_t* digits, int64_t row_digits,
@@ -98,26 +86,19 @@ inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
       add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
   }
   if (i < cols) add_chunk<OUT, ROWS>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, row_digits, sum);
+  const __m128 scale = _mm_maskz_loadu_ps((1 << OUT) - 1, a.scale + o0);
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
-    Vec total[4];
+    Vec total[OUT];
 #pragma GCC unroll 16
-    for (int o = 0; o < 4; ++o) {
-      const Ints* s = sum[o < OUT ? o : 0][r];
+    for (int o = 0; o < OUT; ++o) {
+      const Ints* s = sum[o][r];
       total[o] =
           add(fma(to_floats(s[2]), set1(65536.0f), mul(to_floats(s[1]), set1(256.0f))), to_floats(s[0]));
     }
-    const __m128 sums =
-        _mm_mul_ps(hsum4(total[0], total[1], total[2], total[3]), _mm_set1_ps(x.scale[r0 + r]));
-    const __mmask8 some = (1 << OUT) - 1;
-    __m128 y = _mm_mul_ps(sums, _mm_maskz_loadu_ps(some, a.scale + o0));
-    if (a.bias) y = _mm_add_ps(y, _mm_maskz_loadu_ps(some, a.bias + o0));
-    float* to = a.y + (r0 + r) * a.y_stride + o0;
-    if (a.accumulate) y = _mm_add_ps(_mm_maskz_loadu_ps(some, to), y);
-    _mm_mask_storeu_ps(to, some, y);
+    put_sums(a, o0, r0 + r, total, _mm_mul_ps(_mm_set1_ps(x.scale[r0 + r]), scale));
   }
 }
-static_assert(kSoloOut == 4);
 
 template <int OUT>
 inline void bytes_rows(const MatmulArgs& a, int64_t o) {

@@ -76,6 +76,27 @@ inline void int4_round(const MatmulArgs& a, const uint8_t* w, const uint16_t* sc
   }
 }
 
+// What a tile of int4 rows fetches: weights ahead of it, and the scales that go with them.
+class GroupsAhead {
+ public:
+  GroupsAhead(const MatmulArgs& a, const uint8_t* w, const uint16_t* scale)
+      : weights_(w, static_cast<const uint8_t*>(a.w) + a.end * (a.cols / kGroup4) * kGroupBytes, a.next.data,
+                 kAheadBytes),
+        scales_(scale, a.group_scale + a.end * (a.cols / kGroup4), a.next.group_scale,
+                kAheadBytes / kGroupBytes * 2) {}
+
+  // LINES of weights; `groups` are done, all rows of the tile together, when these are.
+  template <int LINES>
+  void fetch(int64_t groups) {
+    weights_.fetch<LINES>();
+    for (; scale_lines_ * kLine < groups * 2; ++scale_lines_) scales_.fetch<1>();
+  }
+
+ private:
+  Ahead weights_, scales_;
+  int64_t scale_lines_ = 0;
+};
+
 template <int OUT, int ROWS>
 inline void int4_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   constexpr int kLines = static_cast<int>(kGroupRound * kGroupBytes / kLine) * OUT;
@@ -88,16 +109,10 @@ inline void int4_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   for (int o = 0; o < OUT; ++o)
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) sum[o][r] = set1(0.0f);
-  Ahead ahead(w, static_cast<const uint8_t*>(a.w) + a.end * groups * kGroupBytes, a.next.data, kAheadBytes);
-  Ahead ahead_scales(scale, a.group_scale + a.end * groups, a.next.group_scale,
-                     kAheadBytes / kGroupBytes * 2);
-  int64_t scale_lines = 0;  // fetched so far
+  GroupsAhead ahead(a, w, scale);
   for (int64_t g = 0; g < groups; g += kGroupRound) {
     const int64_t n = groups - g < kGroupRound ? groups - g : kGroupRound;
-    if (r0 == 0) {
-      ahead.fetch<kLines>();
-      for (; scale_lines * kLine < OUT * (g + n) * 2; ++scale_lines) ahead_scales.fetch<1>();
-    }
+    if (r0 == 0) ahead.fetch<kLines>(OUT * (g + n));
     int4_round<OUT, ROWS>(a, w + g * kGroupBytes, scale + g, x + g * kGroup4, n, sum);
   }
 #pragma GCC unroll 16
