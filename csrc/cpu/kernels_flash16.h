@@ -65,8 +65,8 @@ inline void weigh(const Flash16Args& a, const Flash16Block& keys, int64_t block,
   };
   // A key's weight; the sum, and the largest product with its value's scale.
   Vec sum = none, most = none;
-  const auto weight = [&](int64_t j, Vec p) {
-    const Vec weighted = mul(p, load(keys.value_scale + j));
+  const auto weight = [&](int64_t j, Vec p, Vec value_scale) {
+    const Vec weighted = mul(p, value_scale);
     sum = add(sum, fma(weighted, none, p));  // not a number where a value's scale is none
     most = max(most, weighted);
     store(line + j, weighted);
@@ -83,12 +83,14 @@ inline void weigh(const Flash16Args& a, const Flash16Block& keys, int64_t block,
   const float m = hmax(top), before = state.max;
   state.max = m > before ? m : before;
   const Vec shift = set1(state.max);
-  for (int64_t j = 0; j < whole; j += kLanes) weight(j, exp_vec(sub(load(line + j), shift)));
+  for (int64_t j = 0; j < whole; j += kLanes)
+    weight(j, exp_vec(sub(load(line + j), shift)), load(keys.value_scale + j));
   if (whole < count) {
     store(line + whole, exp_vec(sub(load(line + whole), shift)));
     // Where every key of the block is hidden the padding would count as much as they do.
     for (int64_t j = count; j < whole + kLanes; ++j) line[j] = 0.0f;
-    weight(whole, load(line + whole));
+    // Behind the last row lies what an earlier film left, which may not be a number.
+    weight(whole, load(line + whole), load_part(keys.value_scale + whole, count - whole));
   }
   const float largest = hmax(most);
   const bool tiny = !(largest >= 1e-30f);

@@ -247,6 +247,22 @@ def test_a_key_that_is_not_finite_is_not_hidden_by_integers(isa: str, place: str
 
 
 @isas
+@pytest.mark.parametrize("kv", ["fp32", "fp16"])
+def test_a_film_that_was_not_finite_leaves_nothing(isa: str, kv: str) -> None:
+    need(isa)
+    spec = spec_of(layers=4)
+    weights, seen = weights_of(spec, "int8"), film(spec, 140)
+    used, fresh = (kernel.Decoder(spec, weights, threads=2, isa=isa, kv_dtype=kv) for _ in range(2))
+    bad = film(spec, 200)["embeddings"]
+    bad[:, 3] = np.nan
+    assert not np.isfinite(used.prefill(bad)).any()
+    for length in (140, 138, 3):
+        got = used.prefill(seen["embeddings"][:length], seen["soft"][:, :length])
+        np.testing.assert_array_equal(got, fresh.prefill(seen["embeddings"][:length], seen["soft"][:, :length]))
+        assert np.isfinite(got).all()
+
+
+@isas
 @pytest.mark.parametrize("precision", ["int8", "int4", "mixed"])
 @pytest.mark.parametrize("shape", ["small", "odd"])
 def test_prefill_with_narrow_products(isa: str, precision: str, shape: str) -> None:
