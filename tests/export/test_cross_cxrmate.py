@@ -307,9 +307,7 @@ def test_published_shapes(tmp_path: Path) -> None:
     assert engine.manifest.prefix.length == 576
     texts = set()
     for picture in films(20):
-        for beams in (1, 4):
-            report = engine.report(picture, force=True, max_new_tokens=30, beams=beams)
-            asked = {"max_new_tokens": 30, "num_beams": beams}
-            assert [list(report.token_ids)] == model.write(pixels(engine, [picture]), [cxrmate.BOS], **asked)
+        report = engine.report(picture, force=True, max_new_tokens=30, beams=1)
+        assert [list(report.token_ids)] == model.write(pixels(engine, [picture]), [cxrmate.BOS], max_new_tokens=30)
         texts.add(report.token_ids)
     assert len(texts) > 10
