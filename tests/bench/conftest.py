@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +39,11 @@ def timed(tmp_path: Path) -> Any:
         return json.loads(path.read_text()), done.stdout
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def _gradients() -> Iterator[None]:
+    """A peer on PyTorch switches gradients off, as its process is its own; here it shares one with other tests."""
+    yield
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_grad_enabled(True)
