@@ -80,7 +80,7 @@ def test_beams_of_every_family(tmp_path: Path, decoder: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("decoder", ["gpt2", "bert", "bart", "mbart"])
+@pytest.mark.parametrize("decoder", ["gpt2", "bert", "bart"])
 def test_same_ids_at_published_shapes(tmp_path: Path, decoder: str) -> None:
     """Not RoBERTa: behind twelve layers of random weights the logits are the same at every position to four decimals,
     and beams that hold the same tokens in another order are ties."""

@@ -305,18 +305,9 @@ def test_published_shapes(tmp_path: Path) -> None:
     assert main([str(source), "--out", str(tmp_path / "bundle"), "-q"]) == 0
     engine = edge.load(tmp_path / "bundle", threads=2)
     assert engine.manifest.prefix.length == 576
-    texts, best = set(), 0
+    texts = set()
     for picture in films(20):
-        seen = pixels(engine, [picture])
         report = engine.report(picture, force=True, max_new_tokens=30, beams=1)
-        assert [list(report.token_ids)] == model.write(seen, [cxrmate.BOS], max_new_tokens=30)
+        assert [list(report.token_ids)] == model.write(pixels(engine, [picture]), [cxrmate.BOS], max_new_tokens=30)
         texts.add(report.token_ids)
-        # With beams several texts of these models have one score but for its last digit: any of them will do.
-        searched = list(engine.report(picture, force=True, max_new_tokens=30, beams=4).token_ids)
-        asked = {"max_new_tokens": 30, "num_beams": 4, "num_return_sequences": 4}
-        library, scores = model.write_scored(seen, [cxrmate.BOS], **asked)
-        place = library.index(searched)
-        assert float(scores[0] - scores[place]) < 5e-6
-        best += place == 0
     assert len(texts) > 10
-    assert best > 10

@@ -72,18 +72,12 @@ class Model(hf.VisionEncoderDecoderModel):
 
     def write(self, films: Tensor, prompt: list[int], **options: Any) -> list[list[int]]:
         """Of every study, the ids behind the prompt without the end token."""
-        return self.write_scored(films, prompt, **options)[0]
-
-    def write_scored(self, films: Tensor, prompt: list[int], **options: Any) -> tuple[list[list[int]], Any]:
-        """The same, and with beams the scores of the texts."""
-        found = self.generate(
+        ids = self.generate(
             films, decoder_input_ids=torch.tensor([prompt] * len(films)), decoder_start_token_id=prompt[0],
-            eos_token_id=EOS, pad_token_id=PAD, do_sample=False, repetition_penalty=PENALTY,
-            return_dict_in_generate=True, output_scores=True, **options,
+            eos_token_id=EOS, pad_token_id=PAD, do_sample=False, repetition_penalty=PENALTY, **options,
         )  # fmt: skip
-        ids = found.sequences
         texts = [[int(i) for i in row[len(prompt) :]] for row in ids]
-        return [text[: text.index(EOS)] if EOS in text else text for text in texts], found.get("sequences_scores")
+        return [text[: text.index(EOS)] if EOS in text else text for text in texts]
 
 
 KINDS = {
