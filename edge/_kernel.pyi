@@ -129,6 +129,7 @@ class Decoder:
         isa: str | None = None,
         evidence_layers: Sequence[int] = ...,
         prefill_int8: Sequence[str] = ...,
+        screen_head: bool | None = ...,
     ) -> None: ...
     def set_prefix(
         self,

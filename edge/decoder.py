@@ -120,6 +120,10 @@ class Decoder:
         float32 matrices.
     draft_table : table of :func:`edge.draft.load_draft_table`, optional
         What texts are drafted from, beside themselves.
+    screen_head : bool, optional
+        Whether greedy steps read a float32 head in 8 bits first, and in full only the rows that could win or that weigh
+        a ten-thousandth of the probability. Ids are the same, by a bound that is proven; log-probabilities move by the
+        rounding of what is lighter. By default from 32 MiB on; other heads are never screened.
 
     Raises
     ------
@@ -147,6 +151,7 @@ class Decoder:
         evidence_layers: Iterable[int] = (),
         prefill_int8: Iterable[str] = (),
         draft_table: Any = None,
+        screen_head: bool | None = None,
     ) -> None:
         kernel = _kernel()
         if kv_dtype is None:
@@ -168,6 +173,7 @@ class Decoder:
                 isa=isa,
                 evidence_layers=list(evidence_layers),
                 prefill_int8=list(prefill_int8),
+                screen_head=screen_head,
             )
         except (ValueError, TypeError) as error:
             raise BundleError(str(error)) from error

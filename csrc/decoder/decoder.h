@@ -95,7 +95,7 @@ class Decoder {
  public:
   // Throws std::invalid_argument for thread counts, layers or an instruction set that cannot be.
   Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t threads, const std::string& isa,
-          std::vector<int64_t> evidence_layers);
+          std::vector<int64_t> evidence_layers, int64_t screen_from = kScreenFrom);
 
   using OnToken = edge::OnToken;
 

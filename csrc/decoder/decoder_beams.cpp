@@ -223,7 +223,7 @@ class BeamWriter : public Writer {
   std::vector<int32_t> ids_, types_;
   std::vector<float> seen_;  // evidence of all rows that a token was chosen from
   int64_t done_ = 0;         // tokens of every live text
-  const BlockHook measure_ = [this](int64_t row, int64_t block) {
+  const BlockHook measure_ = [this](int64_t row, int64_t block, const NearLogits*) {
     stats_[static_cast<size_t>(row) * blocks_ + static_cast<size_t>(block)] =
         chooser_.measure(step_.logits + row * network_.spec().vocab, block);
   };

@@ -22,6 +22,11 @@ class Digits {
   const DigitRows* round(const Matrix& matrix, const float* x, int64_t n);
   // What the last call returned.
   const DigitRows* rows() const { return current_; }
+  // Of rows for int8 weights, those from this one on.
+  static DigitRows from(const DigitRows& rows, int64_t first) {
+    return {rows.digits + first * rows.chunks * kDigits * kByteChunk,
+            rows.start + first * kDigits * kDigitLanes, rows.scale + first, rows.chunks};
+  }
 
  private:
   const Kernels* kernels_;

@@ -62,6 +62,10 @@ class GreedyWriter : public Writer {
     evidence_.resize(widest * keys_);
     step_.evidence = evidence_.empty() ? nullptr : evidence_.data();
     step_.on_block = &measure_;
+    if (network.screens() && options().sampling.temperature == 0.0f) {
+      settled_.resize(stats_.size());
+      step_.on_screened = &settle_;
+    }
     if (options().rules.penalise_prompt)
       for (const int32_t id : prompt_) chooser_.generated(id);
     set_bans();
@@ -135,7 +139,7 @@ class GreedyWriter : public Writer {
 
   Choice choose(size_t row) {
     return chooser_.choose(step_.logits + row * static_cast<size_t>(network_.spec().vocab),
-                           std::span(stats_).subspan(row * blocks_, blocks_));
+                           std::span(settled_.empty() ? stats_ : settled_).subspan(row * blocks_, blocks_));
   }
 
   void set_bans() {
@@ -148,7 +152,8 @@ class GreedyWriter : public Writer {
   TokenChooser chooser_;
   std::unique_ptr<Drafter> drafter_;
   size_t blocks_;
-  std::vector<BlockStats> stats_;  // [rows, blocks]
+  std::vector<BlockStats> stats_;    // [rows, blocks]
+  std::vector<BlockStats> settled_;  // the same behind a screen
   Choice choice_{};
   int64_t cap_ = 0;
   std::vector<int32_t> text_, pass_;  // what a draft follows; the ids of the running pass
@@ -159,11 +164,23 @@ class GreedyWriter : public Writer {
   std::array<size_t, kMaxRows> changed_before_{};
   size_t row_ = 0;  // of the pass, that `choice_` comes from
   SpareRows spare_;
-  const BlockHook measure_ = [this](int64_t row, int64_t block) {
+  std::span<const int32_t> changed_before(size_t row) const {
+    return std::span(changed_).first(changed_before_[row]);
+  }
+  const BlockHook measure_ = [this](int64_t row, int64_t block, const NearLogits* near) {
     const auto r = static_cast<size_t>(row);
+    if (near) chooser_.settle_adjusted(*near, block, changed_before(r));
     const float* logits = step_.logits + row * network_.spec().vocab;
     stats_[r * blocks_ + static_cast<size_t>(block)] =
-        chooser_.measure(logits, block, std::span(changed_).first(changed_before_[r]));
+        chooser_.measure(logits, block, changed_before(r));
+  };
+  const ScreenHook settle_ = [this](int64_t row, int64_t begin, int64_t end, const NearLogits& near) {
+    const auto r = static_cast<size_t>(row);
+    const auto stats = std::span(stats_).subspan(r * blocks_, blocks_);
+    const Reach reach = TokenChooser::reach(near, stats);
+    for (int64_t b = begin; b < end; ++b)
+      settled_[r * blocks_ + static_cast<size_t>(b)] =
+          chooser_.settle(near, b, stats[static_cast<size_t>(b)], reach, changed_before(r));
   };
 };
 

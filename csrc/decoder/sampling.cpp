@@ -10,6 +10,8 @@ namespace edge {
 namespace {
 
 constexpr float kNever = -std::numeric_limits<float>::infinity();
+// A share of the probability: errors of a screen in ids below it do not add up to anything.
+constexpr double kLight = 1e-4;
 
 void require(bool ok, const char* message) {
   if (!ok) throw std::invalid_argument(message);
@@ -66,6 +68,47 @@ BlockStats TokenChooser::measure(const float* logits, int64_t block, std::span<c
   const auto at = std::find(scored, scored + n, stats.best) - scored;
   stats.id = static_cast<int32_t>(begin + (at < n ? at : 0));
   return stats;
+}
+
+void TokenChooser::settle_adjusted(const NearLogits& near, int64_t block,
+                                   std::span<const int32_t> also) const {
+  const auto begin = static_cast<int32_t>(block * kVocabBlock);
+  const auto end = static_cast<int32_t>(std::min((block + 1) * kVocabBlock, vocab_));
+  for (const int32_t id : also)
+    if (id >= begin && id < end) near.settle(id);
+  for (auto at = std::lower_bound(special_.begin(), special_.end(), Special{begin, false});
+       at != special_.end() && at->id < end; ++at)
+    near.settle(at->id);
+  for (auto id = std::lower_bound(banned_.begin(), banned_.end(), begin); id != banned_.end() && *id < end;
+       ++id)
+    near.settle(*id);
+}
+
+Reach TokenChooser::reach(const NearLogits& near, std::span<const BlockStats> stats) {
+  Reach reach{kNever, kNever};
+  float top = kNever;
+  for (const BlockStats& block : stats) {
+    // What is not finite is looked at in full.
+    if (!std::isfinite(block.max)) return {kNever, kNever};
+    top = std::max(top, block.max);
+    reach.best = std::max(reach.best, block.best - near.bound(block.id));
+  }
+  double sum = 0.0;
+  for (const BlockStats& block : stats)
+    sum += static_cast<double>(block.sum_exp) * std::exp(static_cast<double>(block.max - top));
+  reach.heavy = static_cast<float>(top + std::log(sum * kLight));
+  return reach;
+}
+
+BlockStats TokenChooser::settle(const NearLogits& near, int64_t block, const BlockStats& stats,
+                                const Reach& reach, std::span<const int32_t> also) const {
+  if (stats.max < reach.heavy && stats.max + near.block_bound(block, stats.max) < reach.best) return stats;
+  const int64_t end = std::min((block + 1) * kVocabBlock, vocab_);
+  for (int64_t i = block * kVocabBlock; i < end; ++i) {
+    const float logit = near.logits()[i];
+    if (!(logit < reach.heavy && logit + near.bound(i) < reach.best)) near.settle(i);
+  }
+  return measure(near.logits(), block, also);
 }
 
 Choice TokenChooser::choose(const float* logits, std::span<const BlockStats> stats) {

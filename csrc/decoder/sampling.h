@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "decoder/screen.h"
 
 namespace edge {
 
@@ -45,6 +46,12 @@ struct BlockStats {
   int32_t id;
 };
 
+// Which of the logits that a screen left near their scores are wanted as they are.
+struct Reach {
+  float best;   // those that can be as large as this: one of them wins
+  float heavy;  // those above this: what they are off by would be seen in the log-sum-exp
+};
+
 struct Choice {
   int32_t id;
   float logprob;  // log-softmax of the raw logits
@@ -55,9 +62,6 @@ struct Candidate {
   double probability;
 };
 
-// Vocabulary entries per block: fixed, so results do not depend on how blocks are shared among threads.
-inline constexpr int64_t kVocabBlock = 128;
-
 class TokenChooser {
  public:
   // Throws std::invalid_argument for options out of range.
@@ -67,6 +71,13 @@ class TokenChooser {
   // Statistics of one block of a row, the ids `also` counting as generated (each must be `fresh`); may be
   // called from several threads at once.
   BlockStats measure(const float* logits, int64_t block, std::span<const int32_t> also = {}) const;
+  // Logits of a screen, first of a block and then, when all blocks have been measured, of the row: makes those
+  // exact that are adjusted, and those within reach. Whoever is chosen has been made exact, and was the best.
+  void settle_adjusted(const NearLogits& near, int64_t block, std::span<const int32_t> also = {}) const;
+  static Reach reach(const NearLogits& near, std::span<const BlockStats> stats);
+  // The block's statistics after that.
+  BlockStats settle(const NearLogits& near, int64_t block, const BlockStats& stats, const Reach& reach,
+                    std::span<const int32_t> also = {}) const;
   // Whether the score of the id would change if it counted as generated.
   bool fresh(int32_t id) const;
   // The next token of a row whose blocks have been measured. Equal scores: the lowest id.

@@ -2,7 +2,9 @@
 #include "decoder/transformer.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "decoder/sampling.h"
@@ -25,11 +27,15 @@ size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 }  // namespace
 
 Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads,
-                         const Kernels& kernels, std::vector<int64_t> evidence_layers)
+                         const Kernels& kernels, std::vector<int64_t> evidence_layers,
+                         int64_t screen_from)
     : spec_(spec),
       weights_(std::move(weights)),
       kernels_(kernels),
       pool_(threads),
+      screen_(weights_.head.dtype == DType::f32 && weights_.head.bytes() >= screen_from
+                  ? HeadScreen(weights_.head, kernels_, pool_)
+                  : HeadScreen()),
       kv_(kv),
       evidence_layers_(std::move(evidence_layers)),
       is_evidence_layer_(size_of(spec.layers), false),
@@ -83,7 +89,7 @@ int64_t Transformer::cache_bytes(int64_t index) const {
 }
 
 int64_t Transformer::weight_bytes() const {
-  int64_t bytes = weights_.head.bytes() + weights_.transform.bytes();
+  int64_t bytes = (screen_ ? screen_.matrix() : weights_.head).bytes() + weights_.transform.bytes();
   for (const Layer& l : weights_.layers)
     for (const Matrix* m : {&l.qkv, &l.attn_out, &l.cross_q, &l.cross_out, &l.mlp_in, &l.mlp_out})
       bytes += m->bytes();
@@ -140,12 +146,14 @@ void Transformer::append(std::span<const Step* const> steps) {
   parts_.clear();
   wanted_.clear();
   rows_ = 0;
+  screened_ = false;
   for (const Step* step : steps) {
     const auto rows = std::ssize(step->ids);
     Lane& to = lane(step->lane);
     parts_.push_back({step, &to, rows_, rows});
     for (int64_t r = step->logits_from; r < rows; ++r)
       wanted_.push_back({rows_ + r, step, r - step->logits_from});
+    screened_ |= step->on_screened && step->logits_from < rows;
     if (step->evidence) std::fill_n(step->evidence, (rows - step->logits_from) * to.image_rows(), 0.0f);
     embed(parts_.back());
     rows_ += rows;
@@ -581,31 +589,57 @@ void Transformer::project_logits(int thread) {
     normalise(head_input(), x_.data() + wanted_[size_of(r)].row * spec_.hidden, own + r * spec_.hidden, 1);
   if (spec_.head_transform) {
     const DigitRows* input = digits_[size_of(thread)].round(weights_.transform, own, n);
-    spread_rows(thread, kTransform, weights_.transform, first_rows(thread, weights_.head, kVocabBlock),
+    spread_rows(thread, kTransform, weights_.transform, first_rows(thread, head(), kVocabBlock),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
                   weights_.transform.multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end,
                                               false, next, input);
                   for (int64_t r = 0; r < n; ++r)
                     activation()(transformed_.data() + r * spec_.hidden + begin, end - begin);
                 });
-    expect_rows(thread, weights_.head, kVocabBlock);
+    expect_rows(thread, head(), kVocabBlock);
     pool_.barrier(thread);
     normalise(weights_.transform_norm, transformed_.data(), own, n);
   }
-  const Matrix& head = weights_.head;
-  const DigitRows* input = digits_[size_of(thread)].round(head, own, n);
+  const DigitRows* input = digits_[size_of(thread)].round(head(), own, n);
   const NextRead behind =
       first_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
+  float* logits = wanted_.front().step->logits;
+  std::array<std::optional<NearLogits>, kMaxRows> near;
+  for (int64_t r = 0; r < n && screened_; ++r)
+    if (wanted_[size_of(r)].step->on_screened)
+      near[size_of(r)].emplace(screen_, weights_.head, kernels_, own + r * spec_.hidden,
+                               logits + r * spec_.vocab);
+  // Neighbours that read the same matrix.
+  const auto project = [&](int64_t first, int64_t count, int64_t block, int64_t after) {
+    const bool screened = near[size_of(first)].has_value();
+    const Matrix& matrix = screened ? screen_.matrix() : weights_.head;
+    const bool rounded = input && screened == screened_;
+    const DigitRows part = rounded ? Digits::from(*input, first) : DigitRows{};
+    matrix.multiply(kernels_, own + first * spec_.hidden, count, logits + first * spec_.vocab, spec_.vocab,
+                    block * kVocabBlock, std::min((block + 1) * kVocabBlock, spec_.vocab), false,
+                    after < 0 ? behind : matrix.from_row(after * kVocabBlock),
+                    rounded ? (first ? &part : input) : nullptr);
+  };
   spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end, int64_t after) {
     for (int64_t b = begin; b < end; ++b) {
-      const int64_t next = b + 1 < end ? b + 1 : after;
-      head.multiply(kernels_, own, n, wanted_.front().step->logits, spec_.vocab, b * kVocabBlock,
-                    std::min((b + 1) * kVocabBlock, spec_.vocab), false,
-                    next < 0 ? behind : head.from_row(next * kVocabBlock), input);
-      for (const Wanted& row : wanted_)
-        if (row.step->on_block) (*row.step->on_block)(row.index, b);
+      for (int64_t first = 0, last = 1; first < n; first = last++) {
+        while (last < n && near[size_of(last)].has_value() == near[size_of(first)].has_value()) ++last;
+        project(first, last - first, b, b + 1 < end ? b + 1 : after);
+      }
+      for (int64_t r = 0; r < n; ++r) {
+        const Wanted& row = wanted_[size_of(r)];
+        const auto& approximate = near[size_of(r)];
+        if (row.step->on_block)
+          (*row.step->on_block)(row.index, b, approximate ? &*approximate : nullptr);
+      }
     }
   });
+  if (!screened_) return;
+  pool_.barrier(thread);
+  const auto [begin, end] = share(vocab_blocks(), thread, pool_.team());
+  for (int64_t r = 0; r < n; ++r)
+    if (const auto& row = near[size_of(r)])
+      (*wanted_[size_of(r)].step->on_screened)(wanted_[size_of(r)].index, begin, end, *row);
 }
 
 }  // namespace edge

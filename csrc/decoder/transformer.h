@@ -16,6 +16,7 @@
 #include "decoder/digits.h"
 #include "decoder/lane.h"
 #include "decoder/prefill.h"
+#include "decoder/screen.h"
 #include "decoder/spec.h"
 #include "decoder/weights.h"
 
@@ -53,8 +54,11 @@ struct PrefixEmbeddings {
   float* values = nullptr;
 };
 
-// Called on the pool's threads when the logits of one block of kVocabBlock entries of one row are there.
-using BlockHook = std::function<void(int64_t row, int64_t block)>;
+// Called on the pool's threads when the logits of one block of kVocabBlock entries of one row are there;
+// `near`: where a screen left them near their scores.
+using BlockHook = std::function<void(int64_t row, int64_t block, const NearLogits* near)>;
+// Called behind that for the blocks [begin, end) of a row, when all of its blocks are there.
+using ScreenHook = std::function<void(int64_t row, int64_t begin, int64_t end, const NearLogits& near)>;
 
 // Rows of texts that go on from the same prefix and text, in a cache of their own: every row has a slot
 // there, and a mask says which slots hold the text before it. Texts share slots, so none is ever copied.
@@ -76,13 +80,17 @@ struct Step {
   float* logits = nullptr;       // [rows - logits_from, vocab]
   float* evidence = nullptr;     // [rows - logits_from, prefix length] or null
   const BlockHook* on_block = nullptr;
+  // Logits need not all be exact: a screened head may leave them near what they are, and this makes those
+  // exact that count.
+  const ScreenHook* on_screened = nullptr;
   const Branches* branches = nullptr;  // else each row follows the one before it
 };
 
 class Transformer {
  public:
+  // `screen_from`: bytes of a float32 head from which on it is screened.
   Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads, const Kernels& kernels,
-              std::vector<int64_t> evidence_layers);
+              std::vector<int64_t> evidence_layers, int64_t screen_from = kScreenFrom);
 
   const DecoderSpec& spec() const { return spec_; }
   const Kernels& kernels() const { return kernels_; }
@@ -95,6 +103,8 @@ class Transformer {
   // Text rows that still fit.
   int64_t rows_left(int64_t lane = 0) const;
   bool has_evidence() const { return !evidence_layers_.empty(); }
+  bool screens() const { return static_cast<bool>(screen_); }
+  // What a greedy step reads.
   int64_t weight_bytes() const;
   // Of one lane: what a decode step reads of it.
   int64_t cache_bytes(int64_t lane = 0) const;
@@ -171,7 +181,9 @@ class Transformer {
   const Norm& attn_input(int64_t layer) const;
   const Norm& mlp_input(const Layer& layer) const;
   const Norm& head_input() const;
-  const Matrix& first_of_head() const { return spec_.head_transform ? weights_.transform : weights_.head; }
+  // What most of the rows at work read.
+  const Matrix& head() const { return screened_ ? screen_.matrix() : weights_.head; }
+  const Matrix& first_of_head() const { return spec_.head_transform ? weights_.transform : head(); }
   bool post() const { return spec_.norm_position == NormPosition::post; }
   Stage stage_before(Stage stage) const;
   auto activation() const {
@@ -209,10 +221,12 @@ class Transformer {
   Weights weights_;
   const Kernels& kernels_;
   ThreadPool pool_;
+  HeadScreen screen_;
   KvType kv_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<Part> parts_;  // of the pass at work
   std::vector<Wanted> wanted_;
+  bool screened_ = false;  // some of them
   int64_t rows_ = 0;
   std::vector<int64_t> evidence_layers_;
   std::vector<bool> is_evidence_layer_;

@@ -6,6 +6,7 @@
 #include <pybind11/stl.h>
 
 #include <concepts>
+#include <limits>
 #include <map>
 #include <optional>
 #include <tuple>
@@ -204,14 +205,17 @@ class PyDecoder {
  public:
   PyDecoder(const py::dict& spec_dict, const py::dict& weights, const std::string& kv_dtype, int64_t threads,
             const std::optional<std::string>& isa, std::vector<int64_t> evidence_layers,
-            const std::vector<std::string>& prefill_int8)
+            const std::vector<std::string>& prefill_int8, std::optional<bool> screen_head)
     requires std::same_as<D, Decoder>
   {
     const DecoderSpec spec = parse_spec(spec_values(spec_dict));
     Weights bound = bind_weights(spec, weight_views(weights, arrays_));
     make_narrow(bound, prefill_int8);
     decoder_ = std::make_unique<D>(spec, std::move(bound), kv_type(kv_dtype), threads, isa.value_or(""),
-                                   std::move(evidence_layers));
+                                   std::move(evidence_layers),
+                                   !screen_head   ? kScreenFrom
+                                   : *screen_head ? 0
+                                                  : std::numeric_limits<int64_t>::max());
   }
 
   // The weights are copied to the device: nothing is kept alive.
@@ -495,11 +499,11 @@ PYBIND11_MODULE(_kernel, m) {
   decoder
       .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t,
                     const std::optional<std::string>&, std::vector<int64_t>,
-                    const std::vector<std::string>&>(),
+                    const std::vector<std::string>&, std::optional<bool>>(),
            py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("kv_dtype") = "fp32",
            py::arg("threads"), py::arg("isa") = py::none(),
            py::arg("evidence_layers") = std::vector<int64_t>{},
-           py::arg("prefill_int8") = std::vector<std::string>{})
+           py::arg("prefill_int8") = std::vector<std::string>{}, py::arg("screen_head") = py::none())
       .def_property_readonly("isa",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().kernels().name; })
       .def_property_readonly("threads", [](const PyDecoder<Decoder>& d) { return d.decoder().threads(); })

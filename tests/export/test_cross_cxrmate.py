@@ -301,13 +301,16 @@ def test_refused_folders(tmp_path: Path, case: str, capsys: pytest.CaptureFixtur
 def test_published_shapes(tmp_path: Path) -> None:
     """CvT-21 at 384 x 384 and six layers of BERT, int8 export included."""
     model = cxrmate.random_model(SINGLE, cxrmate.FULL, gain=30.0)
+    small.let_positions_through(model.decoder, 0.003, 0.03)
     source = cxrmate.save(model, SINGLE, tmp_path / "folder")
     assert main([str(source), "--out", str(tmp_path / "bundle"), "-q"]) == 0
     engine = edge.load(tmp_path / "bundle", threads=2)
     assert engine.manifest.prefix.length == 576
-    texts = set()
-    for picture in films(20):
-        report = engine.report(picture, force=True, max_new_tokens=30, beams=1)
-        assert [list(report.token_ids)] == model.write(pixels(engine, [picture]), [cxrmate.BOS], max_new_tokens=30)
-        texts.add(report.token_ids)
-    assert len(texts) > 10
+    for beams in (1, 4):
+        texts = set()
+        for picture in films(20):
+            report = engine.report(picture, force=True, max_new_tokens=30, beams=beams)
+            seen = pixels(engine, [picture])
+            assert [list(report.token_ids)] == model.write(seen, [cxrmate.BOS], num_beams=beams, max_new_tokens=30)
+            texts.add(report.token_ids)
+        assert len(texts) > 10

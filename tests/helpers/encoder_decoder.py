@@ -84,6 +84,20 @@ def enliven(model: Any, gain: float) -> None:
             parameter.mul_(2.0)
 
 
+def let_positions_through(decoder: Any, attention: float, mlp: float) -> None:
+    """Scale what attention and MLPs of a BERT-like decoder add to its residual stream.
+
+    Behind many layers with the gain of :func:`enliven` the next token hardly depends on where it stands: beams that hold
+    the same tokens in another order are ties then, and rounding chooses between them.
+    """
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if parameter.ndim == 2 and name.endswith("attention.output.dense.weight"):
+                parameter.mul_(attention)
+            elif parameter.ndim == 2 and name.endswith("output.dense.weight"):
+                parameter.mul_(mlp)
+
+
 def save(model: Any, folder: Path, **generation: Any) -> Path:
     """The folder that a user has; `generation` changes its generation configuration."""
     for name, value in generation.items():
