@@ -198,7 +198,7 @@ def _decoder(kept: str, stored: str, kv: str, way: str, tokens: int, repeat: int
     drafted = [decoder.generate(first, plain, draft_script=script) for _ in range(repeat)]
     us = median(runs)
     # Float matrices are read as they are kept; biases and norms, which stay float32, are too few to count.
-    read = traffic(weights, spec, kv_dtype=kv, prefix=prefix, prompt=0, tokens=tokens)
+    read = traffic(weights, spec, kv_dtype=kv, prefix=prefix, prompt=0, tokens=tokens, screened=False)
     total = read.total if stored != "none" else read.weights // 2 + read.cache
     return {
         "weights": kept,

@@ -13,7 +13,7 @@ import pytest
 from edge_bench import bandwidth, cli, reference, stats
 from edge_bench.decoder_part import run_decoder
 from edge_bench.machine import cache_bytes, resident_mb
-from edge_bench.traffic import mean_keys, traffic, weight_bytes
+from edge_bench.traffic import SCREEN_FROM, mean_keys, traffic, weight_bytes
 
 from edge import decoder as kernel
 from edge.errors import ProcessingError, UsageError
@@ -50,13 +50,28 @@ def test_weight_bytes_are_the_kernels_and_its_vectors(quantize: str, tied: bool)
     assert any(name.startswith("prefill.") for name in weights) == (quantize == "int4")
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_screened_head_counts_a_byte_per_weight(tied: bool) -> None:
+    spec = {**SMALL, "tied_head": tied, "vocab": (SCREEN_FROM >> 2) // SMALL["hidden"] + 1}
+    weights = reference.random_weights(spec, "none")
+    left_out = ("positions.",) if tied else ("positions.", "embed.")
+    stored = sum(a.nbytes for name, a in weights.items() if not name.startswith(left_out))
+    assert weight_bytes(weights, spec, screened=False) == stored
+    assert stored - weight_bytes(weights, spec) == (3 * SMALL["hidden"] - 8) * spec["vocab"]
+    for screen in (None, False):
+        core = kernel.Decoder(spec, weights, threads=1, screen_head=screen)._kernel.weight_bytes
+        vectors = sum(a.nbytes for name, a in weights.items() if a.ndim == 1 and not name.startswith(left_out))
+        scales = 8 * spec["vocab"] if screen is None else 0
+        assert weight_bytes(weights, spec, screened=screen is None) == core + vectors + scales
+
+
 def test_the_reference_reads_what_its_geometry_says() -> None:
     """123.5 million weights and 19.8 million cached numbers per token at 1074 keys."""
     sizes = {name: math.prod(shape) for name, shape, _ in expected_shapes(reference.SPEC)}
     del sizes["positions.weight"]
     assert sum(sizes.values()) == pytest.approx(123.6e6, rel=2e-3)
     fake = {name: np.broadcast_to(np.float32(0), (size,)) for name, size in sizes.items()}
-    moved = traffic(fake, reference.SPEC, kv_dtype="fp32", prefix=1024, prompt=0, tokens=100)
+    moved = traffic(fake, reference.SPEC, kv_dtype="fp32", prefix=1024, prompt=0, tokens=100, screened=False)
     assert moved.mean_keys == 1074
     assert moved.cache == 4 * 12 * 2 * 768 * 1074
     assert moved.total == pytest.approx(573e6, rel=5e-3)
