@@ -77,7 +77,7 @@ def to_gray8(film: Film, intensity: Mapping[str, Any]) -> NDArray[np.uint8]:
     return gray
 
 
-def _strips(pixels: NDArray[np.float32]) -> Iterator[slice]:
+def _strips(pixels: NDArray[Any]) -> Iterator[slice]:
     """Rows whose float32 values stay in a processor's cache from one step to the next."""
     height = max(1, STRIP // max(1, pixels.shape[1]))
     return (slice(first, first + height) for first in range(0, len(pixels), height))
@@ -127,8 +127,10 @@ def equalize(gray: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) ->
     With ``h`` the histogram, ``m`` its first non-empty bin and ``N`` the number of pixels, grey ``v`` becomes
     ``round(255 / (N - h[m]) * sum(h[m+1..v]))``. A uniform picture stays as it is.
     """
-    counted = gray if valid is None else gray[valid]
-    histogram = np.bincount(counted.ravel(), minlength=256)
+    counted = (gray if valid is None else gray[valid]).ravel()
+    histogram = np.zeros(256, np.int64)
+    for start in range(0, counted.size, STRIP):
+        histogram += np.bincount(counted[start : start + STRIP], minlength=256)
     first = int(np.flatnonzero(histogram)[0])
     rest = counted.size - int(histogram[first])
     if rest == 0:
@@ -136,7 +138,10 @@ def equalize(gray: NDArray[np.uint8], valid: NDArray[np.bool_] | None = None) ->
     histogram[first] = 0
     scale = np.float32(255.0) / np.float32(rest)
     table = np.rint(np.cumsum(histogram).astype(np.float32) * scale)
-    out: NDArray[np.uint8] = np.clip(table, 0, 255).astype(np.uint8)[gray]
+    levels = np.clip(table, 0, 255).astype(np.uint8)
+    out = np.empty_like(gray)
+    for rows in _strips(gray):
+        np.take(levels, gray[rows], out=out[rows], mode="clip")  # which is quicker; all are inside
     return out
 
 
