@@ -224,9 +224,9 @@ inline void pack_whole(const PackArgs& a, uint32_t flip) {
     const int64_t to = from + kPackCols < a.panel_cols ? from + kPackCols : a.panel_cols;
     for (int64_t o = 0; o < kGemmOuts; ++o) {
       uint32_t* out = panel + from / WIDTH * kGemmOuts + o;
-      const int8_t* row = w + o * a.cols;
+      const int8_t* row = w + (o < a.outs ? o : 0) * a.cols;
       const int64_t ahead = from + kPackAhead;
-      fetch_line(row + ahead + (ahead < a.cols ? 0 : (kGemmOuts - 1) * a.cols));
+      fetch_behind(w, o * a.cols + ahead + (ahead < a.cols ? 0 : (kGemmOuts - 1) * a.cols));
       int64_t k = from;
       for (; o < a.outs && k + WIDTH <= to && k + WIDTH <= a.cols; k += WIDTH, out += kGemmOuts)
         *out = columns_of<WIDTH>(row + k, WIDTH) ^ flip;

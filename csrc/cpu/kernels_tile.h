@@ -19,6 +19,12 @@ constexpr int64_t kAheadBytes = 12288;
 // From the second cache a load comes in time.
 inline void fetch_line(const void* line) { __builtin_prefetch(line, 0, 2); }
 
+// The same `bytes` behind an address, which may be past the end of its array: nothing is read there.
+inline void fetch_behind(const void* base, int64_t bytes) {
+  fetch_line(
+      reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(bytes)));
+}
+
 // The lines to fetch while a tile is summed: `distance` ahead of the tile, and from the end of the range on
 // what is read after it.
 class Ahead {

@@ -171,8 +171,7 @@ class GreedyWriter : public Writer {
     const auto r = static_cast<size_t>(row);
     if (near) chooser_.settle_adjusted(*near, block, changed_before(r));
     const float* logits = step_.logits + row * network_.spec().vocab;
-    stats_[r * blocks_ + static_cast<size_t>(block)] =
-        chooser_.measure(logits, block, changed_before(r));
+    stats_[r * blocks_ + static_cast<size_t>(block)] = chooser_.measure(logits, block, changed_before(r));
   };
   const ScreenHook settle_ = [this](int64_t row, int64_t begin, int64_t end, const NearLogits& near) {
     const auto r = static_cast<size_t>(row);

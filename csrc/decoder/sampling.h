@@ -71,8 +71,9 @@ class TokenChooser {
   // Statistics of one block of a row, the ids `also` counting as generated (each must be `fresh`); may be
   // called from several threads at once.
   BlockStats measure(const float* logits, int64_t block, std::span<const int32_t> also = {}) const;
-  // Logits of a screen, first of a block and then, when all blocks have been measured, of the row: makes those
-  // exact that are adjusted, and those within reach. Whoever is chosen has been made exact, and was the best.
+  // Logits of a screen, first of a block and then, when all blocks have been measured, of the row: makes
+  // those exact that are adjusted, and those within reach. Whoever is chosen has been made exact, and was the
+  // best.
   void settle_adjusted(const NearLogits& near, int64_t block, std::span<const int32_t> also = {}) const;
   static Reach reach(const NearLogits& near, std::span<const BlockStats> stats);
   // The block's statistics after that.

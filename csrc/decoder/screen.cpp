@@ -30,7 +30,8 @@ HeadScreen::HeadScreen(const Matrix& head, const Kernels& kernels, ThreadPool& p
              .cols = head.cols,
              .dtype = DType::i8};
   const int64_t cols = head.cols, blocks = std::ssize(block_slack_);
-  // Of a sum of so many products and of the activations' own rounding, relative to the product of the lengths.
+  // Of a sum of so many products and of the activations' own rounding, relative to the product of the
+  // lengths.
   const double rounding = static_cast<double>(cols + 8) * 0x1p-23;
   pool.run_whole([&](int thread) {
     for (int64_t b = blocks * thread / pool.team(); b < blocks * (thread + 1) / pool.team(); ++b)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reading less of a float32 head, exactly. A greedy step wants the best of all scores, and of the others little
-// more than their sum: every row is read in 8 bits first, and those that could win, or that weigh something in
-// the sum, in float32 behind that. What the 8 bits may be off is bounded by Cauchy and Schwarz,
+// Reading less of a float32 head, exactly. A greedy step wants the best of all scores, and of the others
+// little more than their sum: every row is read in 8 bits first, and those that could win, or that weigh
+// something in the sum, in float32 behind that. What the 8 bits may be off is bounded by Cauchy and Schwarz,
 // |w x - w8 x| <= |w - w8| |x|, so the winner is always among the rows that are read in full.
 #pragma once
 
@@ -55,7 +55,9 @@ class NearLogits {
   // How far logit i can be from that.
   float bound(int64_t i) const { return bound_of(logits_[i], screen_.slack()[i]); }
   // How much more than `logit` a score of this block can be whose logit is not larger.
-  float block_bound(int64_t block, float logit) const { return bound_of(logit, screen_.block_slack()[block]); }
+  float block_bound(int64_t block, float logit) const {
+    return bound_of(logit, screen_.block_slack()[block]);
+  }
 
  private:
   // The second term: a bias is added to the sum, and the bound to the logit.

@@ -2,33 +2,13 @@
 #include "decoder/transformer.h"
 
 #include <algorithm>
-#include <array>
-#include <cmath>
-#include <optional>
 #include <utility>
 
-#include "decoder/sampling.h"
+#include "decoder/transformer_team.h"
 
 namespace edge {
-namespace {
-
-// Weight rows are shared out in units of one cache line of outputs.
-constexpr int64_t kRowUnit = 16;
-
-// The part of `count` items that thread `i` of `n` takes: contiguous, sizes differing by one at most.
-std::pair<int64_t, int64_t> share(int64_t count, int i, int n) {
-  return {count * i / n, count * (i + 1) / n};
-}
-
-int64_t units_of(const Matrix& matrix, int64_t unit) { return (matrix.rows + unit - 1) / unit; }
-
-size_t size_of(int64_t n) { return static_cast<size_t>(n); }
-
-}  // namespace
-
 Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads,
-                         const Kernels& kernels, std::vector<int64_t> evidence_layers,
-                         int64_t screen_from)
+                         const Kernels& kernels, std::vector<int64_t> evidence_layers, int64_t screen_from)
     : spec_(spec),
       weights_(std::move(weights)),
       kernels_(kernels),
@@ -335,94 +315,14 @@ std::pair<int64_t, int64_t> Transformer::own_units(int thread, int64_t units) co
   return share(units * 3 / 4, thread, pool_.team());
 }
 
-// Calls work(begin, end, after) for this member's units, and for further ones while there are any. Each is
-// taken before the one before it is worked on, which so can fetch it: `after`, or -1 with the last.
-template <class Work>
-void Transformer::spread(int thread, Stage stage, int64_t units, Work work) {
-  // Nobody counts the stage before any more.
-  if (thread == 0) next_[stage_before(stage)].store(0, std::memory_order_relaxed);
-  const int64_t first = units * 3 / 4;
-  const auto take = [&] {
-    const int64_t unit = first + next_[stage].fetch_add(1, std::memory_order_relaxed);
-    return unit < units ? unit : -1;
-  };
-  auto [begin, end] = own_units(thread, units);
-  if (begin == end) begin = take(), end = begin + 1;
-  while (begin >= 0) {
-    const int64_t after = take();
-    work(begin, end, after);
-    begin = after, end = after + 1;
-  }
-}
-
-// The same for the rows of a matrix; `behind` is read after the last of them.
-template <class Work>
-void Transformer::spread_rows(int thread, Stage stage, const Matrix& matrix, const NextRead& behind,
-                              Work work) {
-  spread(thread, stage, units_of(matrix, kRowUnit), [&](int64_t begin, int64_t end, int64_t after) {
-    work(begin * kRowUnit, std::min(end * kRowUnit, matrix.rows),
-         after < 0 ? behind : matrix.from_row(after * kRowUnit));
-  });
-}
-
 NextRead Transformer::first_rows(int thread, const Matrix& matrix, int64_t unit) const {
   return matrix.from_row(own_units(thread, units_of(matrix, unit)).first * unit);
-}
-
-int64_t Transformer::tasks(bool cross, int64_t layer) const {
-  int64_t blocks = 0;
-  for (const Part& part : parts_) blocks += key_blocks(cross, layer, part, part.rows - 1);
-  return spec_.heads * blocks;
-}
-
-Transformer::Task Transformer::task_at(bool cross, int64_t layer, int64_t index) const {
-  for (size_t p = 0;; ++p) {
-    const int64_t blocks = key_blocks(cross, layer, parts_[p], parts_[p].rows - 1);
-    if (index < spec_.heads * blocks || p + 1 == parts_.size())
-      return {p, index / blocks, index % blocks, blocks};
-    index -= spec_.heads * blocks;
-  }
-}
-
-Transformer::Task Transformer::following(const Task& task, bool cross, int64_t layer) const {
-  if (task.block + 1 < task.blocks) return {task.part, task.head, task.block + 1, task.blocks};
-  if (task.head + 1 < spec_.heads) return {task.part, task.head + 1, 0, task.blocks};
-  const Part& part = parts_[task.part + 1];
-  return {task.part + 1, 0, 0, key_blocks(cross, layer, part, part.rows - 1)};
-}
-
-// Before anybody attends: blocks that are still to come of each head of each part.
-void Transformer::count_blocks(bool cross, int64_t layer) {
-  for (size_t p = 0; p < parts_.size(); ++p)
-    for (int64_t h = 0; h < spec_.heads; ++h)
-      blocks_left_[p * size_of(spec_.heads) + size_of(h)].store(
-          key_blocks(cross, layer, parts_[p], parts_[p].rows - 1), std::memory_order_relaxed);
-}
-
-const void* Transformer::keys_at(bool cross, int64_t layer, const Task& task) const {
-  const auto [cache, at] = block_at(cross, layer, parts_[task.part], task.block);
-  return cache->key_block(layer, task.head, at);
-}
-
-const void* Transformer::keys_of(bool cross, int64_t layer, int64_t index) const {
-  return keys_at(cross, layer, task_at(cross, layer, index));
 }
 
 void Transformer::expect_rows(int thread, const Matrix& matrix, int64_t unit) {
   const auto [begin, end] = own_units(thread, (matrix.rows + unit - 1) / unit);
   const int64_t rows = std::min(end * unit, matrix.rows) - begin * unit;
   if (rows > 0) pool_.expect(thread, matrix.row(begin * unit), rows * matrix.row_bytes());
-}
-
-// Blocks that hold earlier keys only change in the lines that this step writes.
-void Transformer::expect_cache(int thread, bool cross, int64_t layer) {
-  const auto [begin, end] = own_units(thread, tasks(cross, layer));
-  for (int64_t index = begin; index < end; ++index) {
-    const Task task = task_at(cross, layer, index);
-    const auto [cache, at] = block_at(cross, layer, parts_[task.part], task.block);
-    pool_.expect(thread, cache->key_block(layer, task.head, at), cache->block_bytes());
-    pool_.expect(thread, cache->value_block(layer, task.head, at), cache->block_bytes());
-  }
 }
 
 void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t rows) const {
@@ -457,189 +357,6 @@ void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t 
         store(*part.lane->branch_cache, branches->slots[size_of(r)], from + r * stride, 1);
     }
   }
-}
-
-int64_t Transformer::key_blocks(bool cross, int64_t layer, const Part& part, int64_t row) const {
-  if (cross) return part.lane->image_blocks(layer);
-  if (const Branches* branches = part.step->branches)
-    return shared_blocks(layer, part) + (branches->used + kKeyBlock - 1) / kKeyBlock;
-  return (part.lane->own_keys(layer) + row + kKeyBlock) / kKeyBlock;
-}
-
-std::pair<const KvCache*, int64_t> Transformer::block_at(bool cross, int64_t layer, const Part& part,
-                                                         int64_t block) const {
-  if (cross) return {&part.lane->cross_cache, block};
-  if (!part.step->branches || block < shared_blocks(layer, part)) return {&part.lane->cache, block};
-  return {part.lane->branch_cache.get(), block - shared_blocks(layer, part)};
-}
-
-int64_t Transformer::vocab_blocks() const { return (spec_.vocab + kVocabBlock - 1) / kVocabBlock; }
-
-bool Transformer::gathers_evidence(int64_t layer, const Step& step) const {
-  return step.evidence && is_evidence_layer_[size_of(layer)];
-}
-
-// Units are the key blocks of one head after the other, part by part.
-void Transformer::attend(bool cross, int64_t layer, int64_t begin, int64_t end, const void* after) {
-  const int64_t heads = spec_.heads, head_dim = spec_.head_dim;
-  const bool image = cross == spec_.has_cross();  // the image is among the keys
-  const float* bias[kMaxRows] = {};
-  int64_t counts[kMaxRows];
-  int64_t finished = 0;  // blocks of the head at work
-  Task task = task_at(cross, layer, begin);
-  for (int64_t index = begin; index < end; ++index) {
-    const Part& part = parts_[task.part];
-    const Step& step = *part.step;
-    const int64_t keys = part.lane->own_keys(layer);
-    const auto [cache, place] = block_at(cross, layer, part, task.block);
-    const bool branch = cache == part.lane->branch_cache.get();
-    const int64_t first = place * kKeyBlock;
-    const float* key_bias = image && step.bias ? part.lane->key_bias(layer) : nullptr;
-    for (int64_t r = 0; r < part.rows; ++r) {
-      const int64_t seen = cross           ? part.lane->image_rows()
-                           : branch        ? step.branches->used
-                           : step.branches ? keys
-                                           : keys + r + 1;
-      counts[r] = std::clamp<int64_t>(seen - first, 0, kKeyBlock);
-      bias[r] = branch     ? step.branches->mask + r * step.branches->mask_stride + first
-                : key_bias ? key_bias + first
-                           : nullptr;
-    }
-    const int64_t head = part.first * heads + task.head;  // of all rows
-    const int64_t at = head * max_blocks_ + task.block;
-    const bool mass = image && task.block < part.lane->image_blocks(layer) && gathers_evidence(layer, step);
-    const bool last_of_head = task.block + 1 == task.blocks;
-    const Task next = index + 1 < end ? following(task, cross, layer) : task;
-    cache->attend(kernels_,
-                  {.q = qkv_.data() + part.first * 3 * spec_.hidden + task.head * head_dim,
-                   .k = cache->key_block(layer, task.head, place),
-                   .v = cache->value_block(layer, task.head, place),
-                   .bias = bias,
-                   .counts = counts,
-                   .m = max_.data() + at,
-                   .l = sum_.data() + at,
-                   .acc = partial_.data() + at * head_dim,
-                   .p = mass ? mass_.data() + (head * mass_blocks_ + task.block) * kKeyBlock : nullptr,
-                   .rows = part.rows,
-                   .head_dim = head_dim,
-                   .q_stride = 3 * spec_.hidden,
-                   .stat_stride = heads * max_blocks_,
-                   .acc_stride = heads * max_blocks_ * head_dim,
-                   .p_stride = heads * mass_blocks_ * kKeyBlock,
-                   .scale = 1.0f / std::sqrt(static_cast<float>(head_dim)),
-                   .next = index + 1 < end ? keys_at(cross, layer, next) : after});
-    // Whoever finishes the last block of a head joins them.
-    ++finished;
-    if (index + 1 == end || last_of_head) {
-      auto& left = blocks_left_[task.part * size_of(heads) + size_of(task.head)];
-      if (left.fetch_sub(finished, std::memory_order_acq_rel) == finished)
-        join(cross, layer, task.part, task.head);
-      finished = 0;
-    }
-    task = next;
-  }
-}
-
-void Transformer::join(bool cross, int64_t layer, size_t index, int64_t head) {
-  const Part& part = parts_[index];
-  for (int64_t r = 0; r < part.rows; ++r) {
-    const int64_t row = part.first + r, at = (row * spec_.heads + head) * max_blocks_;
-    kernels_.attend_join(max_.data() + at, sum_.data() + at, partial_.data() + at * spec_.head_dim,
-                         key_blocks(cross, layer, part, r), spec_.head_dim, factors_.data() + at,
-                         attended_.data() + row * spec_.hidden + head * spec_.head_dim);
-  }
-}
-
-void Transformer::gather_evidence(int thread, int64_t layer) {
-  for (const Part& part : parts_)
-    if (gathers_evidence(layer, *part.step)) gather_evidence(thread, layer, part);
-}
-
-// Each thread sums its own blocks of prefix keys over the heads, in head order.
-void Transformer::gather_evidence(int thread, int64_t layer, const Part& part) {
-  const Step& step = *part.step;
-  const int64_t heads = spec_.heads, image_rows = part.lane->image_rows(), kept = part.lane->kept(layer);
-  const int64_t blocks = part.lane->image_blocks(layer);
-  const int64_t* kept_at = part.lane->kept_at(layer);
-  const auto [begin, end] = share(blocks, thread, pool_.team());
-  const float mean = 1.0f / static_cast<float>(heads * static_cast<int64_t>(evidence_layers_.size()));
-  for (int64_t r = step.logits_from; r < part.rows; ++r)
-    for (int64_t b = begin; b < end; ++b) {
-      float* row = step.evidence + (r - step.logits_from) * image_rows;
-      const int64_t n = std::min(kKeyBlock, kept - b * kKeyBlock);
-      // Keys that are left out lie between the others: then the block is gathered apart.
-      float block[kKeyBlock];
-      float* out = kept_at ? block : row + b * kKeyBlock;
-      const int64_t* at = kept_at ? kept_at + b * kKeyBlock : nullptr;
-      for (int64_t i = 0; at && i < n; ++i) block[i] = row[at[i]];
-      for (int64_t h = 0; h < heads; ++h) {
-        const int64_t head = (part.first + r) * heads + h;
-        kernels_.axpy(mass_.data() + (head * mass_blocks_ + b) * kKeyBlock,
-                      factors_[size_of(head * max_blocks_ + b)] * mean, out, n);
-      }
-      for (int64_t i = 0; at && i < n; ++i) row[at[i]] = block[i];
-    }
-}
-
-void Transformer::project_logits(int thread) {
-  const int64_t n = std::ssize(wanted_);
-  if (n == 0) return;
-  float* own = own_[size_of(thread)].data();
-  for (int64_t r = 0; r < n; ++r)
-    normalise(head_input(), x_.data() + wanted_[size_of(r)].row * spec_.hidden, own + r * spec_.hidden, 1);
-  if (spec_.head_transform) {
-    const DigitRows* input = digits_[size_of(thread)].round(weights_.transform, own, n);
-    spread_rows(thread, kTransform, weights_.transform, first_rows(thread, head(), kVocabBlock),
-                [&](int64_t begin, int64_t end, const NextRead& next) {
-                  weights_.transform.multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end,
-                                              false, next, input);
-                  for (int64_t r = 0; r < n; ++r)
-                    activation()(transformed_.data() + r * spec_.hidden + begin, end - begin);
-                });
-    expect_rows(thread, head(), kVocabBlock);
-    pool_.barrier(thread);
-    normalise(weights_.transform_norm, transformed_.data(), own, n);
-  }
-  const DigitRows* input = digits_[size_of(thread)].round(head(), own, n);
-  const NextRead behind =
-      first_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
-  float* logits = wanted_.front().step->logits;
-  std::array<std::optional<NearLogits>, kMaxRows> near;
-  for (int64_t r = 0; r < n && screened_; ++r)
-    if (wanted_[size_of(r)].step->on_screened)
-      near[size_of(r)].emplace(screen_, weights_.head, kernels_, own + r * spec_.hidden,
-                               logits + r * spec_.vocab);
-  // Neighbours that read the same matrix.
-  const auto project = [&](int64_t first, int64_t count, int64_t block, int64_t after) {
-    const bool screened = near[size_of(first)].has_value();
-    const Matrix& matrix = screened ? screen_.matrix() : weights_.head;
-    const bool rounded = input && screened == screened_;
-    const DigitRows part = rounded ? Digits::from(*input, first) : DigitRows{};
-    matrix.multiply(kernels_, own + first * spec_.hidden, count, logits + first * spec_.vocab, spec_.vocab,
-                    block * kVocabBlock, std::min((block + 1) * kVocabBlock, spec_.vocab), false,
-                    after < 0 ? behind : matrix.from_row(after * kVocabBlock),
-                    rounded ? (first ? &part : input) : nullptr);
-  };
-  spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end, int64_t after) {
-    for (int64_t b = begin; b < end; ++b) {
-      for (int64_t first = 0, last = 1; first < n; first = last++) {
-        while (last < n && near[size_of(last)].has_value() == near[size_of(first)].has_value()) ++last;
-        project(first, last - first, b, b + 1 < end ? b + 1 : after);
-      }
-      for (int64_t r = 0; r < n; ++r) {
-        const Wanted& row = wanted_[size_of(r)];
-        const auto& approximate = near[size_of(r)];
-        if (row.step->on_block)
-          (*row.step->on_block)(row.index, b, approximate ? &*approximate : nullptr);
-      }
-    }
-  });
-  if (!screened_) return;
-  pool_.barrier(thread);
-  const auto [begin, end] = share(vocab_blocks(), thread, pool_.team());
-  for (int64_t r = 0; r < n; ++r)
-    if (const auto& row = near[size_of(r)])
-      (*wanted_[size_of(r)].step->on_screened)(wanted_[size_of(r)].index, begin, end, *row);
 }
 
 }  // namespace edge

@@ -498,8 +498,8 @@ PYBIND11_MODULE(_kernel, m) {
   py::class_<PyDecoder<Decoder>> decoder(m, "Decoder");
   decoder
       .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t,
-                    const std::optional<std::string>&, std::vector<int64_t>,
-                    const std::vector<std::string>&, std::optional<bool>>(),
+                    const std::optional<std::string>&, std::vector<int64_t>, const std::vector<std::string>&,
+                    std::optional<bool>>(),
            py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("kv_dtype") = "fp32",
            py::arg("threads"), py::arg("isa") = py::none(),
            py::arg("evidence_layers") = std::vector<int64_t>{},
