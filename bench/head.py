@@ -4,7 +4,8 @@
 Screening reads every row of the int8 head at lower precision first: its upper bits, the last ones dropped. What is
 missing of a score is bounded by Cauchy and Schwarz over blocks of 64 columns, or by Hoelder, whichever is less; only
 rows whose upper bound reaches the best lower bound can win, and only those are read in full. That finds the arg-max
-exactly. It can not give exact log-probabilities, which are part of a report: those need every score.
+exactly, but what the dropped bits are worth would be seen in the log-probabilities, which are part of a report. (Of a
+float32 head the decoder does read 8 bits first: csrc/decoder/screen.h.)
 """
 
 from __future__ import annotations

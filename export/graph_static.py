@@ -26,6 +26,7 @@ import numpy as np
 from .errors import ExportError
 from .graph_int8 import MOST_NMSE, SAMPLED_ROWS, activations, matrix_of, products_of
 from .graph_rows import pixels_as_rows
+from .onnx_graph import without_check_outputs
 from .quantize import quantize_rows
 
 if TYPE_CHECKING:
@@ -158,6 +159,26 @@ def with_static_ranges(model: onnx.ModelProto, plan: StaticPlan) -> onnx.ModelPr
     return result
 
 
+def write_static_graph(model: onnx.ModelProto, path: Path, feeds: Feeds, work: Path, threads: int) -> list[str]:
+    """Write the graph with fixed ranges; sentences for the model card.
+
+    Parameters
+    ----------
+    model : ModelProto
+        In float32; it stays as it is.
+    feeds, work, threads
+        As for :func:`plan_static`.
+
+    Raises
+    ------
+    ExportError
+        What was written is too far from float32.
+    """
+    plan = plan_static(model, feeds, work, threads)
+    path.write_bytes(without_check_outputs(with_static_ranges(model, plan)).SerializeToString())
+    return [plan.describe(), compare_static(model, path, feeds(), work)]
+
+
 def compare_static(model: onnx.ModelProto, path: Path, feeds: Iterable[dict[str, np.ndarray]], work: Path) -> str:
     """A sentence for the model card on how far the written graph is from float32, in the runtime that it is for.
 
@@ -185,9 +206,10 @@ def compare_static(model: onnx.ModelProto, path: Path, feeds: Iterable[dict[str,
     if not (worst <= LARGEST_ERROR and dice >= LEAST_DICE):
         raise ExportError(f"the graph with fixed ranges differs from float32: error {worst:.1e}, mask {dice:.4f}")
     form = "bfloat16 between the products" if bf16 else "float32 between the products"
+    mask = f", Dice of the mask at least {dice:.4f}" if masks else ""
     return (
         f"In {'OpenVINO' if runtime == 'openvino' else 'ONNX Runtime'}, with {form}, its outputs are off by NMSE "
-        f"{worst:.1e} at most, Dice of the mask at least {dice:.4f}."
+        f"{worst:.1e} at most{mask}."
     )
 
 

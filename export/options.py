@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .errors import UsageError
+
 PRODUCER = "edge-report 0.1.0"
 QUANTIZATIONS = ("none", "int8", "int4")
 PREFILLS = ("graph", "kernel")
@@ -112,3 +114,9 @@ class ExportOptions:
     """Sections of a report: ``token_id`` that begins one, and its ``name``."""
     image: ImageOptions = field(default_factory=ImageOptions)
     generation: GenerationOptions = field(default_factory=GenerationOptions)
+
+
+def check_openvino_graph(options: ExportOptions) -> None:
+    """Refuse the graph for OpenVINO where nothing is quantized."""
+    if options.openvino_graph and options.quantize == "none":
+        raise UsageError("the graph for OpenVINO is one in int8: it needs quantize int8 or int4")

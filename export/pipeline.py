@@ -26,10 +26,10 @@ from .families.lana.prefill_plan import plan_prefill
 from .families.lana.vision_graph import VisionGraph
 from .gpu_graph import write_gpu_graph
 from .graph_int8 import plan_products, quantize_graph
-from .graph_static import compare_static, plan_static, with_static_ranges
+from .graph_static import plan_static, write_static_graph
 from .model_card import draft_section, model_card
 from .onnx_graph import GraphSession, inputs, to_onnx, without_check_outputs
-from .options import PREFILLS, PRODUCER, QUANTIZATIONS, ExportOptions
+from .options import PREFILLS, PRODUCER, QUANTIZATIONS, ExportOptions, check_openvino_graph
 from .quantize import quantize_decoder
 from .verify import verify
 
@@ -127,12 +127,8 @@ def export_model(
                     yield inputs(pixels, bias=bias, switch=graph.has_switch)
 
             if options.openvino_graph:
-                fixed = plan_static(onnx_model, feeds, stage, torch.get_num_threads())
-                static = without_check_outputs(with_static_ranges(onnx_model, fixed))
-                (stage / writer.VISION_STATIC).write_bytes(static.SerializeToString())
-                notes.append(fixed.describe())
-                notes.append(compare_static(onnx_model, stage / writer.VISION_STATIC, feeds(), stage))
-                del static
+                static = stage / writer.VISION_STATIC
+                notes += write_static_graph(onnx_model, static, feeds, stage, torch.get_num_threads())
             plan = plan_products(onnx_model, feeds(), stage, torch.get_num_threads())
             notes.append(plan.describe())
             quantize_graph(onnx_model, plan)
@@ -202,8 +198,7 @@ def build_manifest(model: LanaModel, options: ExportOptions) -> dict[str, Any]:
         Options that contradict each other or the model.
     """
     config, generation = model.config, options.generation
-    if options.openvino_graph and options.quantize == "none":
-        raise UsageError("the graph for OpenVINO is one in int8: it needs quantize int8 or int4")
+    check_openvino_graph(options)
     if options.tensorrt_int8 and not options.gpu_graph:
         raise UsageError("the graph with int8 for TensorRT stands beside the one in float16: it needs --gpu-graph")
     if options.quantize not in QUANTIZATIONS:

@@ -299,7 +299,7 @@ def test_refused_folders(tmp_path: Path, case: str, capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_published_shapes(tmp_path: Path) -> None:
-    """CvT-21 at 384 x 384 and six layers of BERT, int8 export included."""
+    """CvT-21 at 384 x 384 and six layers of BERT, greedily and with four beams."""
     model = cxrmate.random_model(SINGLE, cxrmate.FULL, gain=30.0)
     small.let_positions_through(model.decoder, 0.003, 0.03)
     source = cxrmate.save(model, SINGLE, tmp_path / "folder")

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,10 @@ from ...draft_corpus import corpus_table
 from ...draft_table import save_table
 from ...errors import BadCheckpoint, UsageError
 from ...graph_int8 import plan_products, quantize_graph
+from ...graph_static import write_static_graph
 from ...model_card import draft_section, model_card
 from ...onnx_graph import GraphSession, inputs, to_onnx, without_check_outputs
-from ...options import PRODUCER, QUANTIZATIONS, ExportOptions
+from ...options import PRODUCER, QUANTIZATIONS, ExportOptions, check_openvino_graph
 from ...quantize import quantize_decoder
 from .decoders import DECODERS, Decoder, switch_types
 from .encoders import ENCODERS, EncoderTokens, grid_of
@@ -56,6 +57,8 @@ def export_cross(
     name_coding(manifest, options.coding)
     if options.kv_dtype is not None:
         manifest["kv_dtype"] = options.kv_dtype
+    if options.openvino_graph:
+        manifest["graphs"]["vision_static"] = writer.VISION_STATIC
     writer.check_manifest(manifest)
     writer.check_target(out, force=options.force)
     films = film_paths(options.calibrate) if options.calibrate is not None else []
@@ -69,8 +72,14 @@ def export_cross(
         notes = []
         if options.quantize != "none":
             progress("quantizing")
-            feeds = (inputs(pixels, bias=False, switch=False) for pixels in chain(pictures, read_films(films, image)))
-            plan = plan_products(onnx_model, feeds, stage, threads)
+
+            def feeds() -> Iterator[dict[str, np.ndarray]]:
+                for pixels in chain(pictures, read_films(films, image)):
+                    yield inputs(pixels, bias=False, switch=False)
+
+            if options.openvino_graph:
+                notes += write_static_graph(onnx_model, stage / writer.VISION_STATIC, feeds, stage, threads)
+            plan = plan_products(onnx_model, feeds(), stage, threads)
             notes.append(plan.describe())
             quantize_graph(onnx_model, plan)
             arrays = quantize_decoder(arrays, options.quantize, options.keep_int8, int4_head=options.int4_head)
@@ -117,6 +126,9 @@ def build_manifest(loaded: Loaded, decoder: Decoder, options: ExportOptions) -> 
     """
     if options.prefill == "kernel":
         raise UsageError("there is no prefix to prefill: this model's decoder looks at the image by cross-attention")
+    if options.gpu_graph or options.tensorrt_int8:
+        raise UsageError("graphs of their own for GPUs are made of models with an image prefix only: leave out --gpu-graph")
+    check_openvino_graph(options)
     if options.quantize not in QUANTIZATIONS:
         raise UsageError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {options.quantize!r}")
     image = loaded.image
