@@ -30,6 +30,7 @@ class Ours:
         self.info: dict[str, Any] = {"isa": self._engine.isa, "texts": {}}
         for task in job.tasks:
             report = self._report(task)
+            self.info["vision"] = report.software["vision"]
             assert len(report.token_ids) == job.tokens
             self.info["texts"][task] = digest(report.token_ids)
 

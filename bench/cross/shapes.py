@@ -70,19 +70,20 @@ def folder(shape: str, say: Say = lambda line: None) -> Path:
 
 
 def bundle(shape: str, quantize: str, say: Say = lambda line: None) -> Path:
-    """The bundle that ``edge-export`` makes of it."""
+    """The bundle that ``edge-export`` makes of it; a quantized one has the vision graph for OpenVINO, too."""
     source = folder(shape, say)
+    more = [] if quantize == "none" else ["--openvino-graph"]
 
     def make(path: Path) -> None:
         from edge_export.cli import main
 
         say(f"{shape}: exporting ({quantize})")
         with contextlib.redirect_stdout(None):
-            code = main([str(source), "--out", str(path), "--quantize", quantize, "--synthetic", "-q"])
+            code = main([str(source), "--out", str(path), "--quantize", quantize, "--synthetic", "-q", *more])
         if code != 0:
             raise RuntimeError(f"edge-export ended with code {code}")
 
-    return made_once(home(shape) / f"bundle-{quantize}", make)
+    return made_once(home(shape) / f"bundle-{quantize}{'-openvino' if more else ''}", make)
 
 
 def optimum_folder(shape: str, say: Say = lambda line: None) -> Path:

@@ -40,7 +40,8 @@ def _rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             for task in ("greedy", "beams")
             for which in ("median", "min")
         ]
-        yield (peer["title"], peer["weights"], *cells)
+        vision = ", vision in OpenVINO" if peer["info"].get("vision") == "openvino" else ""
+        yield (peer["title"] + vision, peer["weights"], *cells)
 
 
 def _marks(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
