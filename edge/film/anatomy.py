@@ -8,6 +8,7 @@ refusal: the masks of the model are looked at later.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -23,28 +24,29 @@ _UNNAMED = {
 }  # fmt: skip
 
 _OTHER_PARTS = {
-    "SKULL": "SKULL CRANIUM HEAD BRAIN SCHAEDEL",
+    "SKULL": "SKULL CRANIUM HEAD BRAIN SCHAEDEL KOPF CRANEO CRANE CRANIO TESTA",
     "FACE": "FACE FACIAL SINUS SINUSES ORBIT ORBITS NASAL MANDIBLE MAXILLA TMJ JAW ZYGOMA",
     "TEETH": "TEETH TOOTH DENTAL PANOREX",
-    "NECK": "NECK CERVICAL CSPINE",
-    "SPINE": "SPINE LSPINE TSPINE SSPINE LUMBAR SACRUM SACRAL COCCYX WIRBELSAEULE SPINAL COLUMN",
-    "ABDOMEN": "ABDOMEN ABDOMINAL KUB BAUCH",
-    "PELVIS": "PELVIS BECKEN PELVIC",
-    "HIP": "HIP HIPS HUEFTE",
-    "SHOULDER": "SHOULDER SHOULDERS SCAPULA CLAVICLE ACJOINT SCHULTER",
+    "NECK": "NECK CERVICAL CSPINE HWS CERVICALE HALS CUELLO",
+    "SPINE": "SPINE LSPINE TSPINE SSPINE LUMBAR SACRUM SACRAL COCCYX WIRBELSAEULE SPINAL COLUMN LWS BWS "
+    "WERVELKOLOM COLUMNA RACHIS COLONNA",
+    "ABDOMEN": "ABDOMEN ABDOMINAL KUB BAUCH ADDOME BUIK",
+    "PELVIS": "PELVIS BECKEN PELVIC BASSIN BACINO BEKKEN",
+    "HIP": "HIP HIPS HUEFTE CADERA HANCHE ANCA HEUP",
+    "SHOULDER": "SHOULDER SHOULDERS SCAPULA CLAVICLE ACJOINT SCHULTER HOMBRO EPAULE SPALLA SCHOUDER",
     "STERNUM": "STERNUM SCJOINT",
     "RIBS": "RIB RIBS",
     "BREAST": "BREAST BREASTS MAMMOGRAM MAMMOGRAPHY MAMMA",
-    "UPPER ARM": "HUMERUS UPPERARM",
-    "ELBOW": "ELBOW ELBOWS",
-    "FOREARM": "FOREARM RADIUS ULNA",
-    "WRIST": "WRIST WRISTS SCAPHOID",
-    "HAND": "HAND HANDS FINGER FINGERS THUMB",
-    "THIGH": "FEMUR THIGH",
-    "KNEE": "KNEE KNEES PATELLA",
-    "LOWER LEG": "TIBIA FIBULA LOWERLEG",
-    "ANKLE": "ANKLE ANKLES",
-    "FOOT": "FOOT FEET TOE TOES CALCANEUS HEEL",
+    "UPPER ARM": "HUMERUS UPPERARM OBERARM",
+    "ELBOW": "ELBOW ELBOWS ELLBOGEN CODO COUDE GOMITO ELLEBOOG",
+    "FOREARM": "FOREARM RADIUS ULNA UNTERARM",
+    "WRIST": "WRIST WRISTS SCAPHOID HANDGELENK MUNECA POIGNET POLSO POLS",
+    "HAND": "HAND HANDS FINGER FINGERS THUMB MANO MAIN DAUMEN",
+    "THIGH": "FEMUR THIGH OBERSCHENKEL FEMORE",
+    "KNEE": "KNEE KNEES PATELLA KNIE GENOU RODILLA GINOCCHIO",
+    "LOWER LEG": "TIBIA FIBULA LOWERLEG UNTERSCHENKEL",
+    "ANKLE": "ANKLE ANKLES SPRUNGGELENK TOBILLO CHEVILLE CAVIGLIA ENKEL",
+    "FOOT": "FOOT FEET TOE TOES CALCANEUS HEEL FUSS PIE PIED PIEDE VOET",
     "HEART": "HEART",
 }
 _PART_OF_WORD = {word: part for part, words in _OTHER_PARTS.items() for word in words.split()}
@@ -69,7 +71,30 @@ _FRONTAL_WORDS = frozenset(
     ("AP", "PA", "FRONTAL", "FRONT", "ANTEROPOSTERIOR", "POSTEROANTERIOR", "ANTERIOR", "POSTERIOR")
 )
 _LATERAL_WORDS = frozenset(
-    ("LAT", "LATERAL", "LL", "RL", "LLAT", "RLAT", "XTLAT", "LATERALE", "SEITLICH", "PROFIL", "SWIMMERS")
+    (
+        "LAT",
+        "LATERAL",
+        "LL",
+        "RL",
+        "LLAT",
+        "RLAT",
+        "XTLAT",
+        "LATERALE",
+        "LATERAAL",
+        "LATERALER",
+        "SEITLICH",
+        "SEITL",
+        "PROFIL",
+        "PERFIL",
+        "PROFILO",
+        "BOK",
+        "BOCZNE",
+        "SWIMMERS",
+        "CHESTLAT",
+        "LATCHEST",
+        "THORAXLAT",
+        "CXRLAT",
+    )
 )
 _DECUBITUS_WORDS = {"LLD", "RLD", "DECUB", "DECUBITUS"}
 _OBLIQUE_WORDS = {"OBL", "OBLIQUE", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBLIC", "SCHRAEG"}
@@ -95,9 +120,16 @@ def look(values: Values) -> Anatomy:
     return out
 
 
+def _folded(text: str) -> str:
+    """Upper case, without accents (``HÜFTE``: ``HUEFTE``, ``tórax``: ``TORAX``)."""
+    text = re.sub("[ÄÖÜ]", lambda found: {"Ä": "AE", "Ö": "OE", "Ü": "UE"}[found[0]], text.upper())
+    parts = unicodedata.normalize("NFKD", text)
+    return "".join(letter for letter in parts if not unicodedata.combining(letter))
+
+
 def _tokens(text: str) -> list[str]:
     """Upper-case words; dotted abbreviations (P.A., a.p.) are joined."""
-    text = text.upper()
+    text = _folded(text)
     text = re.sub(r"\b([A-Z])\.\s?([A-Z])\b\.?", r"\1\2", text)
     text = re.sub(r"\b([PA])/([AP])\b", r"\1\2", text)
     text = re.sub(r"\b([CTLS])[- ](SPINE)\b", r"\1\2", text)
@@ -106,7 +138,7 @@ def _tokens(text: str) -> list[str]:
 
 def _part(text: str, *, named: bool) -> str:
     """Return "CHEST", another part, "other" (named, unknown to us) or "" (nothing named)."""
-    upper = " ".join(re.split(r"[\W_]+", text.upper())).strip()
+    upper = " ".join(re.split(r"[\W_]+", _folded(text))).strip()
     other = _NOT_CHEST.search(upper)
     if not other and _CHEST.search(upper):
         return "CHEST"
@@ -193,6 +225,11 @@ def _view(values: Values, out: Anatomy) -> None:
     weak = _words_view(values.text("SeriesDescription")) | _words_view(values.text("ProtocolName"))
     weak.discard("decubitus")
     side = next((view for view in ("oblique", "lateral", "decubitus") if view in named), "")
+    row = values.texts("PatientOrientation")[:1]
+    if row and row[0][:1].upper() in ("A", "P") and not side and (named or not weak):
+        out.warnings.append("the patient orientation in the header is that of a lateral view")
+    if term and not named and term not in _UNNAMED:
+        out.warnings.append("the view position in the header is none that is known here")
     if side == "decubitus" and "frontal" in named:
         out.warnings.append("the film was taken with the patient lying on one side (decubitus)")
     elif side:
@@ -208,10 +245,6 @@ def _view(values: Values, out: Anatomy) -> None:
         else:
             refusal = "the series description speaks of a lateral or oblique view"
             out.refusal = f"{out.refusal}; {refusal}" if out.refusal else refusal
-    elif not weak:
-        row = values.texts("PatientOrientation")[:1]
-        if row and row[0][:1].upper() in ("A", "P"):
-            out.warnings.append("the patient orientation in the header is that of a lateral view")
 
 
 def _code_view(meaning: str) -> set[str]:

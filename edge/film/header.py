@@ -129,12 +129,16 @@ class Values:
         return str(getattr(element, "VR", None) or "")
 
     def texts(self, keyword: str) -> list[str]:
-        """All values of a text element, stripped; broken characters are replaced."""
+        """All values of a text element, stripped; what is not UTF-8 is taken as Latin-1, which has a letter for all."""
         value = self._get(keyword)
         if value is None:
             return []
         if isinstance(value, (bytes, bytearray)):
-            parts: list[Any] = bytes(value[:4096]).decode("utf-8", "replace").split("\\")
+            raw = bytes(value[:4096])
+            try:
+                parts: list[Any] = raw.decode("utf-8").split("\\")
+            except UnicodeDecodeError:
+                parts = raw.decode("latin-1").split("\\")
         elif isinstance(value, str) or not isinstance(value, Seq):
             parts = str(value).split("\\")
         else:

@@ -64,8 +64,6 @@ def read_picture(handle: BinaryIO, kind: str) -> Film:
         if not valid.any():
             raise UnsupportedPixels("every pixel of the picture is transparent")
         valid = None if valid.all() else valid
-    if float(grey.min()) == float(grey.max()):
-        warnings.append("every pixel has the same value; there is nothing to see")
     meta = FilmMeta(photometric="MONOCHROME2", rows=rows, columns=columns, source=kind)  # type: ignore[arg-type]
     return Film(grey, valid, None, 8 * size, meta, warnings)
 

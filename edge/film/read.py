@@ -100,17 +100,19 @@ def _from_handle(handle: BinaryIO, force: bool) -> Film:
 
         return _from_header(read_header(handle, offset), force)
     handle.seek(0)
-    return _from_picture(handle, kind)
+    return _from_picture(handle, kind, force)
 
 
-def _from_picture(handle: BinaryIO, kind: str) -> Film:
+def _from_picture(handle: BinaryIO, kind: str, force: bool) -> Film:
     from edge.film.pictures import read_picture
 
-    return read_picture(handle, kind)
+    film = read_picture(handle, kind)
+    _check_contrast(film.pixels, film.warnings, force)
+    return film
 
 
 def _from_header(header: Header, force: bool) -> Film:
-    from edge.film import anatomy, checks, grey
+    from edge.film import anatomy, checks, grey, orientation
     from edge.film.decode import stored_pixels
     from edge.film.terms import RAW_DX
 
@@ -136,7 +138,10 @@ def _from_header(header: Header, force: bool) -> Film:
     window = grey.voi(values, lowest, warnings)
     if grey.inverted(values, shape, warnings):
         pixels, window = grey.invert(pixels, window, lowest, highest)
-    _check_contrast(pixels, warnings)
+    _check_contrast(pixels, warnings, force)
+    if turn := orientation.turn_of(values.texts("PatientOrientation")):
+        pixels, valid = turn.apply(pixels), None if valid is None else turn.apply(valid)
+        warnings.append(orientation.words(turn))
     meta = FilmMeta(
         sop_instance_uid=values.uid("SOPInstanceUID") or header.media_instance,
         study_instance_uid=values.uid("StudyInstanceUID"),
@@ -165,11 +170,16 @@ def _from_array(array: NDArray[Any]) -> Film:
     if kind == "f" and not np.isfinite(pixels).all():
         raise CorruptInput("the array holds values that are not finite")
     warnings: list[str] = []
-    _check_contrast(pixels, warnings)
+    _check_contrast(pixels, warnings, True)
     meta = FilmMeta(photometric="MONOCHROME2", rows=rows, columns=columns, source="array")
     return Film(pixels, None, None, 32 if kind == "f" else 8 * size, meta, warnings)
 
 
-def _check_contrast(pixels: NDArray[np.float32], warnings: list[str]) -> None:
-    if float(pixels.min()) == float(pixels.max()):
-        warnings.append("every pixel has the same value; there is nothing to see")
+def _check_contrast(pixels: NDArray[np.float32], warnings: list[str], force: bool) -> None:
+    """Refuse a film on which there is nothing: a model would write that the lungs are clear."""
+    if float(pixels.min()) != float(pixels.max()):
+        return
+    nothing = "every pixel has the same value; there is nothing to see"
+    if not force:
+        raise UnsupportedPixels(nothing, hint="--force reports it all the same")
+    warnings.append(nothing)

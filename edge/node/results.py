@@ -52,4 +52,5 @@ def _make(kind: str, report: Report, header: FilmHeader) -> tuple[str, bytes]:
     if kind == "json":
         return f"{name}.json", report.to_json(indent=2).encode() + b"\n"
     notice = f"[{report.notice}]\n" if report.notice else ""
-    return f"{name}.txt", f"{notice}{report.findings}\n".encode()
+    warnings = "".join(f"\nWarning: {warning}." for warning in report.warnings)
+    return f"{name}.txt", f"{notice}{report.findings}\n{warnings}".rstrip("\n").encode() + b"\n"

@@ -27,7 +27,7 @@ KEYWORDS = (  # noqa: SIM905
     "PatientAge PatientSize PatientWeight PatientIdentityRemoved DeidentificationMethod "
     "DeidentificationMethodCodeSequence StudyInstanceUID SeriesInstanceUID StudyID InstanceNumber "
     "FrameOfReferenceUID PositionReferenceIndicator BurnedInAnnotation LossyImageCompression "
-    "LossyImageCompressionRatio LossyImageCompressionMethod RequestAttributesSequence AdmissionID"
+    "LossyImageCompressionRatio LossyImageCompressionMethod RequestAttributesSequence AdmissionID PatientOrientation"
 ).split()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import UsageError
+from edge.film.orientation import turn_of
 from edge.standard.filmheader import FilmHeader, film_header
 from edge.standard.identity import derived_uid
 from edge.standard.modules import SEGMENTATION, algorithm_version, base, code, finished, guarded, lossy, reference
@@ -70,7 +71,10 @@ def segmentation(
     if report.mask is None:
         raise UsageError("this model has no segmenter: there is no mask to write")
     rows, columns = report.input["rows"], report.input["columns"]
-    mask = at_film_size((report.mask > 0).astype(np.uint8), rows, columns)
+    # The mask is that of the film as it was read; the film it is laid over is the stored one.
+    turn = turn_of(film.values.text("PatientOrientation").split())
+    size = (columns, rows) if turn.transpose else (rows, columns)
+    mask = turn.undo(at_film_size((report.mask > 0).astype(np.uint8), *size))
     data = np.packbits(mask.ravel(), bitorder="little").tobytes()
     ds = base(report, film, SEGMENTATION, [hashlib.sha256(data).hexdigest(), rows, columns], when)
     if frame_of_reference := film.values.uid("FrameOfReferenceUID"):

@@ -184,6 +184,9 @@ def test_other_types_are_wrong_usage(thing):
         read_film(thing)
 
 
-def test_uniform_film_is_taken_with_a_warning(read):
-    got = read(film(np.full((70, 70), 7, np.uint16)))
+def test_uniform_film_is_taken_by_force_only(read):
+    """A failed exposure is no clear chest."""
+    with pytest.raises(UnsupportedPixels, match="same value"):
+        read(film(np.full((70, 70), 7, np.uint16)))
+    got = read(film(np.full((70, 70), 7, np.uint16)), force=True)
     assert any("same value" in w for w in got.warnings)

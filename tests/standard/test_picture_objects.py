@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,6 +59,20 @@ def test_segmentation(frame_of_reference: str, tmp_path: Path) -> None:
     assert (source.ReferencedSOPClassUID, source.ReferencedSOPInstanceUID) == (DX, FILM)
     assert seg.get("FrameOfReferenceUID", "") == frame_of_reference
     assert dciodvfy(path) == []
+
+
+@pytest.mark.parametrize(
+    ("orientation", "stored"),
+    [(["R", "F"], np.fliplr), (["R", "H"], lambda mask: mask[::-1, ::-1]), (["F", "L"], np.transpose)],
+)
+def test_the_mask_lies_over_the_film_as_it_is_stored(orientation: list[str], stored: Any, tmp_path: Path) -> None:
+    """Which was turned to be read as usual."""
+    report = make_report(mask=np.triu(np.ones((16, 16), np.uint8), 3))
+    seg = written(report.to_segmentation(make_film(PatientOrientation=orientation)), tmp_path / "seg.dcm")
+    shape = (COLUMNS, ROWS) if orientation[0] == "F" else (ROWS, COLUMNS)
+    assert np.array_equal(seg.pixel_array, stored(at_film_size(report.mask, *shape)))
+    assert not np.array_equal(seg.pixel_array, at_film_size(report.mask, ROWS, COLUMNS))
+    assert dciodvfy(tmp_path / "seg.dcm") == []
 
 
 def test_another_library_reads_the_segmentation(tmp_path: Path) -> None:
