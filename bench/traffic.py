@@ -54,9 +54,7 @@ class Traffic:
         return asdict(self)
 
 
-def weight_bytes(
-    weights: Mapping[str, NDArray[np.generic]], spec: Mapping[str, Any], *, screened: bool = True
-) -> int:
+def weight_bytes(weights: Mapping[str, NDArray[np.generic]], spec: Mapping[str, Any], *, screened: bool = True) -> int:
     """Bytes of the weights that a greedy decode step reads: not those that only a prefill takes.
 
     `screened`: of a large float32 head what the screen reads, as on the CPU; a GPU reads all of it.

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import BundleError
+from edge.errors import BundleError, UsageError
 from edge.manifest import FileEntry, Manifest, parse_manifest
 from edge.strict import MAX_BYTES
 
@@ -72,6 +72,8 @@ class Bundle:
         BundleError
             The folder is missing, the manifest is wrong or of another format version, or a file is missing,
             is not a regular file inside the folder, or differs in size or hash.
+        UsageError
+            The name of the folder is empty.
         """
         root, is_demo = _locate(path)
         data = _read_manifest(root)
@@ -138,6 +140,8 @@ class Bundle:
 def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:
     """The folder to open, and whether it is the demo bundle."""
     given = os.fspath(path) if path is not None else os.environ.get(ENVIRONMENT) or None
+    if given == "":
+        raise UsageError("the name of the bundle's folder is empty")
     is_demo = given is None
     folder = DEMO if given is None else Path(given)
     try:

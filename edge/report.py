@@ -246,10 +246,11 @@ class Report:
             "notice": self.notice,
         } | {name: values for name, values in more.items() if values}
 
-    def to_json(self, *, indent: int | None = None) -> str:
-        """The report as ASCII-only JSON: one line, or indented."""
+    def to_json(self, *, indent: int | None = None, position: int | None = None) -> str:
+        """The report as ASCII-only JSON: one line, or indented; `position`: which one it is of several films."""
         separators = (",", ":") if indent is None else None
-        text = json.dumps(self.to_dict(), indent=indent, separators=separators, allow_nan=False)
+        values = self.to_dict() | ({} if position is None else {"position": position})
+        text = json.dumps(values, indent=indent, separators=separators, allow_nan=False)
         return _join_numbers(text) if indent is not None else text
 
     def with_text(self, sentences: Sequence[str]) -> Report:

@@ -55,10 +55,10 @@ std::string checked_modality(const char* text) {
 
 void check_size(const edge_film& film) {
   const std::string size = std::to_string(film.columns) + "x" + std::to_string(film.rows) + " pixels is ";
-  if (film.rows < kMinSide || film.columns < kMinSide)
-    throw Failure(EDGE_UNSUPPORTED_PIXELS, size + "too small for a radiograph");
   if (film.rows > kMaxSide || film.columns > kMaxSide || int64_t{film.rows} * film.columns > kMaxPixels)
     throw Failure(EDGE_UNSUPPORTED_PIXELS, size + "implausibly large for a radiograph");
+  if (film.rows < kMinSide || film.columns < kMinSide)
+    throw Failure(EDGE_UNSUPPORTED_PIXELS, size + "too small for a radiograph");
   const int64_t row = int64_t{film.columns} * film.bits_allocated / 8;
   if (film.row_stride != 0 && film.row_stride < row)
     throw Failure(EDGE_USAGE, "row_stride must be 0 or at least " + std::to_string(row) + " bytes");

@@ -25,16 +25,18 @@ class Objects:
     Attributes
     ----------
     folder : str or None
-        ``-o`` where it is a folder: of several films as objects, each is a file of its own there, named by its
-        UID, so that a second run replaces and never doubles.
+        ``-o`` where it is a folder: there is one, or the name ends with a slash, or there are several films. Each
+        object is a file of its own there, named by its UID, so that a second run replaces and never doubles.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.several = len(options.images) > 1 and not options.study
         self.wanted = options.format in OBJECTS
+        self.folder = None
         output = options.output
-        self.folder = output if self.wanted and output and (self.several or os.path.isdir(output)) else None
+        if self.wanted and output and (self.several or output.endswith(os.sep) or os.path.isdir(output)):
+            self.folder = output.rstrip(os.sep) or os.sep
 
     def check_folder(self) -> None:
         """Make the folder of ``-o`` if its parent is there.
@@ -51,7 +53,7 @@ class Objects:
             except OSError as error:
                 raise OutputError(error.strerror or "the folder cannot be made") from None
         if not os.path.isdir(self.folder):
-            raise OutputError("several films as objects need a folder: this is a file")
+            raise OutputError("a folder is needed here, and this is a file")
         if not os.access(self.folder, os.W_OK):
             raise OutputError("the folder cannot be written to")
 
@@ -65,6 +67,9 @@ class Objects:
         """Find out before the work that the model cannot make what is asked for."""
         if self.options.mask_dicom is not None and not manifest.has_mask:
             raise UsageError("--mask-dicom: this model has no segmenter, so there is no mask to write")
+        cap, room = self.options.max_new_tokens, _room(manifest)
+        if cap is not None and 0 < room < cap:
+            raise UsageError(f"--max-new-tokens must be a whole number from 1 to {room} with this model")
         if self.options.format == "sr-tid1500" and manifest.coding_file is None:
             raise NotCoded
 
@@ -119,6 +124,13 @@ class Objects:
             except EdgeError as error:
                 failed.append((path, error))
         return failed
+
+
+def _room(manifest: Manifest) -> int:
+    """Tokens that a text may have; a context that the model reads takes its own from them."""
+    generation = manifest.generation
+    states = len(generation.states.findings) if generation.states else 0
+    return manifest.text_room - len(generation.begin_ids) - states
 
 
 def _picture(report: Report, header: FilmHeader | None, kind: str, path: str) -> bytes:

@@ -80,7 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-o",
         "--output",
         metavar="PATH",
-        help="write the report there, whole or not at all; several films as sr, sr-tid1500 or fhir: a folder",
+        help="write the report there, whole or not at all; sr, sr-tid1500, fhir: or into a folder (several: always)",
     )
     add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="default: auto")
     add("--threads", metavar="N", type=_positive, help="default: the physical cores this process may use")
@@ -144,6 +144,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """Parse and check what argparse cannot."""
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    if options.bundle == "":
+        parser.error("--bundle is empty: name the model's folder")
+    if options.output == "":
+        parser.error("-o is empty: name a file")
     if options.stream and (options.format != "text" or options.output):
         parser.error("--stream prints text to stdout: it goes with no other --format and not with -o")
     if options.stream and options.at_once > 1:

@@ -5,14 +5,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
+import stat
 import sys
 from collections.abc import Iterable
 
 from edge.errors import OutputError, UsageError
 
+_DESCRIPTOR = re.compile(r"/proc/(\d+)/(?:task/\d+/)?fd/(\d+)")
+
 
 class ClosedPipe(Exception):
     """Whoever read our stdout has stopped reading."""
+
+
+def named_twice(paths: Iterable[str]) -> str | None:
+    """The first of `paths` that is the same file as one before it, by whatever name; pipes and devices take both."""
+    seen: set[str] = set()
+    for path in paths:
+        if os.path.exists(path) and not os.path.isfile(path):
+            continue
+        target = os.path.realpath(path)
+        if target in seen:
+            return path
+        seen.add(target)
+    return None
 
 
 def check_target(path: str, inputs: Iterable[str]) -> None:
@@ -28,16 +45,21 @@ def check_target(path: str, inputs: Iterable[str]) -> None:
         with contextlib.suppress(OSError, ValueError):
             if os.path.samefile(name, path):
                 raise UsageError("this is also an input: it would be overwritten")
+    if os.path.isdir(path) or path.endswith(os.sep):
+        raise OutputError("this is a folder: give the name of a file")
+    if _written_through(path):
+        _check_open(path)
+        return
     if not os.path.isdir(folder):
         raise OutputError(f"the folder {printable(folder)} does not exist: create it first")
-    if os.path.isdir(path):
-        raise OutputError("this is a folder: give the name of a file")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"the folder {printable(folder)} cannot be written to")
 
 
 def write_whole(path: str, data: bytes) -> None:
     """Write a file as a whole: a temporary file beside it, synced, then renamed over it.
+
+    What is no file to replace is written to as it is: a pipe, a device, what is open already (``/dev/stdout``).
 
     Raises
     ------
@@ -46,11 +68,11 @@ def write_whole(path: str, data: bytes) -> None:
     """
     import tempfile
 
+    if _written_through(path):
+        _write_through(path, data)
+        return
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
-    if os.path.exists(target) and not os.path.isfile(target):  # a device or a pipe cannot be replaced
-        _write_through(target, data)
-        return
     temporary = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
@@ -75,12 +97,63 @@ def write_whole(path: str, data: bytes) -> None:
                 os.unlink(temporary)
 
 
-def _write_through(target: str, data: bytes) -> None:
+def _descriptor(path: str) -> tuple[int, int] | None:
+    """Process and number of the open descriptor that `path` leads to, as ``/dev/stdout`` and ``/dev/fd/3`` do.
+
+    Links are followed as far as its entry in ``/proc`` and no further: the entry is a link, too, but to the mere name
+    of what is open.
+    """
+    for _ in range(40):  # as many links as Linux follows
+        folder, name = os.path.split(path)
+        folder = os.path.realpath(folder)
+        found = _DESCRIPTOR.fullmatch(os.path.join(folder, name))
+        if found is not None:
+            return int(found[1]), int(found[2])
+        try:
+            path = os.path.join(folder, os.readlink(os.path.join(folder, name)))
+        except OSError:
+            return None
+    return None
+
+
+def _written_through(path: str) -> bool:
+    """Whether `path` is written to as it is, and not replaced."""
+    if _descriptor(path) is not None:
+        return True
     try:
-        with open(target, "wb") as stream:
+        return not stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _check_open(path: str) -> None:
+    import fcntl
+
+    process, number = _descriptor(path) or (-1, -1)
+    if process == os.getpid():
+        try:
+            writable = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+        except (OSError, OverflowError):
+            raise OutputError("no such descriptor is open") from None
+    else:
+        writable = os.access(path, os.W_OK)
+    if not writable:
+        raise OutputError("this cannot be written to")
+
+
+def _write_through(path: str, data: bytes) -> None:
+    try:
+        found = _descriptor(path)
+        if found is None:
+            handle = os.open(path, os.O_WRONLY | os.O_NOCTTY)
+        elif found[0] == os.getpid():  # a duplicate writes where the descriptor stands, or appends if that does
+            handle = os.dup(found[1])
+        else:
+            handle = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_APPEND)
+        with open(handle, "wb") as stream:
             stream.write(data)
     except OSError as error:
-        raise OutputError(f"{error.strerror or 'the device could not be written'}") from None
+        raise OutputError(error.strerror or "this could not be written to") from None
 
 
 def _umask() -> int:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.objects import Objects
 from edge.cli.options import PROG, parse
-from edge.cli.output import ClosedPipe, check_target, printable, say, write_stdout, write_whole
+from edge.cli.output import ClosedPipe, check_target, named_twice, printable, say, write_stdout, write_whole
 from edge.errors import CannotRead, EdgeError, UsageError
 
 if TYPE_CHECKING:
@@ -99,10 +99,13 @@ class _Run:
     def go(self) -> int:
         options = self.options
         _prepare_streams(options.verbose)
-        for target in self.targets():
+        targets, folder = self.targets(), self.objects.folder
+        twice = named_twice(targets if folder is None else [folder, *targets])
+        if twice is not None:
+            return self.fail(twice, UsageError("two outputs would go to this file; give each a name of its own"))
+        for target in targets:
             if not self.attempt(target, partial(check_target, target, self.films)):
                 return max(self.codes)
-        folder = self.objects.folder
         if folder is not None and not self.attempt(folder, self.objects.check_folder):
             return max(self.codes)
         ready = [self.attempt(film, partial(self.check, film)) for film in self.films]
@@ -255,6 +258,8 @@ class _Run:
         if isinstance(report, Exception):
             raise report
         options, header, heading = self.options, self.headers[film], self.heading(film)
+        # The notice has said that the model is synthetic.
+        warnings = [warning for warning in report.warnings if warning != SYNTHETIC or not engine.notice]
         failed = self.objects.write_pictures(report, header, index)
         if options.stream:
             write_stdout("\n" if begun else heading + "\n")
@@ -262,14 +267,16 @@ class _Run:
             if (data := self.objects.deliver(report, header)) is not None:
                 self.deliver(data)
         elif options.format == "json":
-            self.deliver(report.to_json(indent=None if self.several else 2) + "\n")
+            # A line tells which film it is about by its place: the name may be a patient's.
+            place = index if self.several else None
+            self.deliver(report.to_json(indent=2 if place is None else None, position=place) + "\n")
         else:
-            self.deliver(heading + report.findings + "\n")
+            # On a terminal warnings are on stderr; a file is read later, by somebody else.
+            warned = "".join(f"Warning: {warning}.\n" for warning in warnings) if options.output is not None else ""
+            self.deliver(heading + report.findings + "\n" + (f"\n{warned}" if warned else ""))
         self.delivered += 1
         if not options.quiet:
-            for warning in (*report.warnings, *self.objects.warnings(header)):
-                if warning == SYNTHETIC and engine.notice:
-                    continue  # the notice has said so
+            for warning in (*warnings, *self.objects.warnings(header)):
                 say(f"{PROG}: {film}: warning: {warning}")
         if options.timings:
             say(f"{PROG}: {film}: {timings_line(report)}")

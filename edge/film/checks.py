@@ -80,8 +80,7 @@ def check_modality(header: Header, warnings: list[str]) -> str:
         capture = "a secondary capture that" if sop_class in terms.SECONDARY_CAPTURE else "a picture that"
         what = "does not name its modality" if not modality else "names its modality as 'other'"
         raise UnsupportedModality(
-            f"{capture} {what}; if it is a chest radiograph, set Modality (0008,0060) to CR or DX",
-            hint="set Modality (0008,0060) to CR or DX if this is a chest radiograph",
+            f"{capture} {what}; if it is a chest radiograph, set Modality (0008,0060) to CR or DX"
         )
     known = terms.MODALITIES.get(modality)
     named = f"{modality} ({known})" if known else "one that is no radiography"
@@ -137,10 +136,7 @@ def check_syntax(uid: str) -> terms.Syntax:
         raise UnsupportedTransferSyntax(f"{syntax.name} ({uid}) has no decoder here; {convert}")
     if syntax.packages and not any(_installed(module) for module, _ in syntax.packages):
         names = " or ".join(package for _, package in syntax.packages)
-        raise UnsupportedTransferSyntax(
-            f"no decoder for {syntax.name} ({uid}) is installed; pip install {names}",
-            hint=f"pip install {names}",
-        )
+        raise UnsupportedTransferSyntax(f"no decoder for {syntax.name} ({uid}) is installed; pip install {names}")
     return syntax
 
 

@@ -27,10 +27,10 @@ def check_size(rows: int, columns: int) -> None:
     UnsupportedPixels
         A side is under 64 or over 12000 pixels, or the area is over 100 megapixels.
     """
-    if rows < MIN_SIDE or columns < MIN_SIDE:
-        raise UnsupportedPixels(f"{columns}x{rows} pixels is too small for a radiograph")
     if rows > MAX_SIDE or columns > MAX_SIDE or rows * columns > MAX_PIXELS:
         raise UnsupportedPixels(
             f"{columns}x{rows} pixels is implausibly large for a radiograph"
             f" (at most {MAX_SIDE} a side, {MAX_PIXELS // 1_000_000} megapixels)"
         )
+    if rows < MIN_SIDE or columns < MIN_SIDE:
+        raise UnsupportedPixels(f"{columns}x{rows} pixels is too small for a radiograph")

@@ -48,9 +48,12 @@ def _make(kind: str, report: Report, header: FilmHeader) -> tuple[str, bytes]:
 
         resource = report.to_fhir(header)
         return f"DiagnosticReport.{resource['id']}.json", to_json(resource).encode() + b"\n"
+    from edge.session import SYNTHETIC
+
     name = f"report.{header.sop_instance_uid}"
     if kind == "json":
         return f"{name}.json", report.to_json(indent=2).encode() + b"\n"
     notice = f"[{report.notice}]\n" if report.notice else ""
-    warnings = "".join(f"\nWarning: {warning}." for warning in report.warnings)
+    told = (warning for warning in report.warnings if warning != SYNTHETIC or not report.notice)
+    warnings = "".join(f"\nWarning: {warning}." for warning in told)
     return f"{name}.txt", f"{notice}{report.findings}\n{warnings}".rstrip("\n").encode() + b"\n"

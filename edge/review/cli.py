@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import socket
@@ -148,7 +149,10 @@ def listen(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return listener
     except OSError as error:
-        raise CannotListen(f"port {port}: {error.strerror or 'the address is unknown'}", hint="try --port 0") from None
+        reason = (error.strerror or "the address is unknown").split(" (")[0]  # Python repeats the address behind it
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise CannotListen(f"port {port}: {reason}", hint="try --port 0") from None
+        raise CannotListen(f"--host {host}: {reason}", hint="give an address of this machine") from None
 
 
 def _address(options: argparse.Namespace, listener: socket.socket) -> str:

@@ -7,9 +7,11 @@ import io
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,8 @@ from cli_films import Run, make_dicom
 from handmade import make_bundle
 from PIL import Image
 
-from edge.bundle import DEMO
+from edge.bundle import DEMO, Bundle
+from edge.errors import UsageError
 
 CONTRACT = {
     "findings": str,
@@ -123,9 +126,16 @@ def test_cap_and_bias_rows(run: Run, films: list[Path]) -> None:
 
 
 def test_cap_beyond_the_model(run: Run, films: list[Path]) -> None:
-    result = run("--max-new-tokens", "100000", films[0])
-    assert result.returncode == 1
-    assert "from 1 to" in result.stderr
+    """Told once and of the model, not of a film; the limit itself is taken."""
+    for words in ([], ["--at-once", "2"], ["--study"]):
+        result = run("--max-new-tokens", "100000", *words, *films[: 1 if "--study" in words else 2])
+        assert (result.returncode, result.stdout) == (1, "")
+        (line,) = result.stderr.splitlines()
+        assert "usage: --max-new-tokens must be a whole number from 1 to" in line
+        assert str(films[0]) not in line
+    limit = int(line.split("from 1 to ")[1].split()[0])
+    assert run("-q", "--max-new-tokens", limit, films[0]).returncode == 0
+    assert run("-q", "--max-new-tokens", limit + 1, films[0]).returncode == 1
 
 
 def test_force(run: Run, tmp_path: Path) -> None:
@@ -169,6 +179,25 @@ def test_demo_bundle(run: Run, films: list[Path]) -> None:
 
 
 # ---- several films
+
+
+def test_a_line_says_which_film_it_is_about(run: Run, films: list[Path], tmp_path: Path) -> None:
+    """Also where one before it is refused and leaves none; its name, which may be a patient's, is not told."""
+    (tmp_path / "no.dcm").write_bytes(b"no film")
+    result = run("--format", "json", films[0], tmp_path / "no.dcm", films[1])
+    reports = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [report["position"] for report in reports] == [1, 3]
+    assert films[0].name not in result.stdout
+    assert "position" not in json.loads(run("--format", "json", films[0]).stdout)
+
+
+def test_a_text_file_keeps_its_warnings(run: Run, films: list[Path], tmp_path: Path) -> None:
+    """Nobody saw them on stderr who reads the file; on stdout there is the text alone."""
+    words = ("-q", "--max-new-tokens", "2", films[0])
+    run("-o", tmp_path / "report.txt", *words)
+    text, _, warnings = (tmp_path / "report.txt").read_text().partition("\n\n")
+    assert warnings.startswith("Warning: the token cap was reached")
+    assert run(*words).stdout == text + "\n"
 
 
 def test_several_films_as_json_lines(run: Run, films: list[Path]) -> None:
@@ -246,6 +275,9 @@ def test_worst_exit_code(run: Run, films: list[Path], tmp_path: Path) -> None:
         ["--stream", "-o", "y.txt", "x.dcm"],
         ["--overlay", "y.jpg", "x.dcm"],
         ["-q", "-v", "x.dcm"],
+        ["--bundle", "", "x.dcm"],
+        ["-o", "", "x.dcm"],
+        ["--format", "sr", "-o", "", "x.dcm"],
         ["--form", "json", "x.dcm"],
     ],
 )
@@ -271,6 +303,13 @@ def test_missing_bundle(run: Run, films: list[Path], tmp_path: Path) -> None:
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1
     assert "edge-export" in result.stderr
+
+
+def test_bundle_without_a_name(run: Run, films: list[Path]) -> None:
+    result = run("--bundle", "", films[0])
+    assert "--bundle is empty" in result.stderr
+    with pytest.raises(UsageError, match="empty"):
+        Bundle.open("")
 
 
 def test_damaged_bundle(run: Run, films: list[Path], bundle: Path, tmp_path: Path) -> None:
@@ -356,6 +395,108 @@ def test_an_input_is_never_overwritten(run: Run, films: list[Path], tmp_path: Pa
     assert film.read_bytes() == films[0].read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [
+        (["--overlay", "z.dcm", "--mask-dicom", "z.dcm"], 1),
+        (["--overlay", "z.dcm", "--mask-dicom", "z.dcm"], 2),
+        (["--overlay", "z.png", "-o", "z.png"], 1),
+        (["--overlay", "z.png", "-o", "./z.png"], 1),
+        (["--overlay", "z.png", "-o", "link"], 1),
+        (["--overlay", "z.png", "-o", "z-1.png"], 2),
+        (["--format", "sr", "--overlay", "z.dcm", "-o", "z.dcm/"], 1),
+    ],
+)
+def test_two_outputs_of_one_name(
+    run: Run, films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], count: int
+) -> None:
+    """One would replace the other: refused before any work, also by another name of the same file."""
+    monkeypatch.chdir(tmp_path)
+    Path("link").symlink_to("z.png")
+    result = run(*words, *films[:count])
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = result.stderr.splitlines()
+    assert "usage: two outputs would go to this file" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+# ---- what is written to as it is
+
+
+@pytest.fixture
+def shell(command: list[str], environment: dict[str, str], tmp_path: Path) -> Callable[..., tuple[int, str, str]]:
+    """``shell("REPORT film.dcm | cat")``: a line of bash in `tmp_path`, with the command for ``REPORT``."""
+
+    def call(line: str) -> tuple[int, str, str]:
+        report = f"{shlex.join(command)} -q --threads 1"
+        line = f"set -o pipefail; {line.replace('REPORT', report)}"
+        done = subprocess.run(
+            ["bash", "-c", line], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=120
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return call
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_output_to_what_is_open(
+    run: Run, films: list[Path], shell: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    app = tmp_path / "app.txt"
+    run("-q", films[0], "-o", app)
+    text = app.read_text()
+    for redirection, before in ((">>", "old\n"), (">", "")):
+        app.write_text("old\n")
+        inode = app.stat().st_ino
+        loop = f"(for i in 1 2; do REPORT {films[0]} -o /dev/stdout; done) {redirection} app.txt"
+        assert shell(loop) == (0, "", "")
+        assert app.read_text() == before + 2 * text
+        assert app.stat().st_ino == inode
+    assert shell(f"REPORT {films[0]} -o /dev/stdout | cat") == (0, text, "")
+    assert shell(f"REPORT {films[0]} -o >(cat) | cat") == (0, text, "")
+    assert shell(f"ln -s /dev/stdout here; REPORT {films[0]} -o here | cat") == (0, text, "")
+    assert shell(f"echo first > app.txt; REPORT {films[0]} -o /dev/fd/3 3>> app.txt")[0] == 0
+    assert app.read_text() == "first\n" + text
+    # Of another process it can only be opened anew: at the end of what is there.
+    assert shell(f"exec 3>> app.txt; REPORT {films[0]} -o /proc/$$/fd/3")[0] == 0
+    assert app.read_text() == "first\n" + 2 * text
+    assert shell(f"mkfifo pipe; cat pipe & REPORT {films[0]} -o pipe && wait") == (0, text, "")
+    assert (tmp_path / "pipe").is_fifo()
+    assert shell(f"REPORT {films[0]} -o /dev/null --overlay x.png") == (0, "", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["app.txt", "here", "pipe", "x.png"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("-o /dev/fd/77", "no such descriptor is open"),
+        ("-o /dev/fd/99999999999", "no such descriptor is open"),
+        ("-o /dev/stdout >&-", "no such descriptor is open"),
+        ("-o /dev/fd/3 3< old.txt", "cannot be written to"),
+    ],
+)
+def test_output_to_what_is_not_open(
+    films: list[Path], shell: Callable[..., tuple[int, str, str]], tmp_path: Path, words: str, reason: str
+) -> None:
+    """Found out before the model is loaded."""
+    (tmp_path / "old.txt").write_text("old")
+    code, out, err = shell(f"REPORT --bundle none {films[0]} {words}")
+    assert (code, out) == (40, "")
+    (line,) = err.splitlines()
+    assert reason in line
+    assert (tmp_path / "old.txt").read_text() == "old"
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_output_to_the_file_behind_stdout(
+    films: list[Path], shell: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, _, err = shell(f"REPORT {films[0]} -o /dev/stdout --overlay z.png > z.png")
+    assert code == 1
+    assert "two outputs" in err
+
+
 def test_no_stdout(films: list[Path], command: list[str], environment: dict[str, str]) -> None:
     line = " ".join([*command, "-q", str(films[0]), ">&-"])
     result = subprocess.run(line, shell=True, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
@@ -364,7 +505,11 @@ def test_no_stdout(films: list[Path], command: list[str], environment: dict[str,
 
 
 def test_output_onto_a_folder(run: Run, films: list[Path], tmp_path: Path) -> None:
-    assert run("-o", tmp_path, films[0]).returncode == 40
+    for name in (tmp_path, f"{tmp_path}/none/"):
+        result = run("-o", name, films[0])
+        assert (result.returncode, result.stdout) == (40, "")
+        assert "this is a folder: give the name of a file" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -62,6 +62,24 @@ def test_several_films_into_a_folder(main: Main, films: list[Path], tmp_path: Pa
     assert json.loads(resource.read_text())["subject"]["identifier"]["value"] == "SECRETID"
 
 
+@pytest.mark.parametrize("form", ["sr", "fhir"])
+def test_a_folder_by_its_slash(main: Main, films: list[Path], tmp_path: Path, form: str) -> None:
+    """It is made, for one film as for several, and the files have the same names."""
+    names = []
+    for folder, chosen in (("one", films[:1]), ("two", films[:2])):
+        assert main("-q", "--format", form, "-o", f"{tmp_path / folder}/", *chosen) == (0, "", "")
+        assert main("-q", "--format", form, "-o", f"{tmp_path / folder}//", *chosen) == (0, "", "")
+        names.append({path.name for path in (tmp_path / folder).iterdir()})
+    assert [len(found) for found in names] == [1, 2]
+    assert names[0] < names[1]
+    code, out, err = main("--format", form, "-o", f"{tmp_path}/none/none/", films[0])
+    assert (code, out) == (40, "")
+    assert f"the folder {tmp_path}/none does not exist" in err
+    (tmp_path / "file").write_text("old")
+    assert main("--format", form, "-o", f"{tmp_path}/file/", films[0])[0] == 40
+    assert (tmp_path / "file").read_text() == "old"
+
+
 def test_coded_findings(main: Main, films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only of a bundle that says how they are coded, and that is found out before any work."""
     out = tmp_path / "coded.dcm"

@@ -23,7 +23,6 @@ import edge  # noqa: E402
 from edge.bundle import Bundle  # noqa: E402
 from edge.vision import VisionSession  # noqa: E402
 
-
 WIDE: dict[str, dict[str, Any]] = {
     "vit": {"hidden_size": 192, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 384,
             "patch_size": 16},

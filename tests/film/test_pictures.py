@@ -180,3 +180,8 @@ def test_damaged_png(refused):
     refused(bytes(data), CorruptInput)
     refused(png_header(80, 72, bits=3), CorruptInput)
     refused(png_header(80, 72, kind=5), CorruptInput)
+
+
+def test_one_huge_side_is_not_called_small(refused):
+    for size in ((2**31 + 1, 10), (10, 2**31 + 1)):
+        assert "implausibly large" in str(refused(png_header(*size), UnsupportedPixels))

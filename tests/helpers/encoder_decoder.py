@@ -87,8 +87,8 @@ def enliven(model: Any, gain: float) -> None:
 def let_positions_through(decoder: Any, attention: float, mlp: float) -> None:
     """Scale what attention and MLPs of a BERT-like decoder add to its residual stream.
 
-    Behind many layers with the gain of :func:`enliven` the next token hardly depends on where it stands: beams that hold
-    the same tokens in another order are ties then, and rounding chooses between them.
+    Behind many layers with the gain of :func:`enliven` the next token hardly depends on where it stands: beams that
+    hold the same tokens in another order are ties then, and rounding chooses between them.
     """
     with torch.no_grad():
         for name, parameter in decoder.named_parameters():

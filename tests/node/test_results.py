@@ -11,10 +11,10 @@ import pytest
 
 pytest.importorskip("pydicom")
 sys.path.insert(0, str(Path(__file__).parents[1] / "standard"))
-from standard_parts import FILM, make_film, make_report  # noqa: E402
+from standard_parts import FILM, make_film, make_report
 
-from edge.node.results import make_objects  # noqa: E402
-from edge.standard.filmheader import film_header  # noqa: E402
+from edge.node.results import make_objects
+from edge.standard.filmheader import film_header
 
 
 def test_a_text_says_what_the_report_warns_of() -> None:

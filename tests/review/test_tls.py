@@ -120,6 +120,21 @@ def test_a_wrong_certificate(
     assert error.count("\n") == 1
 
 
+def test_an_address_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
+    """Another port would not help; of a port that is taken it is said that it would."""
+    words = ["--port", "0", "--token", TOKEN, "--no-tls", "--bundle", "/nowhere"]
+    for host in ("192.0.2.1", "nobody.invalid"):
+        assert main(["--host", host, *words]) == 60
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"cannot listen: --host {host}: " in line
+        assert "port" not in line
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port), "--bundle", "/nowhere"]) == 60
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"port {port}: Address already in use; try --port 0")
+
+
 def test_others_are_not_served_in_the_clear(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--host", "0.0.0.0", "--port", "0", "--token", TOKEN]) == 1
     assert "in the clear" in capsys.readouterr().err
