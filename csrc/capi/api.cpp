@@ -133,12 +133,14 @@ const char* edge_status_name(int32_t status) {
 }
 
 void edge_options_init(edge_options* options) {
+  if (!options) return;
   *options = edge_options{};
   options->size = sizeof *options;
   options->draft = 1;
 }
 
 void edge_film_init(edge_film* film) {
+  if (!film) return;
   *film = edge_film{};
   film->size = sizeof *film;
   film->bits_allocated = 16;
@@ -147,6 +149,7 @@ void edge_film_init(edge_film* film) {
 }
 
 void edge_report_options_init(edge_report_options* options) {
+  if (!options) return;
   *options = edge_report_options{};
   options->size = sizeof *options;
   options->top_p = 1.0;

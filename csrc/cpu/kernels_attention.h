@@ -102,7 +102,7 @@ inline void softmax_part(float* scores, const float* key_scale, const float* bia
     Vec v = mul(load(scores + j), key_scale ? mul(s, load(key_scale + j)) : s);
     if (bias) v = add(v, load(bias + j));
     // A hidden key's bias is the lowest finite number: keep the sum finite, or max - score would be NaN.
-    store(scores + j, max(v, lowest));
+    store(scores + j, max(lowest, v));  // in this order NaN stays NaN
   }
   for (int64_t j = count; j < padded; ++j) scores[j] = -FLT_MAX;
   Vec top = load(scores);
@@ -152,7 +152,7 @@ inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t 
 }
 
 // `count` is the largest of the rows; a row that sees fewer keys has p = 0 beyond its own, and adding 0 * v
-// changes no bit of a sum.
+// changes no bit of a sum while v is finite.
 template <class T, int ROWS>
 inline void value_rows(const AttendArgs& a, int64_t row, int64_t count, const float* p) {
   // Several sums at a time, so that none waits for itself, but no more columns than most heads have.

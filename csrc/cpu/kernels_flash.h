@@ -54,7 +54,7 @@ inline void flash_softmax(const FlashArgs& a, int64_t block, int64_t count, floa
   for (int64_t j = 0; j < padded; j += kLanes) {
     Vec v = mul(load(scores + j), scale);
     // A hidden key's bias is the lowest finite number: keep the sum finite, or max - score would be NaN.
-    if (bias) v = max(add(v, load(bias + j)), lowest);
+    if (bias) v = max(lowest, add(v, load(bias + j)));
     store(scores + j, v);
   }
   for (int64_t j = count; j < padded; ++j) scores[j] = -FLT_MAX;

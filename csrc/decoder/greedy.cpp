@@ -169,14 +169,15 @@ class GreedyWriter : public Writer {
   }
   const BlockHook measure_ = [this](int64_t row, int64_t block, const NearLogits* near) {
     const auto r = static_cast<size_t>(row);
-    if (near) chooser_.settle_adjusted(*near, block, changed_before(r));
     const float* logits = step_.logits + row * network_.spec().vocab;
-    stats_[r * blocks_ + static_cast<size_t>(block)] = chooser_.measure(logits, block, changed_before(r));
+    stats_[r * blocks_ + static_cast<size_t>(block)] =
+        near ? chooser_.measure_near(*near, block, changed_before(r))
+             : chooser_.measure(logits, block, changed_before(r));
   };
   const ScreenHook settle_ = [this](int64_t row, int64_t begin, int64_t end, const NearLogits& near) {
     const auto r = static_cast<size_t>(row);
     const auto stats = std::span(stats_).subspan(r * blocks_, blocks_);
-    const Reach reach = TokenChooser::reach(near, stats);
+    const Reach reach = TokenChooser::reach(stats);
     for (int64_t b = begin; b < end; ++b)
       settled_[r * blocks_ + static_cast<size_t>(b)] =
           chooser_.settle(near, b, stats[static_cast<size_t>(b)], reach, changed_before(r));

@@ -70,28 +70,29 @@ BlockStats TokenChooser::measure(const float* logits, int64_t block, std::span<c
   return stats;
 }
 
-void TokenChooser::settle_adjusted(const NearLogits& near, int64_t block,
-                                   std::span<const int32_t> also) const {
+BlockStats TokenChooser::measure_near(const NearLogits& near, int64_t block,
+                                      std::span<const int32_t> also) const {
   const auto begin = static_cast<int32_t>(block * kVocabBlock);
   const auto end = static_cast<int32_t>(std::min((block + 1) * kVocabBlock, vocab_));
+  // Of what is suppressed or banned only the weight counts, as of every other id.
   for (const int32_t id : also)
     if (id >= begin && id < end) near.settle(id);
   for (auto at = std::lower_bound(special_.begin(), special_.end(), Special{begin, false});
        at != special_.end() && at->id < end; ++at)
-    near.settle(at->id);
-  for (auto id = std::lower_bound(banned_.begin(), banned_.end(), begin); id != banned_.end() && *id < end;
-       ++id)
-    near.settle(*id);
+    if (!at->suppressed) near.settle(at->id);
+  BlockStats stats = measure(near.logits(), block, also);
+  stats.slack = near.bound(stats.id);
+  return stats;
 }
 
-Reach TokenChooser::reach(const NearLogits& near, std::span<const BlockStats> stats) {
+Reach TokenChooser::reach(std::span<const BlockStats> stats) {
   Reach reach{kNever, kNever};
   float top = kNever;
   for (const BlockStats& block : stats) {
     // What is not finite is looked at in full.
     if (!std::isfinite(block.max)) return {kNever, kNever};
     top = std::max(top, block.max);
-    reach.best = std::max(reach.best, block.best - near.bound(block.id));
+    reach.best = std::max(reach.best, block.best - block.slack);
   }
   double sum = 0.0;
   for (const BlockStats& block : stats)
@@ -102,12 +103,11 @@ Reach TokenChooser::reach(const NearLogits& near, std::span<const BlockStats> st
 
 BlockStats TokenChooser::settle(const NearLogits& near, int64_t block, const BlockStats& stats,
                                 const Reach& reach, std::span<const int32_t> also) const {
-  if (stats.max < reach.heavy && stats.max + near.block_bound(block, stats.max) < reach.best) return stats;
+  const float least = std::min(reach.best, reach.heavy);
+  if (stats.max + near.block_bound(block, stats.max) < least) return stats;
   const int64_t end = std::min((block + 1) * kVocabBlock, vocab_);
-  for (int64_t i = block * kVocabBlock; i < end; ++i) {
-    const float logit = near.logits()[i];
-    if (!(logit < reach.heavy && logit + near.bound(i) < reach.best)) near.settle(i);
-  }
+  for (int64_t i = block * kVocabBlock; i < end; ++i)
+    if (!(near.logits()[i] + near.bound(i) < least)) near.settle(i);
   return measure(near.logits(), block, also);
 }
 

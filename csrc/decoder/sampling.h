@@ -44,12 +44,13 @@ struct BlockStats {
   float sum_exp;
   float best;
   int32_t id;
+  float slack = 0.0f;  // how far `best` can be from that id's score, where a screen left it near
 };
 
 // Which of the logits that a screen left near their scores are wanted as they are.
 struct Reach {
   float best;   // those that can be as large as this: one of them wins
-  float heavy;  // those above this: what they are off by would be seen in the log-sum-exp
+  float heavy;  // those that can be above this: what they are off by would be seen in the log-sum-exp
 };
 
 struct Choice {
@@ -72,10 +73,11 @@ class TokenChooser {
   // called from several threads at once.
   BlockStats measure(const float* logits, int64_t block, std::span<const int32_t> also = {}) const;
   // Logits of a screen, first of a block and then, when all blocks have been measured, of the row: makes
-  // those exact that are adjusted, and those within reach. Whoever is chosen has been made exact, and was the
-  // best.
-  void settle_adjusted(const NearLogits& near, int64_t block, std::span<const int32_t> also = {}) const;
-  static Reach reach(const NearLogits& near, std::span<const BlockStats> stats);
+  // those exact that the penalty changes, and those within reach. Whoever is chosen has been made exact, and
+  // was the best.
+  BlockStats measure_near(const NearLogits& near, int64_t block, std::span<const int32_t> also = {}) const;
+  // Looks at the statistics alone: other members may be settling logits.
+  static Reach reach(std::span<const BlockStats> stats);
   // The block's statistics after that.
   BlockStats settle(const NearLogits& near, int64_t block, const BlockStats& stats, const Reach& reach,
                     std::span<const int32_t> also = {}) const;

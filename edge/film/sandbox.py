@@ -344,9 +344,12 @@ def abort() -> None:
 
 def _after_fork() -> None:
     global _SHARED, _SHARED_LOCK
-    if _SHARED is not None and _SHARED._lifeline is not None:
-        with contextlib.suppress(OSError):
-            os.close(_SHARED._lifeline)  # or the worker would outlive its own parent for us
+    if _SHARED is not None:
+        atexit.unregister(_SHARED.close)  # the worker is our parent's, and the number may be another file's by then
+        if _SHARED._lifeline is not None:
+            with contextlib.suppress(OSError):
+                os.close(_SHARED._lifeline)  # or the worker would outlive its own parent for us
+            _SHARED._lifeline = None
     _SHARED, _SHARED_LOCK = None, threading.Lock()
 
 

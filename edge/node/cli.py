@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 PROG = "edge-node"
 _EPILOG = """\
-exit codes: 0 stopped on request; 1 wrong usage or configuration; 30 bundle; 40-59 the spool; 60 an address cannot be
-used; 80-99 the model. Drafts are for research. This is not a medical device.
+exit codes: 0 stopped on request; 1 wrong usage or configuration; 20 --find knows no such film; 30 bundle; 40-59 the
+spool; 60 an address cannot be used; 80-99 the model. Drafts are for research. This is not a medical device.
 """
 
 
@@ -40,6 +40,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("config", metavar="CONFIG.toml", help="the configuration; see docs/node.md")
     parser.add_argument("--check", action="store_true", help="tell everything that is wrong with it, and start nothing")
+    parser.add_argument(
+        "--find", metavar="UID", help="print what the trace says about the film of this SOP Instance UID, and end"
+    )
     parser.add_argument("-v", "--verbose", action="store_true", help="more lines on stderr")
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     return parser
@@ -71,6 +74,8 @@ def _run(options: argparse.Namespace) -> int:
         config = read_config(options.config)
     except ConfigError as error:
         return _tell(options.config, error.problems)
+    if options.find is not None:
+        return _find(config, options.find)
     try:
         import pynetdicom  # noqa: F401
     except ImportError:
@@ -88,6 +93,25 @@ def _run(options: argparse.Namespace) -> int:
         print(f"{options.config}: no errors")
         return 0
     return serve(config)
+
+
+def _find(config: Config, uid: str) -> int:
+    """Print the lines about a film, and where it is while it waits or once it was put aside."""
+    from edge.errors import InputError, UsageError
+    from edge.film.header import valid_uid
+    from edge.node.spool import film_key
+    from edge.node.trace import find
+
+    if not valid_uid(uid):
+        raise UsageError("--find takes a SOP Instance UID: digits and dots")
+    spool, key = config.node.spool, film_key(uid)
+    found = list(find(config.trace.path or spool / "trace.jsonl", spool / "trace.key", uid))
+    places = [f"{state}/{key}" for state in ("queue", "dead") if (spool / state / key).exists()]
+    if not found and not places:
+        raise InputError("no film of this UID was taken, or its line is older than the trace")
+    for line in (*found, *places):
+        print(line)
+    return 0
 
 
 def _tell(path: str, problems: list[str]) -> int:

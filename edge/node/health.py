@@ -40,8 +40,9 @@ class Health:
         handler = type("Handler", (_Handler,), {"pages": pages})
         try:
             self._server = _Server((host, port), handler)
-        except OSError as error:
-            raise NetworkError(f"[health] {host} port {port}: {error.strerror or 'cannot be used'}") from None
+        except (OSError, UnicodeError) as error:
+            words = getattr(error, "strerror", None) or "cannot be used"
+            raise NetworkError(f"[health] {host} port {port}: {words}") from None
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="edge-health", daemon=True)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from edge.film.header import valid_uid
+from edge.film.quiet import quiet
 from edge.node.spool import FILM, QueueFull, Spool
 
 if TYPE_CHECKING:
@@ -148,14 +149,20 @@ def file_meta(sop_class: str, sop_instance: str, syntax: str, sender: str) -> by
 
     from edge.standard.identity import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
 
-    if not all(map(valid_uid, (sop_class, sop_instance, syntax))):
+    if not all(map(_well_formed, (sop_class, sop_instance, syntax))):
         raise ValueError("ill-formed UID")
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, sop_instance
-    meta.TransferSyntaxUID = syntax
-    meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
-    meta.SourceApplicationEntityTitle = sender
     out = io.BytesIO()
     out.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(out, meta, enforce_standard=True)
+    with quiet():
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = sop_class, sop_instance
+        meta.TransferSyntaxUID = syntax
+        meta.ImplementationClassUID, meta.ImplementationVersionName = IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+        meta.SourceApplicationEntityTitle = sender
+        write_file_meta_info(out, meta, enforce_standard=True)
     return out.getvalue()
+
+
+def _well_formed(uid: str) -> bool:
+    """Whether a UID keeps every rule of PS3.5 section 9.1; in files, components that begin with 0 are let pass."""
+    return valid_uid(uid) and not any(len(part) > 1 and part.startswith("0") for part in uid.split("."))

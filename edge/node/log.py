@@ -7,6 +7,7 @@ import logging
 import sys
 import threading
 import time
+import warnings
 
 from edge.cli.output import printable
 
@@ -30,6 +31,7 @@ def set_up(level: int = logging.INFO) -> None:
     logger.setLevel(level)
     logger.propagate = False
     silence()
+    warnings.simplefilter("ignore")  # pydicom's quote what peers sent, in whatever thread it reads that
     threading.excepthook = _thread_failed
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import tempfile
 import threading
 import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from edge.bundle import Bundle
-from edge.errors import EdgeError, NetworkError
+from edge.errors import EdgeError, NetworkError, OutputError
 from edge.node.accept import contexts
 from edge.node.config import Config
 from edge.node.delivery import Delivery, make_receiver
@@ -20,7 +22,7 @@ from edge.node.log import log
 from edge.node.metrics import Metrics
 from edge.node.receive import Receiver
 from edge.node.spool import Result, Spool
-from edge.node.trace import Trace
+from edge.node.trace import Trace, read_key
 from edge.node.worker import Worker, engine_of
 
 if TYPE_CHECKING:
@@ -100,10 +102,9 @@ class Node:
         ae.supported_contexts = offered = contexts(settings.accept)
         try:
             return Server(ae, offered, settings, self.spool, self.metrics, receiver.handlers())
-        except OSError as error:
-            raise NetworkError(
-                f"[node] {settings.host} port {settings.port}: {error.strerror or type(error).__name__}"
-            ) from None
+        except (OSError, UnicodeError) as error:
+            words = getattr(error, "strerror", None) or type(error).__name__
+            raise NetworkError(f"[node] {settings.host} port {settings.port}: {words}") from None
 
     def _watch(self) -> Health:
         gauges = self.metrics.gauges
@@ -283,19 +284,53 @@ def check(config: Config) -> list[str]:
             make_receiver(peer, config.node.ae_title).close()
         except (OSError, ValueError) as error:
             problems.append(f"[[deliver]] {peer.name}: {type(error).__name__}: its certificates cannot be used")
-    if (problem := _spool_problem(config)) is not None:
-        problems.append(problem)
-    return problems
+    found = [_host_problem("[node]", config.node.host), _spool_problem(config), _trace_problem(config)]
+    if config.health.port:
+        found.append(_host_problem("[health]", config.health.host))
+    return problems + [problem for problem in found if problem is not None]
+
+
+def _host_problem(place: str, host: str) -> str | None:
+    """Whether connections to a host can be listened for; at any port, as a node may be using its own."""
+    try:
+        families = {entry[0] for entry in socket.getaddrinfo(host, None)}
+        old = socket.AF_INET in families or place == "[health]"
+        with socket.socket(socket.AF_INET if old else socket.AF_INET6) as probe:
+            probe.bind((host, 0))
+    except (OSError, UnicodeError) as error:
+        words = getattr(error, "strerror", None) or "cannot be used"
+        return f"{place} host: {host}: {words}; it must be an address or a name of this machine"
+    return None
+
+
+def _trace_problem(config: Config) -> str | None:
+    path = config.trace.path
+    try:
+        if path is None or path.parent == config.node.spool:
+            return None
+        if path.is_dir():
+            return f"[trace] path: {path} is a folder"
+        if not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            return f"[trace] path: {path} cannot be written"
+    except OSError as error:
+        return f"[trace] path: {path}: {error.strerror}"
+    return None
 
 
 def _spool_problem(config: Config) -> str | None:
     path = config.node.spool
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    if not path.is_dir():
-        return f"[node] spool: {path} is not a folder"
-    if not os.access(path, os.W_OK | os.X_OK):
-        return f"[node] spool: {path} cannot be written to"
+    try:
+        while not path.exists() and path != path.parent:
+            path = path.parent
+        if not path.is_dir():
+            return f"[node] spool: {path} is not a folder"
+        if (path / "trace.key").exists():
+            read_key(path / "trace.key")
+        os.rmdir(tempfile.mkdtemp(prefix=".edge-node-check-", dir=path))  # as the spool, or a folder on the way to it
+    except OutputError as error:
+        return f"[node] spool: {error}"
+    except OSError as error:
+        return f"[node] spool: {path} cannot be written to: {error.strerror}"
     free = shutil.disk_usage(path).free >> 20
     if free < config.queue.min_free_mb:
         return f"[queue] min_free_mb: only {free} MB are free on the disk of the spool"

@@ -16,10 +16,11 @@ import secrets
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edge.errors import OutputError
+from edge.errors import InputError, OutputError
 from edge.node.log import log
 from edge.version import __version__
 
@@ -47,13 +48,13 @@ class Trace:
 
     def name_of(self, sop_instance_uid: str) -> str:
         """HMAC-SHA256 of a SOP Instance UID under this node's key."""
-        return hmac.new(self._key, sop_instance_uid.encode(), hashlib.sha256).hexdigest()
+        return _name(self._key, sop_instance_uid)
 
-    def write(self, outcome: str, **values: Any) -> None:
-        """Add a line. A film is more than its line: a failure is told once, and nothing else."""
-        moment = time.time()
+    def write(self, outcome: str, **values: Any) -> str:
+        """Add a line, and give its run. A film is more than its line: a failure is told once, and nothing else."""
+        moment, run = time.time(), uuid.uuid4().hex
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment)) + f".{int(moment * 1000) % 1000:03d}Z"
-        entry = {"time": stamp, "run": uuid.uuid4().hex, "outcome": outcome, **self._constant, **values}
+        entry = {"time": stamp, "run": run, "outcome": outcome, **self._constant, **values}
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             try:
@@ -68,6 +69,7 @@ class Trace:
                 if not self._told:
                     log.error("the trace cannot be written: %s", error.strerror)
                 self._told = True
+        return run
 
     def _turn_over(self, more: int) -> None:
         try:
@@ -81,11 +83,51 @@ class Trace:
         os.replace(self._path, f"{self._path}.1")
 
 
+def find(path: Path, key_file: Path, sop_instance_uid: str) -> Iterator[str]:
+    """The lines about a film, the oldest first, also of files that were turned over; nothing is made or changed.
+
+    Raises
+    ------
+    InputError, OutputError
+        A file cannot be read; the key cannot.
+    """
+    try:
+        if not key_file.exists():
+            raise InputError(f"{key_file}: there is no key: this node has not been started yet")
+        name = _name(read_key(key_file), sop_instance_uid)
+        older = [old for old in path.parent.glob(f"{path.name}.*") if old.suffix[1:].isdecimal()]
+        for file in (*sorted(older, key=lambda old: -int(old.suffix[1:])), path):
+            if not file.exists():
+                continue
+            with open(file, encoding="utf-8", errors="replace") as lines:
+                yield from (line.rstrip("\n") for line in lines if f'"film":"{name}"' in line)
+    except OSError as error:
+        raise InputError(f"{path}: the trace cannot be read: {error.strerror}") from None
+
+
+def _name(key: bytes, sop_instance_uid: str) -> str:
+    return hmac.new(key, sop_instance_uid.encode(), hashlib.sha256).hexdigest()
+
+
 def _key(path: Path) -> bytes:
-    problem = "the trace key cannot be used"
     try:
         if not path.exists():  # a full disk must not keep a node from starting that has its key
             _make_key(path)
+    except OSError as error:
+        raise OutputError(f"{path}: the trace key cannot be used: {error.strerror}") from None
+    return read_key(path)
+
+
+def read_key(path: Path) -> bytes:
+    """The key that a node has.
+
+    Raises
+    ------
+    OutputError
+        It cannot be used.
+    """
+    problem = "the trace key cannot be used"
+    try:
         key = path.read_bytes()
         if path.stat().st_mode & 0o077:
             raise OutputError(f"{path}: {problem}: others can read it; chmod 600")

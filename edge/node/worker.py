@@ -188,8 +188,9 @@ class Worker:
         self._spool.finish(film, {}, [])
         self._metrics.count("skipped")
         self._metrics.failed("report", refusal.kind)
-        self._trace.write("skipped", film=self._name(film), reason=refusal.kind)
-        log.info("a film of %s is not for this model: %s", film.job.get("sender", "?"), refusal.kind)
+        words = str(refusal)  # of a fixed list, as all that refuses a film: nothing of the header is quoted
+        run = self._trace.write("skipped", film=self._name(film), reason=refusal.kind, words=words)
+        log.info("a film of %s is not for this model: %s: %s (run %s)", _sender(film), refusal.kind, words, run)
         return None
 
     def _failed(self, film: Film, error: EdgeError | MemoryError) -> float | None:
@@ -199,28 +200,41 @@ class Worker:
         run out of time.
         """
         kind = error.kind if isinstance(error, EdgeError) else "memory"
+        words = str(error) or "not enough memory"
         self._metrics.failed("report", kind)
         if self._stopping:
             self._spool.rest(film)
             return None
         delay = self._later(film)
         if self._tries[film.key] >= self._config.report.tries:
-            return self._give_up(film, kind, str(error))
+            return self._give_up(film, kind, words)
         self._spool.rest(film)
-        log.error("a film could not be reported (%s); it is tried again in %.0f s", kind, delay)
+        log.error(
+            "a film of %s could not be reported (%s: %s); it is tried again in %.0f s: see queue/%s",
+            _sender(film),
+            kind,
+            words,
+            delay,
+            film.key,
+        )
         return delay
 
     def _give_up(self, film: Film, kind: str, words: str) -> float | None:
         self._spool.bury_film(film, {"reason": kind, "words": words, "time": time.time()})
         self._metrics.count("film_given_up")
         self._metrics.failed("report", kind)
-        self._trace.write("given up", film=self._name(film), reason=kind)
-        log.error("a film of %s was given up (%s): see dead/%s", film.job.get("sender", "?"), kind, film.key)
+        run = self._trace.write("given up", film=self._name(film), reason=kind, words=words)
+        log.error("a film of %s was given up (%s: %s): see dead/%s (run %s)", _sender(film), kind, words, film.key, run)
         return None
 
     def _name(self, film: Film) -> str:
         """The trace's name of a film that has no report."""
         return self._trace.name_of(str(film.job.get("instance", film.key)))
+
+
+def _sender(film: Film) -> str:
+    """AE title of the modality; a person's work on the spool may have lost it."""
+    return str(film.job.get("sender", "?"))
 
 
 def engine_of(config: Config, bundle: Any) -> Engine:

@@ -7,16 +7,42 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from edge.errors import EdgeError
+from edge.errors import EdgeError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from .train import Trainer
 
-
+PROG = "edge-phantom"
 CROSS_FAMILIES = ("gpt2-cross", "bert-cross")
+MOST_FILMS = 1_000_000
+MOST_THREADS = 512
+MOST_SEED = (1 << 31) - 1
+SIZES = (128, 12_000)
+"""Long side of a film in pixels: what can be drawn and read."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Wrong usage is exit code 1, as everywhere in this project."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
+        return value
+
+    return parse
 
 
 def _default_cache() -> Path:
@@ -25,14 +51,14 @@ def _default_cache() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="edge-phantom", description=__doc__)
+    parser = _Parser(prog=PROG, description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
 
     draw = commands.add_parser("draw", help="draw phantoms with masks, findings text and labels")
-    draw.add_argument("--n", type=int, default=10, help="how many (default 10)")
+    draw.add_argument("--n", type=_whole(1, MOST_FILMS), default=10, help="how many (default 10)")
     draw.add_argument("--out", type=Path, required=True, help="folder to write into")
-    draw.add_argument("--seed", type=int, default=0)
-    draw.add_argument("--size", type=int, default=2500, help="long side in pixels (default 2500)")
+    draw.add_argument("--seed", type=_whole(0, MOST_SEED), default=0)
+    draw.add_argument("--size", type=_whole(*SIZES), default=2500, help="long side in pixels (default 2500)")
     draw.add_argument("--format", choices=("dicom", "png", "both"), default="both")
 
     train = commands.add_parser("train", help="train the demo model (about two hours on four cores), or a small other")
@@ -44,14 +70,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--out", type=Path, required=True, help="checkpoints, then the bundles")
     train.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
-    train.add_argument("--images", type=int, default=None, help="default 12000; 6000 for the small others")
-    train.add_argument("--seed", type=int, default=1)
+    train.add_argument(
+        "--images", type=_whole(1, MOST_FILMS), default=None, help="default 12000; 6000 for the small others"
+    )
+    train.add_argument("--seed", type=_whole(0, MOST_SEED), default=1)
     stages = ("all", "segmenter", "encoder", "devices", "decoder", "report")  # the small others have three of them
     train.add_argument("--stage", choices=stages, default="all")
-    train.add_argument("--steps", type=int, default=None, help="steps of the stage, instead of the default")
-    train.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
-    train.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    train.add_argument("--evaluate", type=int, default=500, help="unseen phantoms to score the bundles on")
+    train.add_argument(
+        "--steps", type=_whole(1, 10_000_000), default=None, help="steps of the stage, instead of the default"
+    )
+    train.add_argument("--workers", type=_whole(1, MOST_THREADS), default=max(1, (os.cpu_count() or 2) - 1))
+    train.add_argument("--threads", type=_whole(1, MOST_THREADS), default=os.cpu_count() or 1)
+    train.add_argument(
+        "--evaluate", type=_whole(1, MOST_FILMS), default=500, help="unseen phantoms to score the bundles on"
+    )
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     train.add_argument("--compile", action="store_true", help="torch.compile: a quarter faster, needs g++")
     train.add_argument("--draw-only", action="store_true", help="fill the cache and stop")
@@ -61,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     draft.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     draft.add_argument("--out", type=Path, required=True, help="the bundle with its table")
     draft.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
-    draft.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    draft.add_argument("--threads", type=_whole(1, MOST_THREADS), default=os.cpu_count() or 1)
     draft.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
 
     coding = commands.add_parser(
@@ -70,12 +102,14 @@ def _parser() -> argparse.ArgumentParser:
     coding.add_argument("--out", type=Path, required=True, help="a JSON file")
 
     evaluate = commands.add_parser("evaluate", help="report unseen phantoms and score the labels read back")
-    evaluate.add_argument("--n", type=int, default=500)
+    evaluate.add_argument("--n", type=_whole(1, MOST_FILMS), default=500, help="how many (default 500)")
     evaluate.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     evaluate.add_argument("--against", type=Path, default=None, help="a second bundle: label agreement")
-    evaluate.add_argument("--seed", type=int, default=2026)
-    evaluate.add_argument("--size", type=int, default=1024, help="long side of the films in pixels")
-    evaluate.add_argument("--threads", type=int, default=None, help="default: 1; with --drafting all cores")
+    evaluate.add_argument("--seed", type=_whole(0, MOST_SEED), default=2026)
+    evaluate.add_argument("--size", type=_whole(*SIZES), default=1024, help="long side of the films in pixels")
+    evaluate.add_argument(
+        "--threads", type=_whole(1, MOST_THREADS), default=None, help="default: 1; with --drafting all cores"
+    )
     evaluate.add_argument(
         "--drafting", action="store_true", help="instead of scores: with and without drafts, tokens and decode speed"
     )
@@ -84,32 +118,74 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = _parser().parse_args(argv)
+    """Run the command; returns the exit code."""
     try:
-        if arguments.command == "draw":
-            from .write import draw_to_folder
-
-            draw_to_folder(arguments.n, arguments.out, arguments.seed, arguments.size, arguments.format)
-        elif arguments.command == "train" and arguments.family != "lana":
-            from .cross_command import train_cross
-
-            train_cross(arguments, arguments.cache or _default_cache())
-        elif arguments.command == "train":
-            _train(arguments)
-        elif arguments.command == "draft":
-            _draft(arguments)
-        elif arguments.command == "coding":
-            from .coding import coding_json
-
-            arguments.out.write_bytes(coding_json())
-        else:
-            _evaluate(arguments)
+        _run(_parser().parse_args(argv))
+    except SystemExit as end:
+        return int(end.code or 0)
     except EdgeError as error:
-        print(f"edge-phantom: {error.kind}: {error}", file=sys.stderr)
+        print(f"{PROG}: {error.kind}: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a folder of training, of the cache: what it could not make or write
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"{PROG}: {OutputError.kind}: {_one_line(place + (error.strerror or str(error)))}", file=sys.stderr)
+        return OutputError.exit_code
+    except ImportError as error:
+        print(f"{PROG}: {error.name} is not installed: pip install '.[cpu,export]'", file=sys.stderr)
+        return 80
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _one_line(text: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    if arguments.command == "draw":
+        from .write import draw_to_folder
+
+        draw_to_folder(arguments.n, arguments.out, arguments.seed, arguments.size, arguments.format)
+    elif arguments.command == "train" and arguments.family != "lana":
+        from .cross_command import train_cross
+
+        train_cross(arguments, arguments.cache or _default_cache())
+    elif arguments.command == "train":
+        _train(arguments)
+    elif arguments.command == "draft":
+        _draft(arguments)
+    elif arguments.command == "coding":
+        from .coding import coding_json
+
+        _check_target(arguments.out)
+        _write(arguments.out, coding_json())
+    else:
+        _evaluate(arguments)
+
+
+def _check_target(path: Path) -> None:
+    """Find out before the work that a file cannot be written."""
+    from edge.cli.output import check_target
+
+    try:
+        check_target(str(path), [])
+    except OutputError as error:
+        raise OutputError(f"{path}: {error}") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Write a file as a whole."""
+    from edge.cli.output import write_whole
+
+    try:
+        write_whole(str(path), data)
+    except OutputError as error:
+        raise OutputError(f"{path}: {error}") from None
+
+
+def _write_figures(path: Path, figures: dict[str, Any]) -> None:
+    _write(path, json.dumps(figures, indent=1).encode() + b"\n")
 
 
 def _train(arguments: argparse.Namespace) -> None:
@@ -165,7 +241,7 @@ def _publish(arguments: argparse.Namespace, trainer: Trainer, tokenizer_path: Pa
     scores = evaluate(arguments.evaluate, 2026, bundle=bundles["int8"], against=bundles["fp32"])
     text = table(scores)
     print(text)
-    (arguments.out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    _write_figures(arguments.out / "scores.json", scores)
     command = f"`edge-phantom evaluate --n {arguments.evaluate}`"
     publish(
         trainer,
@@ -181,8 +257,10 @@ def _draft(arguments: argparse.Namespace) -> None:
     from edge.bundle import DEMO
 
     from ..add_draft import add_draft_table
+    from ..bundle_writer import check_target
     from .own_drafts import SOURCE, draft_texts
 
+    check_target(arguments.out, force=arguments.force)
     bundle = arguments.bundle or DEMO
     texts = draft_texts(bundle, arguments.cache or _default_cache(), workers=arguments.threads)
     digest = add_draft_table(bundle, texts, arguments.out, source=SOURCE, force=arguments.force)
@@ -192,6 +270,8 @@ def _draft(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from .evaluate import evaluate, table
 
+    if arguments.json is not None:
+        _check_target(arguments.json)
     if arguments.drafting:
         from . import drafting
 
@@ -200,7 +280,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         )
         print(drafting.table(found))
         if arguments.json is not None:
-            arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+            _write_figures(arguments.json, found)
         return
     result = evaluate(
         arguments.n,
@@ -212,7 +292,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
     print(table(result))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        _write_figures(arguments.json, result)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from edge.errors import UsageError
+
 from .labels import LABELS
 from .workers import drawing_pool
 
@@ -70,6 +72,11 @@ def evaluate(
         that ended by themselves) and, with ``against``, what two bundles share: ``label_agreement`` (share of single
         labels), ``positive_agreement`` (the same among labels that either reports: most labels are absent from most
         films), ``identical_label_sets`` and ``identical_token_ids`` (shares of films).
+
+    Raises
+    ------
+    UsageError
+        Of no phantom there are no scores.
     """
     import io
     import os
@@ -81,6 +88,8 @@ def evaluate(
 
     from .labeller import label
 
+    if count < 1:
+        raise UsageError("scores need at least one phantom")
     engine = edge.load(bundle, device="cpu", threads=threads)
     other = edge.load(against, device="cpu", threads=threads) if against is not None else None
     side = int(engine.bundle.manifest.image["height"]) // 8

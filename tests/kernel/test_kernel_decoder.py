@@ -152,3 +152,18 @@ def test_layouts_of_weights() -> None:
     np.testing.assert_array_equal(
         decoder_of(spec, {k: odd(v) for k, v in weights.items()}, prefix).forward(ids, True), want
     )
+
+
+@isas
+@pytest.mark.parametrize("kv", ["fp32", "fp16"])
+@pytest.mark.parametrize("bias", [None, "soft"])
+def test_what_is_not_a_number_stays_so(isa: str, kv: str, bias: str | None) -> None:
+    """A query that is none is not taken for one that sees nothing."""
+    need(isa)
+    spec = spec_of(layers=2)
+    weights, prefix = weights_of(spec), prefix_of(spec, 70)
+    weights["layers.0.qkv.weight"][3, 5] = np.nan
+    decoder = decoder_of(spec, weights, prefix, bias, isa=isa, kv_dtype=kv)
+    assert not np.isfinite(decoder.forward(np.array([3], np.int32), bias is not None)).any()
+    rows = np.random.default_rng(0).standard_normal((70, spec["hidden"]), np.float32)
+    assert not np.isfinite(decoder.prefill(rows, prefix[bias] if bias else None, bias=bias is not None)).any()

@@ -139,6 +139,28 @@ def test_beside_beams_and_samples() -> None:
 
 
 @isas
+def test_what_weighs_something_is_read(isa: str) -> None:
+    """A quarter of the probability on a row whose 8 bits see nothing of it."""
+    spec = spec_of(vocab=VOCAB, layers=1, tied_head=False)
+    weights, prefix = weights_of(spec), prefix_of(spec, 20)
+    weights["final_norm.weight"][:] = 0
+    weights["final_norm.bias"][:] = 1
+    weights["final_norm.bias"][0] = 0  # what the head reads: 0, 1, 1, ...
+    head = weights["head.weight"]
+    head[:] = 0
+    head[5, 1:] = 20 / 63
+    head[900] = 18.9 / 63
+    head[900, 0] = 100  # beside which the others are no level
+    texts = []
+    for decoder in pair(spec, weights, isa=need(isa), evidence_layers=[]):
+        decoder.set_prefix(prefix["keys"], prefix["values"], None)
+        texts.append(decoder.generate(None, begin_ids=[4], max_new_tokens=1))
+    assert [text.token_ids for text in texts] == [[5], [5]]
+    assert texts[0].logprobs[0] == pytest.approx(-np.log1p(np.exp(-1.1)), abs=1e-4)
+    np.testing.assert_allclose(texts[1].logprobs, texts[0].logprobs, rtol=0, atol=1e-6)
+
+
+@isas
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
 def test_flat_scores(isa: str, penalty: float) -> None:
     """Nearly the same for all of many ids."""

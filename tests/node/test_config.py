@@ -28,9 +28,9 @@ def test_defaults_are_those_of_a_careful_node(setup: Setup) -> None:
     assert config.objects == ("sr",)
 
 
-def test_the_example_of_the_documentation_is_right(tmp_path: Path, bundle: Path) -> None:
+def test_the_full_example_of_the_documentation_is_right(tmp_path: Path, bundle: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "node.md").read_text()
-    example = text.split("```toml\n")[1].split("```")[0]
+    example = text.split("```toml\n")[2].split("```")[0]
     for name in ("bundle", "results"):
         (tmp_path / name).mkdir()
     for name in ("node.crt", "node.key", "hospital-ca.pem", "token"):

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.errors import NetworkError, OutputError
+from edge.errors import InputError, NetworkError, OutputError
 from edge.node.health import Health
 from edge.node.metrics import Metrics
 from edge.node.schedule import Schedule, back_off
-from edge.node.trace import Trace
+from edge.node.trace import Trace, find
 
 _VALUE = r'"(?:[^"\\\n]|\\.)*"'
 _LINE = re.compile(rf"[a-z_]+(\{{[a-z_]+={_VALUE}(,[a-z_]+={_VALUE})*\}})? -?[0-9.e+-]+")
@@ -74,6 +74,19 @@ def test_the_trace_turns_over_and_survives_a_full_disk(tmp_path: Path) -> None:
     full = Trace(Path("/dev/full"), tmp_path / "trace.key", max_bytes=1000, keep=2, bundle="ab" * 32)
     full.write("reported")
     full.write("reported")
+
+
+def test_a_film_is_found_in_all_files_of_the_trace(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="has not been started"):
+        list(find(tmp_path / "trace.jsonl", tmp_path / "trace.key", "1.2.3"))
+    assert not list(tmp_path.iterdir())
+    trace = make_trace(tmp_path, max_bytes=1000, keep=12)
+    runs = [trace.write("skipped", film=trace.name_of(f"1.2.{number % 2}"), number=number) for number in range(30)]
+    assert len(list(tmp_path.glob("trace.jsonl.*"))) > 9
+    lines = [json.loads(line) for line in find(tmp_path / "trace.jsonl", tmp_path / "trace.key", "1.2.1")]
+    kept = [line["number"] for line in lines]
+    assert kept == list(range(kept[0], 30, 2))
+    assert [line["run"] for line in lines] == runs[kept[0] :: 2]
 
 
 def test_a_back_off_grows_differs_and_has_an_end() -> None:

@@ -9,12 +9,13 @@ import socket
 import struct
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cli_films import make_dicom
-from node_parts import MODALITY, Running, wait_for
+from node_parts import MODALITY, Process, Running, wait_for
 
 pytest.importorskip("pynetdicom", reason="pynetdicom is not installed (extra node)")
 
@@ -110,6 +111,107 @@ def test_films_that_cannot_be_reported_are_ignored_or_put_aside(start, films: li
     assert len(graves) == 2
     assert all((grave / "film.dcm").exists() for grave in graves)
     assert "SECRET" not in text + "".join((grave / "reason.json").read_text() for grave in graves)
+
+
+REFUSALS: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"ViewPosition": "LL"}, "a lateral view"),
+    ({"BodyPartExamined": "HAND", "StudyDescription": "SECRET"}, "another body part (HAND)"),
+    ({"BodyPartExamined": "SECRET PAT"}, "a body part other than the chest"),
+    ({"BodyPartExamined": "", "StudyDescription": "SECRET KNEE"}, "another body part (KNEE)"),
+    ({"ViewPosition": "", "SeriesDescription": "SECRET LAT"}, "speaks of a lateral or oblique view"),
+    ({"Modality": "SECRET"}, "one that is no radiography"),
+    ({"Modality": "MG"}, "MG (mammography)"),
+    ({"PhotometricInterpretation": "SECRET"}, "a colour picture"),
+)
+"""Headers, and what is said of them: words of ours, and nothing that stands in the header."""
+
+
+def test_what_became_of_a_film_is_told_in_log_trace_and_command(
+    start, films: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edge.node.cli import main
+
+    caplog.set_level("INFO", "edge.node")
+    running = start()
+    uids = []
+    for number, (tags, _) in enumerate(REFUSALS):
+        path = make_dicom(tmp_path / f"{number}.dcm", 70 + number, **tags)
+        uids.append(f"1.2.826.0.1.3680043.8.498.{70 + number}")
+        assert send(running, path) == 0
+        running.settle()
+    assert send(running, make_dicom(tmp_path / "bad.dcm", 90, StudyInstanceUID="")) == 0
+    running.settle()
+    lines = [json.loads(line) for line in (running.spool.root / "trace.jsonl").read_text().splitlines()]
+    said = [record.getMessage() for record in caplog.records]
+    for line, (_, words) in zip(lines, REFUSALS, strict=False):
+        assert words in line["words"]
+        (told,) = (message for message in said if line["run"] in message)
+        assert words in told
+        assert MODALITY in told
+    (grave,) = running.spool.dead.iterdir()
+    again = [message for message in said if "tried again" in message]
+    assert len(again) == 2
+    assert all(MODALITY in message and f"queue/{grave.name}" in message for message in again)
+    (given_up,) = (message for message in said if lines[-1]["run"] in message)
+    assert lines[-1]["words"] in given_up
+    everything = "".join(said) + json.dumps(lines)
+    assert "SECRET" not in everything
+    assert "1.2.826.0.1.3680043.8.498" not in everything
+
+    config = str(running.setup.write())
+    capsys.readouterr()
+    for uid, line in zip(uids, lines, strict=False):
+        assert main([config, "--find", uid]) == 0
+        assert [json.loads(found) for found in capsys.readouterr().out.splitlines()] == [line]
+    assert main([config, "--find", "1.2.826.0.1.3680043.8.498.90"]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [f"dead/{grave.name}"]
+    assert main([config, "--find", "1.2.3"]) == 20
+    assert main([config, "--find", "SECRET"]) == 1
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 2
+    assert "SECRET" not in error
+
+
+@pytest.mark.parametrize("uid", ["1.2.3.004", "01.2.3", "1.2..3", "1.2.SECRET"])
+def test_ill_formed_uids_are_refused_in_silence(setup, films: list[Path], uid: str) -> None:
+    """PS3.5 section 9.1: no component begins with 0 but 0 itself; and no warning of pydicom's quotes one."""
+    from types import SimpleNamespace
+
+    from pydicom import dcmread
+
+    node = Process(setup, setup.write())
+    try:
+        node.ready()
+        dataset = dcmread(films[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+            assert send(SimpleNamespace(setup=setup), dataset) == 0x0117  # type: ignore[arg-type]
+        assert send(SimpleNamespace(setup=setup), films[1]) == 0  # type: ignore[arg-type]
+    finally:
+        assert node.terminate() == 0
+    said = node.log.read_text()
+    assert "ill-formed UID" in said
+    assert "Warning" not in said
+    assert uid not in said
+
+
+def test_the_file_meta_information_is_made_in_silence(recwarn: pytest.WarningsRecorder) -> None:
+    from edge.node.incoming import file_meta
+
+    file_meta(DX, "1.2.0.3", "1.2.840.10008.1.2.1", "A TITLE THAT IS FAR TOO LONG")
+    with pytest.raises(ValueError, match="ill-formed"):
+        file_meta(DX, "1.2.3.004", "1.2.840.10008.1.2.1", "MOD1")
+    assert not recwarn.list
+
+
+def test_a_film_on_disk_with_such_a_uid_can_be_reported(tmp_path: Path) -> None:
+    from edge.standard.filmheader import film_header
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = make_dicom(tmp_path / "film.dcm", 3, SOPInstanceUID="1.2.3.004")
+    assert film_header(path).sop_instance_uid == "1.2.3.004"
 
 
 def test_a_request_that_is_about_another_object_is_refused(start, films: list[Path]) -> None:

@@ -70,6 +70,90 @@ def test_the_configuration_is_checked_by_the_command(setup: Setup) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_the_first_steps_of_the_documentation_work(setup: Setup) -> None:
+    """As printed, but for the ports."""
+    import shlex
+    import subprocess
+    import sys
+
+    root = Path(__file__).parents[2]
+    text = (root / "docs" / "node.md").read_text()
+    example = text.split("```toml\n")[1].split("```")[0]
+    commands = text.split("```sh\n")[1].split("```")[0].splitlines()
+    host = 'host = "127.0.0.1"\n'
+    assert example.count(host) == 1
+    example = example.replace(host, f"{host}port = {setup.port}\n")
+    path = setup.folder / "node.toml"
+    path.write_text(f"{example}\n[health]\nport = {setup.health}\n")
+    results = setup.folder / "results"
+    results.mkdir()
+    node = [sys.executable, "-P", "-m", "edge.node.cli", str(path)]
+    check = subprocess.run([*node, "--check"], capture_output=True, text=True, timeout=120)
+    assert (check.returncode, check.stdout) == (0, f"{path}: no errors\n")
+    running = Process(setup, path)
+    try:
+        running.ready()
+        assert len(commands) == 2
+        for command in commands:
+            program, *words = shlex.split(command.replace("11112", str(setup.port)))
+            assert program == "python"
+            assert subprocess.run([sys.executable, "-P", *words], cwd=root, timeout=60).returncode == 0
+        wait_for(lambda: len(list(results.iterdir())) == 2, 60)
+    finally:
+        assert running.terminate() == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"node": {"host": "1.2.3.4"}}, "[node] host: 1.2.3.4: "),
+        ({"node": {"host": "no-such-host.invalid"}}, "[node] host: no-such-host.invalid: "),
+        ({"node": {"host": "a" * 80}}, "[node] host: aaa"),
+        ({"health": {"host": "1.2.3.4"}}, "[health] host: 1.2.3.4: "),
+        ({"node": {"spool": "/proc/x"}}, "[node] spool: /proc "),
+        ({"node": {"spool": "/" + "a" * 300}}, "[node] spool: /aaa"),
+        ({"trace": {"path": "/nowhere/trace.jsonl"}}, "[trace] path: /nowhere/trace.jsonl "),
+    ],
+)
+def test_what_keeps_a_node_from_starting_is_found_by_the_check(
+    setup: Setup, changes: dict[str, dict[str, str]], place: str
+) -> None:
+    from edge.node.configfile import parse_config
+    from edge.node.node import check
+
+    config = parse_config(setup.tables(**changes), setup.folder)
+    (line,) = check(config)
+    assert line.startswith(place)
+    assert not setup.spool.exists()
+
+
+def test_the_check_tells_all_of_it_at_once_and_leaves_nothing(setup: Setup) -> None:
+    from edge.node.configfile import parse_config
+    from edge.node.node import check
+
+    good = parse_config(setup.tables(), setup.folder)
+    setup.spool.mkdir()
+    assert check(good) == []
+    assert list(setup.spool.iterdir()) == []
+    (setup.spool / "trace.key").write_bytes(bytes(32))
+    (setup.spool / "trace.key").chmod(0o644)
+    bad = parse_config(setup.tables(node={"host": "1.2.3.4"}, health={"host": "1.2.3.4"}), setup.folder)
+    assert [line.split(":")[0] for line in check(bad)] == ["[node] host", "[node] spool", "[health] host"]
+
+
+@pytest.mark.parametrize("host", ["a" * 80, "no-such-host.invalid"])
+def test_a_host_that_is_none_is_a_network_error(setup: Setup, host: str) -> None:
+    from edge.errors import NetworkError
+    from edge.node.configfile import parse_config
+    from edge.node.health import Health
+    from edge.node.node import Node
+
+    with pytest.raises(NetworkError, match="port"):
+        Node(parse_config(setup.tables(node={"host": host}), setup.folder))
+    with pytest.raises(NetworkError, match="port"):
+        Health(host, setup.health, lambda: "", lambda: "", lambda: "")
+
+
 @needs_dcmtk
 def test_coded_findings_reach_the_archive(tmp_path: Path, start, setup, pacs, films: list[Path]) -> None:
     """As objects beside the text reports, of a bundle that says how its findings are coded."""
