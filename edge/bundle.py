@@ -73,8 +73,10 @@ class Bundle:
             The folder is missing, the manifest is wrong or of another format version, or a file is missing,
             is not a regular file inside the folder, or differs in size or hash.
         UsageError
-            The name of the folder is empty.
+            The name of the folder is empty, or no path.
         """
+        if path is not None and not isinstance(path, (str, os.PathLike)):
+            raise UsageError("a bundle is given by the path of its folder")
         root, is_demo = _locate(path)
         data = _read_manifest(root)
         manifest = parse_manifest(data)

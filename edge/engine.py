@@ -62,8 +62,9 @@ def load(
         Folder of a bundle. ``None``: ``$EDGE_REPORT_BUNDLE``, and without it the demo bundle of the package,
         whose model was trained on synthetic phantoms and is not for clinical use.
     device
-        ``auto``, ``cpu`` or ``cuda``. ``cuda`` wants the vision graph on a GPU, and decodes there too where this build
-        has the CUDA library; ``auto`` decodes on a GPU where one can be used. The log (``-v``) says where.
+        ``auto``, ``cpu``, ``cuda`` or ``tensorrt``. The latter two want the vision graph on a GPU, and decode there too
+        where this build has the CUDA library; ``auto`` decodes on a GPU where one can be used. The log (``-v``) says
+        where.
     threads
         Threads of the vision graph and of the decoder. Default: the physical cores this process may run on.
     bias_rows
@@ -413,11 +414,11 @@ class Engine:
 
 
 def _check_sampling(temperature: float, top_k: int, top_p: float, seed: int) -> dict[str, Any]:
-    if not isinstance(temperature, (int, float)) or not 0.0 <= temperature <= 100.0:
+    if not isinstance(temperature, (int, float)) or not (temperature == 0.0 or 1e-6 <= temperature <= 100.0):
         raise UsageError("temperature must be a number from 0 (greedy) to 100")
     if type(top_k) is not int or not 0 <= top_k < 1 << 31:
         raise UsageError("top_k must be a whole number, 0 for no limit")
-    if not isinstance(top_p, (int, float)) or not 0.0 < top_p <= 1.0:
+    if not isinstance(top_p, (int, float)) or not 1e-6 <= top_p <= 1.0:  # above 0 in the kernel, too
         raise UsageError("top_p must be a number above 0 and up to 1")
     if type(seed) is not int or not 0 <= seed < 1 << 63:
         raise UsageError("seed must be a whole number from 0")

@@ -62,6 +62,8 @@ def context_of(parts: Sequence[ContextPart], texts: ContextTexts, encode: Callab
         if len(parts) != 1:
             raise UsageError(f"say which context the text is: {_names(parts)}")
         texts = {parts[0].name: texts}
+    elif not isinstance(texts, Mapping):
+        raise UsageError("context must be a text, or texts by name")
     known = {part.name for part in parts}
     for name, text in texts.items():
         if name not in known:

@@ -31,6 +31,8 @@ class Study:
     """
 
     def __init__(self, films: Sequence[Source | Prepared]) -> None:
+        if isinstance(films, (str, bytes)) or hasattr(films, "ndim"):
+            raise UsageError("a study is a list of films, not one")
         self.films = tuple(films)
         if not self.films:
             raise UsageError("a study needs at least one film")

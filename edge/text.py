@@ -54,12 +54,12 @@ class TextDecoder:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a forced text prefix, with no token added."""
-        if not isinstance(text, str):
-            raise UsageError("prompt must be a text")
+        _check_text(text, "prompt")
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_plain(self, text: str) -> list[int]:
         """Token ids of a text from outside: what looks like a special token in it is spelt out."""
+        _check_text(text, "context")
         return list(self._plain.encode(text, add_special_tokens=False).ids) if text else []
 
     @cached_property
@@ -236,3 +236,13 @@ def text_warnings(text: str, *, prior: bool = False) -> list[str]:
         seen = "has seen none of them, only what was reported" if prior else "has seen only this one"
         warnings.append(f"the text compares with earlier films ({', '.join(words[:4])}), but the model {seen}")
     return warnings
+
+
+def _check_text(text: object, what: str) -> None:
+    """Refuse what no tokenizer takes: other types, and halves of characters (lone surrogates)."""
+    if not isinstance(text, str):
+        raise UsageError(f"{what} must be a text")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{what} holds half a character") from None

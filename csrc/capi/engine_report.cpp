@@ -78,9 +78,11 @@ Engine::Plan Engine::plan(const edge_report_options& given, const CancelToken* c
   check(given.repetition_penalty == 0.0 ||
             (given.repetition_penalty >= 0.01 && given.repetition_penalty <= 100.0),
         "repetition_penalty must be 0 (the bundle's) or 0.01 to 100");
-  check(given.temperature >= 0.0 && given.temperature <= 100.0, "temperature must be 0 (greedy) to 100");
+  check(given.temperature == 0.0 || (given.temperature >= 1e-6 && given.temperature <= 100.0),
+        "temperature must be 0 (greedy) to 100");
   check(given.top_k >= 0, "top_k must not be negative");
-  check(given.top_p > 0.0 && given.top_p <= 1.0, "top_p must be above 0 and up to 1");
+  check(given.top_p >= 1e-6 && given.top_p <= 1.0,  // above 0 in single precision, too
+        "top_p must be above 0 and up to 1");
   check(given.beams >= 0 && given.beams <= kMaxBeams && (given.beams <= 1 || given.temperature == 0.0),
         "beams must be 0 (the bundle's) or 1 to 16, and not above 1 with a temperature");
   Plan plan;

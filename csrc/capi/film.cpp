@@ -142,7 +142,9 @@ Gray to_gray(const edge_film& film, const ImageSpec& image, std::vector<std::str
     }
   }
   const auto [least, most] = std::minmax_element(pixels.begin(), pixels.end());
-  if (*least == *most) warnings.push_back("every pixel has the same value; there is nothing to see");
+  // A model would write that the lungs are clear.
+  if (*least == *most)
+    throw Failure(EDGE_UNSUPPORTED_PIXELS, "every pixel has the same value; there is nothing to see");
   Gray gray{film.rows, film.columns, std::vector<uint8_t>(pixels.size())};
   if (image.mode == Intensity::window && window.given())
     window.apply(pixels);

@@ -69,8 +69,10 @@ def read_film(
 
 
 def _read(source: object, force: bool) -> Film:
+    if isinstance(source, np.ma.MaskedArray):
+        raise UsageError("a masked array is not taken: fill what is masked, and give a plain one")
     if isinstance(source, np.ndarray):
-        return _from_array(source)
+        return _from_array(np.asarray(source), force)
     if isinstance(source, bytes):
         return _from_handle(io.BytesIO(source), force)
     if isinstance(source, (str, os.PathLike)):
@@ -158,7 +160,7 @@ def _from_header(header: Header, force: bool) -> Film:
     return Film(pixels, valid, window, shape.stored, meta, warnings)
 
 
-def _from_array(array: NDArray[Any]) -> Film:
+def _from_array(array: NDArray[Any], force: bool) -> Film:
     if array.ndim != 2:
         raise UnsupportedPixels(f"an array of shape (rows, columns) is expected, not of {array.ndim} dimensions")
     kind, size = array.dtype.kind, array.dtype.itemsize
@@ -170,7 +172,7 @@ def _from_array(array: NDArray[Any]) -> Film:
     if kind == "f" and not np.isfinite(pixels).all():
         raise CorruptInput("the array holds values that are not finite")
     warnings: list[str] = []
-    _check_contrast(pixels, warnings, True)
+    _check_contrast(pixels, warnings, force)
     meta = FilmMeta(photometric="MONOCHROME2", rows=rows, columns=columns, source="array")
     return Film(pixels, None, None, 32 if kind == "f" else 8 * size, meta, warnings)
 
@@ -181,5 +183,5 @@ def _check_contrast(pixels: NDArray[np.float32], warnings: list[str], force: boo
         return
     nothing = "every pixel has the same value; there is nothing to see"
     if not force:
-        raise UnsupportedPixels(nothing, hint="--force reports it all the same")
+        raise NotFrontalChest(nothing, hint="--force reports it all the same")
     warnings.append(nothing)

@@ -95,7 +95,6 @@ FILMS: dict[str, Dataset] = {
     "signed padding": make_film(signed, PixelPaddingValue=-2048, PixelPaddingRangeLimit=-1900),
     "all padding": make_film(PixelPaddingValue=0, PixelPaddingRangeLimit=4095),
     "nearly uniform": make_film(np.pad(np.full((70, 78), 7, np.uint16), 1, constant_values=9)),
-    "uniform": make_film(np.full((72, 80), 7, np.uint16)),
 }
 
 
@@ -109,6 +108,16 @@ def test_pixels_of_dicom(library: Library, engines: dict[str, Engine], name: str
     assert np.array_equal(engine.prepare(film, 64, 64), theirs.pixels[0])
     warnings = engine.report(film, max_new_tokens=1)["warnings"]
     assert warnings[: len(theirs.film.warnings)] == theirs.film.warnings
+
+
+def test_a_film_without_contrast_is_refused(library: Library, engines: dict[str, Engine]) -> None:
+    """A failed exposure is no clear chest."""
+    keep: list[Any] = []
+    film = film_of_dataset(library, make_film(np.full((72, 80), 7, np.uint16)), keep)
+    for engine in engines.values():
+        with pytest.raises(CapiError, match="every pixel has the same value") as caught:
+            engine.report(film, max_new_tokens=1)
+        assert caught.value.status == 26
 
 
 def test_single_precision_window_edges(library: Library, engines: dict[str, Engine]) -> None:

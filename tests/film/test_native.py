@@ -10,7 +10,7 @@ import pytest
 from film_builder import INSTANCE, SERIES, STUDY, bare, film, gradient, to_bytes
 from pydicom.dataset import Dataset
 
-from edge.errors import CannotRead, CorruptInput, InputError, UnsupportedPixels, UsageError
+from edge.errors import CannotRead, CorruptInput, InputError, NotFrontalChest, UnsupportedPixels, UsageError
 from edge.film import read_film
 
 IMPLICIT, EXPLICIT, DEFLATED, BIG = (
@@ -186,7 +186,7 @@ def test_other_types_are_wrong_usage(thing):
 
 def test_uniform_film_is_taken_by_force_only(read):
     """A failed exposure is no clear chest."""
-    with pytest.raises(UnsupportedPixels, match="same value"):
+    with pytest.raises(NotFrontalChest, match="same value"):
         read(film(np.full((70, 70), 7, np.uint16)))
     got = read(film(np.full((70, 70), 7, np.uint16)), force=True)
     assert any("same value" in w for w in got.warnings)

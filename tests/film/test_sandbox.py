@@ -257,6 +257,34 @@ print(status, shared().pid == mine, read_film(sys.argv[1]).pixels.sum() == total
     assert process.communicate(timeout=30)[0].split() == ["0", "True", "True"]
 
 
+def test_a_fork_leaves_other_files_alone_at_its_end(tmp_path):
+    """The worker's descriptor is closed in the child, and its number may be another file's by then."""
+    pixels = gradient()
+    path = tmp_path / "f.dcm"
+    path.write_bytes(to_bytes(compressed(jpeg_ls(pixels, 12), JPEG + "80", pixels)))
+    process = script(
+        """
+import os, sys
+from edge.film import read_film
+from edge.film import sandbox
+read_film(sys.argv[1])
+lifeline = sandbox._SHARED._lifeline
+child = os.fork()
+if child == 0:
+    held = [open(f"{sys.argv[2]}/{i}", "w") for i in range(64)]
+    for file in held:
+        file.write("kept")
+    assert lifeline in [file.fileno() for file in held]
+    sys.exit(0)
+print(os.waitpid(child, 0)[1])
+""",
+        str(path),
+        str(tmp_path),
+    )
+    assert process.communicate(timeout=30)[0].split() == ["0"]
+    assert {(tmp_path / str(i)).read_text() for i in range(64)} == {"kept"}
+
+
 def test_worker_sees_neither_secrets_nor_the_current_folder(box, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET_TOKEN", "ZZTOKEN")
     (tmp_path / "numpy.py").write_text("raise SystemExit('hijacked')")

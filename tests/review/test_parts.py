@@ -73,7 +73,7 @@ def test_films_are_bounded() -> None:
 
 
 def film_of(pixels: Any, valid: Any = None, window: Voi | None = None) -> Any:
-    film = edge.read_film(np.zeros((64, 64), np.uint8))
+    film = edge.read_film(np.eye(64, dtype=np.uint8))
     film.pixels, film.valid, film.window = np.asarray(pixels, np.float32), valid, window
     return film
 

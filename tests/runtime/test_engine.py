@@ -128,7 +128,9 @@ def test_other_rows_than_the_bundles_are_told(pristine: Path, film: np.ndarray) 
 
 
 def test_empty_mask(engine: edge.Engine) -> None:
-    report = engine.report(np.zeros((64, 64), np.uint8))
+    with pytest.raises(edge.InputError, match="nothing to see"):
+        engine.report(np.zeros((64, 64), np.uint8))
+    report = engine.report(np.zeros((64, 64), np.uint8), force=True)
     assert any("anatomy not found" in warning for warning in report.warnings)
     assert any("no anatomical guidance" in warning for warning in report.warnings)
 
@@ -372,3 +374,21 @@ def test_demo_bundle_always_has_a_notice(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("edge.bundle.DEMO", tmp_path / "none")
     with pytest.raises(edge.BundleError, match="no demo bundle"):
         edge.load()
+
+
+def test_arguments_of_other_types(engine: edge.Engine, film: np.ndarray) -> None:
+    """Typed errors, before the film is looked at."""
+    for call in (
+        lambda: engine.report(np.ma.masked_array(film, film > 9)),
+        lambda: engine.report(film, prompt="\ud800"),
+        lambda: engine.report(film, context=3),  # type: ignore[arg-type]
+        lambda: engine.report(film, temperature=1e-60),
+        lambda: engine.report(film, top_p=1e-60),
+        lambda: edge.Study("film.dcm"),
+        lambda: edge.Study(film),
+        lambda: edge.load(3),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(edge.UsageError) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert engine.report(np.asmatrix(film)).token_ids == engine.report(film).token_ids

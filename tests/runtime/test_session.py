@@ -167,4 +167,4 @@ def test_wrong_use(demo: edge.Engine, film: edge.FilmSession) -> None:
     with pytest.raises(edge.UsageError, match="sentences"):
         film.complete("The", sentences=0)
     with pytest.raises(edge.UsageError, match="bias rows"):
-        demo.open(np.zeros((80, 80), np.uint8), bias_rows="some")
+        demo.open(np.eye(80, dtype=np.uint8), bias_rows="some")
