@@ -127,9 +127,7 @@ def build_manifest(loaded: Loaded, decoder: Decoder, options: ExportOptions) -> 
     if options.prefill == "kernel":
         raise UsageError("there is no prefix to prefill: this model's decoder looks at the image by cross-attention")
     if options.gpu_graph or options.tensorrt_int8:
-        raise UsageError(
-            "graphs for GPUs are made of models with an image prefix only: leave out --gpu-graph"
-        )
+        raise UsageError("graphs for GPUs are made of models with an image prefix only: leave out --gpu-graph")
     check_openvino_graph(options)
     if options.quantize not in QUANTIZATIONS:
         raise UsageError(f"quantize must be one of {', '.join(QUANTIZATIONS)}, not {options.quantize!r}")
