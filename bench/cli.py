@@ -10,6 +10,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edge.cli.numbers import whole
+
 if TYPE_CHECKING:
     from .bandwidth import Measure
     from .result import Part
@@ -35,19 +37,6 @@ have a --help of their own.
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         self.exit(1, f"{PROG}: usage: {message}; see {PROG} --help\n")
-
-
-def _whole(least: int, most: int) -> Any:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
-        return value
-
-    return parse
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -77,18 +66,18 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--seconds",
         metavar="N",
-        type=_whole(10, 100_000),
+        type=whole(10, 100_000),
         help="with --device cuda: leave out what has not begun after so many",
     )
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
-    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
     add(
         "--tokens",
         metavar="N",
-        type=_whole(2, MOST_TOKENS),
+        type=whole(2, MOST_TOKENS),
         help="new tokens per run, exactly (default: 100, or as many as fit)",
     )
-    add("--repeat", metavar="N", type=_whole(1, 10000), default=10, help="timed runs (default: 10)")
+    add("--repeat", metavar="N", type=whole(1, 10000), default=10, help="timed runs (default: 10)")
     add(
         "--quantize",
         choices=("none", "int8", "int4", "int4-head"),
@@ -112,7 +101,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--buffer-mb",
         metavar="N",
-        type=_whole(1, 1 << 16),
+        type=whole(1, 1 << 16),
         help="size of the buffer of the bandwidth measurement (default: 1024, less where memory is short)",
     )
     return parser

@@ -24,7 +24,9 @@ text as its prompt.
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from .cli import _Parser, _whole
+    from edge.cli.numbers import whole
+
+    from .cli import _Parser
 
     parser = _Parser(
         prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -33,8 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     add("--film", metavar="PATH", help="default: examples/*.dcm, else a drawn picture")
     add("--text", metavar="TEXT", default="The heart", help="the beginning (default: The heart)")
-    add("--rounds", metavar="N", type=_whole(1, 1000), default=20, help="default: 20")
-    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
+    add("--rounds", metavar="N", type=whole(1, 1000), default=20, help="default: 20")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
     return parser
 
 

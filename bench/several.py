@@ -22,7 +22,9 @@ decoder with random weights, 1024 image keys and 100 tokens per text, without dr
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from .cli import _Parser, _whole
+    from edge.cli.numbers import whole
+
+    from .cli import _Parser
 
     parser = _Parser(
         prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -33,8 +35,8 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--quantize", choices=("none", "int8", "int4", "int4-head"), default="int8", help="with --shape (default: int8)"
     )
-    add("--rounds", metavar="N", type=_whole(1, 1000), default=5, help="default: 5")
-    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
+    add("--rounds", metavar="N", type=whole(1, 1000), default=5, help="default: 5")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
     add("--json", metavar="PATH", help="write the figures there")
     return parser
 

@@ -22,7 +22,9 @@ Runtimes that are not installed are skipped with a word.
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from .cli import _Parser, _whole
+    from edge.cli.numbers import whole
+
+    from .cli import _Parser
 
     parser = _Parser(
         prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -32,8 +34,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--shape", choices=("reference",), help="the full-size model with random weights, as edge-bench has it")
     add("--quantize", choices=("none", "int8"), action="append", help="of --shape reference (default: both)")
     add("--vision-runtime", action="append", metavar="NAME", help="ort, openvino or auto (default: ort and openvino)")
-    add("--rounds", metavar="N", type=_whole(1, 1000), default=7, help="default: 7")
-    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
+    add("--rounds", metavar="N", type=whole(1, 1000), default=7, help="default: 7")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
     return parser
 

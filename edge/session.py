@@ -34,6 +34,11 @@ _FEW_ROWS = 4
 SYNTHETIC = "the model was trained on synthetic data only"
 
 
+def beside_notice(report: Report) -> list[str]:
+    """A report's warnings but for the one that its notice has said already."""
+    return [warning for warning in report.warnings if warning != SYNTHETIC or not report.notice]
+
+
 @dataclass(frozen=True)
 class Asked:
     """A report as it was asked for, checked."""

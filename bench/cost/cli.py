@@ -22,7 +22,9 @@ widened to fp32, and the table shows what int4 costs beyond int8.
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from ..cli import _Parser, _whole
+    from edge.cli.numbers import whole
+
+    from ..cli import _Parser
 
     parser = _Parser(
         prog=PROG,
@@ -33,12 +35,12 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--bundle", metavar="DIR", help="fp32 or int8 bundle of the phantom model; without it there are no labels")
-    add("--films", metavar="N", type=_whole(1, 100000), default=500, help="unseen phantoms (default: 500)")
-    add("--seed", metavar="N", type=_whole(0, 1 << 31), default=2026, help="of the phantoms (default: 2026)")
-    add("--forced-films", metavar="N", type=_whole(1, 1000), default=4, help="random prefixes (default: 4)")
-    add("--rows", metavar="N", type=_whole(1, 1000), default=64, help="forced tokens behind each (default: 64)")
-    add("--rounds", metavar="N", type=_whole(1, 1000), default=5, help="timed rounds (default: 5)")
-    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
+    add("--films", metavar="N", type=whole(1, 100000), default=500, help="unseen phantoms (default: 500)")
+    add("--seed", metavar="N", type=whole(0, 1 << 31), default=2026, help="of the phantoms (default: 2026)")
+    add("--forced-films", metavar="N", type=whole(1, 1000), default=4, help="random prefixes (default: 4)")
+    add("--rows", metavar="N", type=whole(1, 1000), default=64, help="forced tokens behind each (default: 64)")
+    add("--rounds", metavar="N", type=whole(1, 1000), default=5, help="timed rounds (default: 5)")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
     return parser
 

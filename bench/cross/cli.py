@@ -18,7 +18,9 @@ weights of published sizes) are made once, in the user's cache: that needs the e
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from ..cli import _Parser, _whole
+    from edge.cli.numbers import whole
+
+    from ..cli import _Parser
     from .run import TASKS
     from .shapes import SHAPES
 
@@ -27,10 +29,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--shape", choices=tuple(SHAPES), required=True, help="the model's published size")
-    add("--rounds", metavar="N", type=_whole(1, 1000), default=5, help="default: 5")
-    add("--tokens", metavar="N", type=_whole(2, 400), default=100, help="per report, exactly (default: 100)")
-    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
-    add("--limit", metavar="S", type=_whole(1, 3600), default=120, help="seconds for one report (default: 120)")
+    add("--rounds", metavar="N", type=whole(1, 1000), default=5, help="default: 5")
+    add("--tokens", metavar="N", type=whole(2, 400), default=100, help="per report, exactly (default: 100)")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
+    add("--limit", metavar="S", type=whole(1, 3600), default=120, help="seconds for one report (default: 120)")
     add("--task", choices=TASKS, help="greedy texts only, or those with 4 beams only (default: both)")
     add("--prepare", action="store_true", help="make the model in all its forms, and end")
     add("--out", metavar="PREFIX", help="write PREFIX.json and .md")

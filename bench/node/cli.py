@@ -24,7 +24,9 @@ SAMPLE = 5.0
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from ..cli import _Parser, _whole
+    from edge.cli.numbers import whole
+
+    from ..cli import _Parser
 
     parser = _Parser(
         prog=PROG,
@@ -34,10 +36,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--minutes", metavar="N", type=float, default=10.0, help="default: 10")
-    add("--modalities", metavar="N", type=_whole(1, 16), default=4, help="that send at once (default: 4)")
+    add("--modalities", metavar="N", type=whole(1, 16), default=4, help="that send at once (default: 4)")
     add("--every", metavar="S", type=float, default=2.0, help="seconds between a modality's films (default: 2)")
     add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
-    add("--threads", metavar="N", type=_whole(1, 512), help="of the node's model")
+    add("--threads", metavar="N", type=whole(1, 512), help="of the node's model")
     add("--film", metavar="PATH", help="film to send (default: examples/*.dcm)")
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
     return parser

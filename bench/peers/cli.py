@@ -19,7 +19,9 @@ install (pip install "edge-report[bench]"); llama.cpp is never fetched: --llama-
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from ..cli import _Parser, _whole
+    from edge.cli.numbers import whole
+
+    from ..cli import _Parser
 
     parser = _Parser(
         prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -27,10 +29,10 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--only", metavar="A,B", help="these peers, or variants of them, only (--list)")
     add("--list", action="store_true", help="print the names of all variants")
-    add("--rounds", metavar="N", type=_whole(1, 1000), default=5, help="default: 5")
+    add("--rounds", metavar="N", type=whole(1, 1000), default=5, help="default: 5")
     add("--quick", action="store_true", help="one round of short turns, to see that all runs")
-    add("--threads", metavar="N", type=_whole(1, 512), help="default: the physical cores this process may use")
-    add("--limit", metavar="S", type=_whole(1, 3600), default=60, help="seconds for one turn (default: 60)")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
+    add("--limit", metavar="S", type=whole(1, 3600), default=60, help="seconds for one turn (default: 60)")
     add("--llama-bench", metavar="PATH", help="llama.cpp's llama-bench (else $LLAMA_BENCH, the search path)")
     add("--build-llama", metavar="SOURCE", help="build llama-bench from a folder with its source, and end")
     add("--from", dest="source", metavar="JSON", help="measure nothing: table and pictures of these figures")

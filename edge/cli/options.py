@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of ``edge-report``. Imports nothing but argparse, so that ``--help`` is instant."""
+"""Options of ``edge-report``. Imports little but argparse, so that ``--help`` is instant."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
+from edge.cli.numbers import whole
 from edge.version import __version__
 
 PROG = "edge-report"
@@ -40,21 +40,7 @@ def _is_terminal() -> bool:
         return False
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            limit = f" to {most}" if most < 1 << 20 else ""
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least}{limit}")
-        return value
-
-    return parse
-
-
-_positive = _whole(1, 1 << 20)
+_positive = whole(1, 1 << 20)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -121,7 +107,7 @@ def make_parser() -> argparse.ArgumentParser:
     add(
         "--at-once",
         metavar="N",
-        type=_whole(1, 16),
+        type=whole(1, 16),
         default=1,
         help="write the texts of so many films at once, 1 to 16: more films per minute, each of them later; the same"
         " texts (default: 1)",

@@ -253,13 +253,12 @@ class _Run:
 
     def finish(self, engine: Engine, film: str, index: int, report: Report | Exception, *, begun: bool = False) -> None:
         """Deliver a report; `begun`: its text has been written while it came. An error is raised."""
-        from edge.engine import SYNTHETIC
+        from edge.session import beside_notice
 
         if isinstance(report, Exception):
             raise report
         options, header, heading = self.options, self.headers[film], self.heading(film)
-        # The notice has said that the model is synthetic.
-        warnings = [warning for warning in report.warnings if warning != SYNTHETIC or not engine.notice]
+        warnings = beside_notice(report)
         failed = self.objects.write_pictures(report, header, index)
         if options.stream:
             write_stdout("\n" if begun else heading + "\n")

@@ -48,12 +48,11 @@ def _make(kind: str, report: Report, header: FilmHeader) -> tuple[str, bytes]:
 
         resource = report.to_fhir(header)
         return f"DiagnosticReport.{resource['id']}.json", to_json(resource).encode() + b"\n"
-    from edge.session import SYNTHETIC
+    from edge.session import beside_notice
 
     name = f"report.{header.sop_instance_uid}"
     if kind == "json":
         return f"{name}.json", report.to_json(indent=2).encode() + b"\n"
     notice = f"[{report.notice}]\n" if report.notice else ""
-    told = (warning for warning in report.warnings if warning != SYNTHETIC or not report.notice)
-    warnings = "".join(f"\nWarning: {warning}." for warning in told)
+    warnings = "".join(f"\nWarning: {warning}." for warning in beside_notice(report))
     return f"{name}.txt", f"{notice}{report.findings}\n{warnings}".rstrip("\n").encode() + b"\n"

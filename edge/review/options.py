@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options of ``edge-review``. Imports nothing but the standard library, so that ``--help`` is instant."""
+"""Options of ``edge-review``. Imports little but the standard library, so that ``--help`` is instant."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import argparse
 import os
 import secrets
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
+from edge.cli.numbers import whole
 from edge.version import __version__
 
 PROG = "edge-review"
@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     add("--host", metavar="ADDRESS", default="127.0.0.1", help="where to listen (default: 127.0.0.1)")
-    add("--port", metavar="N", type=_number(0, 65535), default=8741, help="default: 8741; 0: any that is free")
+    add("--port", metavar="N", type=whole(0, 65535), default=8741, help="default: 8741; 0: any that is free")
     add(
         "--token",
         metavar="TEXT",
@@ -57,8 +57,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--tls-key", metavar="PEM", help="its key")
     add("--no-tls", action="store_true", help="serve others without TLS: a proxy in front adds it")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    add("--threads", metavar="N", type=_number(1, 512), help="default: the physical cores this process may use")
-    add("--max-upload", metavar="MIB", type=_number(1, 4096), default=128, help="largest film taken (default: 128)")
+    add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
+    add("--max-upload", metavar="MIB", type=whole(1, 4096), default=128, help="largest film taken (default: 128)")
     add("--open", action="store_true", help="open the page in this machine's browser")
     add("-v", "--verbose", action="store_true", help="more on stderr")
     add("--version", action="version", version=f"{PROG} {__version__}")
@@ -102,16 +102,3 @@ def is_loopback(host: str) -> bool:
     except (OSError, UnicodeError):
         return False
     return bool(found) and all(ipaddress.ip_address(one.split("%")[0]).is_loopback for one in found)
-
-
-def _number(least: int, most: int) -> Callable[[str], int]:
-    def parse_number(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
-        return value
-
-    return parse_number

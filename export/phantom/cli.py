@@ -7,10 +7,10 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edge.cli.numbers import whole
 from edge.errors import EdgeError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -32,19 +32,6 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = least - 1
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least} to {most}")
-        return value
-
-    return parse
-
-
 def _default_cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "edge-report" / "phantoms"
@@ -55,10 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     draw = commands.add_parser("draw", help="draw phantoms with masks, findings text and labels")
-    draw.add_argument("--n", type=_whole(1, MOST_FILMS), default=10, help="how many (default 10)")
+    draw.add_argument("--n", type=whole(1, MOST_FILMS), default=10, help="how many (default 10)")
     draw.add_argument("--out", type=Path, required=True, help="folder to write into")
-    draw.add_argument("--seed", type=_whole(0, MOST_SEED), default=0)
-    draw.add_argument("--size", type=_whole(*SIZES), default=2500, help="long side in pixels (default 2500)")
+    draw.add_argument("--seed", type=whole(0, MOST_SEED), default=0)
+    draw.add_argument("--size", type=whole(*SIZES), default=2500, help="long side in pixels (default 2500)")
     draw.add_argument("--format", choices=("dicom", "png", "both"), default="both")
 
     train = commands.add_parser("train", help="train the demo model (about two hours on four cores), or a small other")
@@ -71,18 +58,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--out", type=Path, required=True, help="checkpoints, then the bundles")
     train.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
     train.add_argument(
-        "--images", type=_whole(1, MOST_FILMS), default=None, help="default 12000; 6000 for the small others"
+        "--images", type=whole(1, MOST_FILMS), default=None, help="default 12000; 6000 for the small others"
     )
-    train.add_argument("--seed", type=_whole(0, MOST_SEED), default=1)
+    train.add_argument("--seed", type=whole(0, MOST_SEED), default=1)
     stages = ("all", "segmenter", "encoder", "devices", "decoder", "report")  # the small others have three of them
     train.add_argument("--stage", choices=stages, default="all")
     train.add_argument(
-        "--steps", type=_whole(1, 10_000_000), default=None, help="steps of the stage, instead of the default"
+        "--steps", type=whole(1, 10_000_000), default=None, help="steps of the stage, instead of the default"
     )
-    train.add_argument("--workers", type=_whole(1, MOST_THREADS), default=max(1, (os.cpu_count() or 2) - 1))
-    train.add_argument("--threads", type=_whole(1, MOST_THREADS), default=os.cpu_count() or 1)
+    train.add_argument("--workers", type=whole(1, MOST_THREADS), default=max(1, (os.cpu_count() or 2) - 1))
+    train.add_argument("--threads", type=whole(1, MOST_THREADS), default=os.cpu_count() or 1)
     train.add_argument(
-        "--evaluate", type=_whole(1, MOST_FILMS), default=500, help="unseen phantoms to score the bundles on"
+        "--evaluate", type=whole(1, MOST_FILMS), default=500, help="unseen phantoms to score the bundles on"
     )
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     train.add_argument("--compile", action="store_true", help="torch.compile: a quarter faster, needs g++")
@@ -93,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     draft.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     draft.add_argument("--out", type=Path, required=True, help="the bundle with its table")
     draft.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
-    draft.add_argument("--threads", type=_whole(1, MOST_THREADS), default=os.cpu_count() or 1)
+    draft.add_argument("--threads", type=whole(1, MOST_THREADS), default=os.cpu_count() or 1)
     draft.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
 
     coding = commands.add_parser(
@@ -102,13 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     coding.add_argument("--out", type=Path, required=True, help="a JSON file")
 
     evaluate = commands.add_parser("evaluate", help="report unseen phantoms and score the labels read back")
-    evaluate.add_argument("--n", type=_whole(1, MOST_FILMS), default=500, help="how many (default 500)")
+    evaluate.add_argument("--n", type=whole(1, MOST_FILMS), default=500, help="how many (default 500)")
     evaluate.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     evaluate.add_argument("--against", type=Path, default=None, help="a second bundle: label agreement")
-    evaluate.add_argument("--seed", type=_whole(0, MOST_SEED), default=2026)
-    evaluate.add_argument("--size", type=_whole(*SIZES), default=1024, help="long side of the films in pixels")
+    evaluate.add_argument("--seed", type=whole(0, MOST_SEED), default=2026)
+    evaluate.add_argument("--size", type=whole(*SIZES), default=1024, help="long side of the films in pixels")
     evaluate.add_argument(
-        "--threads", type=_whole(1, MOST_THREADS), default=None, help="default: 1; with --drafting all cores"
+        "--threads", type=whole(1, MOST_THREADS), default=None, help="default: 1; with --drafting all cores"
     )
     evaluate.add_argument(
         "--drafting", action="store_true", help="instead of scores: with and without drafts, tokens and decode speed"

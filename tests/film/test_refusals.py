@@ -374,6 +374,12 @@ def test_other_parts_in_other_languages(refused, words):
     assert "another body part" in str(refused(study, NotFrontalChest))
 
 
+@pytest.mark.parametrize("words", ["Main building", "PIE, follow-up", "ANCA vasculitis", "Crane ward"])
+def test_words_that_are_no_other_part(read, words):
+    """Although they are a hand, a foot, a hip and a skull elsewhere."""
+    assert read(film(drop=("BodyPartExamined",), StudyDescription=words)).warnings == []
+
+
 @pytest.mark.parametrize("view", ["SEITLING", "L", "R", "AXIAL"])
 def test_a_view_that_is_not_known_is_told(read, view):
     assert any("view position" in warning for warning in read(film(ViewPosition=view)).warnings)
