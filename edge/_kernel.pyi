@@ -72,6 +72,8 @@ class GenerationResult:
     def drafted(self) -> int: ...
     @property
     def accepted(self) -> int: ...
+    @property
+    def sketch_passes(self) -> int: ...
 
 class DraftTable:
     def __init__(
@@ -105,6 +107,7 @@ class TextOptions:
         seed: int = 0,
         draft: bool = False,
         draft_table: DraftTable | None = None,
+        sketch: bool = False,
         draft_script: Sequence[Sequence[int]] = ...,
         draft_costs: Sequence[float] = ...,
         no_repeat_ngram: int = 0,
@@ -130,6 +133,7 @@ class Decoder:
         evidence_layers: Sequence[int] = ...,
         prefill_int8: Sequence[str] = ...,
         screen_head: bool | None = ...,
+        sketch: bool | None = ...,
     ) -> None: ...
     def set_prefix(
         self,

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.decoder import Decoder, GenerationOptions
+    from edge.generation import Draft
     from edge.prompt import ContextTexts
     from edge.report import Report
 
@@ -51,7 +52,7 @@ def load(
     threads: int | None = None,
     bias_rows: str | None = None,
     vision: str | None = None,
-    draft: bool = True,
+    draft: Draft = True,
     kv_dtype: str | None = None,
 ) -> Engine:
     """Load a model.
@@ -73,7 +74,8 @@ def load(
         Runtime of the vision graph: ``auto``, ``ort`` (ONNX Runtime) or ``openvino``. Default:
         ``$EDGE_VISION_RUNTIME``, and without it ``auto``.
     draft
-        Write greedy texts several tokens per pass where they can be guessed: the same tokens in less time.
+        Write greedy texts several tokens per pass where they can be guessed: the same tokens in less time. ``"sketch"``:
+        guessed by an 8-bit copy of a float32 decoder alone, not from its table and the text.
     kv_dtype
         Of the KV cache: ``fp32``, ``fp16`` or ``int8``. Default: what the bundle says, else fp32 with fp32 weights and
         fp16 with others.
@@ -111,7 +113,7 @@ class Engine:
         threads: int | None = None,
         bias_rows: str | None = None,
         vision: str | None = None,
-        draft: bool = True,
+        draft: Draft = True,
         kv_dtype: str | None = None,
     ) -> None:
         check_device(device)
@@ -120,7 +122,9 @@ class Engine:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.manifest = self.bundle.manifest
         self._default_rows = self._check_rows(bias_rows)
-        self._draft = bool(draft)
+        from edge.generation import check_draft
+
+        self._draft: Draft = check_draft(draft)
         self.coding = self.bundle.coding_table()
         import numpy  # noqa: F401  # here, not first in two threads at once: it does not survive that
 
@@ -159,7 +163,7 @@ class Engine:
         top_p: float = 1.0,
         seed: int = 0,
         cut: bool | None = None,
-        draft: bool | None = None,
+        draft: Draft | None = None,
         beams: int | None = None,
         on_text: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
@@ -231,7 +235,7 @@ class Engine:
         prompt: str = "",
         repetition_penalty: float | None = None,
         cut: bool | None = None,
-        draft: bool | None = None,
+        draft: Draft | None = None,
         beams: int | None = None,
         cancel: CancelToken | None = None,
     ) -> Iterator[Report | Exception]:
@@ -339,7 +343,7 @@ class Engine:
         repetition_penalty: float | None = None,
         sampling: tuple[float, int, float, int] = (0.0, 0, 1.0, 0),
         cut: bool | None = None,
-        draft: bool | None = None,
+        draft: Draft | None = None,
         beams: int | None = None,
         on_text: Callable[[str], None] | None = None,
         cancel: CancelToken | None = None,
@@ -352,7 +356,7 @@ class Engine:
             told,
             max_new_tokens=self._check_cap(max_new_tokens, len(forced), told),
             repetition_penalty=self._check_penalty(repetition_penalty),
-            draft=self._draft if draft is None else bool(draft),
+            draft=self._draft if draft is None else draft,
             beams=self._check_beams(beams, sampled=sampling[0] != 0.0),
             **_check_sampling(*sampling),
         )
@@ -432,13 +436,13 @@ def _text_decoder(bundle: Bundle) -> TextDecoder:
         raise MissingRuntime('the package tokenizers is missing: pip install "edge-report[cpu]"') from None
 
 
-def _decoder(bundle: Bundle, threads: int, draft: bool, kv_dtype: str | None) -> Decoder:
+def _decoder(bundle: Bundle, threads: int, draft: Draft, kv_dtype: str | None) -> Decoder:
     """The decoding kernel with the bundle's weights."""
     from edge.decoder import Decoder, check_kv
 
     manifest = bundle.manifest
     weights = bundle.weights()
-    table = bundle.draft_table() if draft else None
+    table = bundle.draft_table() if draft is True else None
     return Decoder(
         manifest.decoder,
         weights,
@@ -447,6 +451,7 @@ def _decoder(bundle: Bundle, threads: int, draft: bool, kv_dtype: str | None) ->
         evidence_layers=manifest.generation.evidence_layers,
         prefill_int8=manifest.prefill_int8,
         draft_table=table,
+        sketch=None if draft else False,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,22 @@ import numpy.typing as npt
 from edge.errors import UsageError
 
 BiasRows = Literal["all", "prefill", "none"]
+Draft: TypeAlias = bool | Literal["sketch"]
+"""Whether texts are drafted, or by what alone."""
 OnToken = Callable[[int, float], bool | None]
+
+
+def check_draft(draft: Draft) -> Draft:
+    """The same.
+
+    Raises
+    ------
+    UsageError
+        Neither true nor false nor ``"sketch"``.
+    """
+    if type(draft) is not bool and draft != "sketch":
+        raise UsageError(f"draft must be true, false or 'sketch', not {str(draft)[:40]!r}")
+    return draft
 
 
 @dataclass(frozen=True)
@@ -38,9 +53,9 @@ class GenerationOptions:
         Sampling filters, 0 and 1 are off.
     seed : int
         Of the sampling; the same seed gives the same text on every platform and for any thread count.
-    draft : bool
-        Greedy texts only: guess tokens from the decoder's draft table and from the text itself, and check several in
-        one pass. The result is the same bit by bit.
+    draft : bool or "sketch"
+        Greedy texts only: guess tokens from the decoder's draft table, from the text itself and by the sketch of a
+        float32 decoder, and check several in one pass. The result is the same bit by bit. ``"sketch"``: by that alone.
     no_repeat_ngram : int
         No group of so many ids, prompt included, appears twice; 0 is off.
     min_new_tokens : int
@@ -72,7 +87,7 @@ class GenerationOptions:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
-    draft: bool = True
+    draft: Draft = True
     no_repeat_ngram: int = 0
     min_new_tokens: int = 0
     penalise_prompt: bool = False
@@ -105,6 +120,7 @@ class GenerationOptions:
         return cls(**values)
 
     def __post_init__(self) -> None:
+        check_draft(self.draft)
         for name in ("stop_ids", "suppressed_ids", "begin_ids", "forced_ids"):
             object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name)))
 
@@ -134,6 +150,8 @@ class Generation:
     drafted, accepted : int
         Ids drafted for these passes, and how many of them were right: the passes chose ``passes + accepted`` ids, a
         stop id included.
+    sketch_passes : int
+        Passes over the sketch of the decoder, to draft them.
     sequences : list of (list of int, float)
         With beams: the texts asked for with their scores, best first.
     """
@@ -147,6 +165,7 @@ class Generation:
     passes: int = 0
     drafted: int = 0
     accepted: int = 0
+    sketch_passes: int = 0
     sequences: list[tuple[list[int], float]] = field(default_factory=list)
 
     @property

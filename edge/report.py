@@ -172,7 +172,8 @@ class Report:
         What a person changed (:meth:`with_text`), one line; empty: the text is the model's.
     decoding : dict
         How the text was written: ``passes`` over the decoder, ``tokens_per_pass`` (a stop token counts), how many
-        tokens were ``drafted`` and how many of those the model ``accepted``.
+        tokens were ``drafted`` and how many of those the model ``accepted``; ``sketch_passes`` over an 8-bit copy of a
+        float32 decoder, where that has drafted.
     cache : dict
         ``image_keys`` of all layers, how many of them were ``image_keys_kept`` (a strict mask hides some, which need
         not be read), and the ``bytes_per_token`` of weights and cache that a further pass would read.

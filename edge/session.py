@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from edge.decoder import Generation, GenerationOptions
     from edge.engine import Engine
+    from edge.generation import Draft
     from edge.manifest import BiasRows
     from edge.prepare import Prepared
     from edge.prompt import ContextTexts
@@ -133,7 +134,7 @@ class FilmSession:
         top_p: float = 1.0,
         seed: int = 0,
         cut: bool | None = None,
-        draft: bool | None = None,
+        draft: Draft | None = None,
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
     ) -> Report:
@@ -422,6 +423,7 @@ class FilmSession:
                 "tokens_per_pass": round(result.tokens_per_pass, 4),
                 "drafted": result.drafted,
                 "accepted": result.accepted,
+                **({"sketch_passes": result.sketch_passes} if result.sketch_passes else {}),
                 **({"texts": texts} if texts > 1 else {}),
             },
             cache=cache,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine.h"
 
+#include <limits>
+
 #include "cpu/isa.h"
 #include "failure.h"
 #include "onnx_file.h"
@@ -64,7 +66,8 @@ Engine::Engine(const std::string& path, const edge_options& options)
   runs_on_.vision = vision_->runtime();
   decoder_.emplace(manifest().decoder, weights_.weights, kv_type(runs_on_.kv_dtype),
                    decode_threads(runs_on_.threads, weights_.bytes, draft_ != nullptr), runs_on_.isa,
-                   manifest().evidence_layers);
+                   manifest().evidence_layers,
+                   Copies{.sketch_from = draft_wanted_ ? kSketchFrom : std::numeric_limits<int64_t>::max()});
   // What has been read is not needed any more.
   for (const auto& [name, entry] : manifest().files)
     if (name != manifest().weights_file && name != manifest().draft_file) bundle_.drop(name);

@@ -103,6 +103,7 @@ Engine::Plan Engine::plan(const edge_report_options& given, const CancelToken* c
   else if (given.beams > 0)
     o.beam.beams = given.beams;
   o.draft = given.draft < 0 ? draft_wanted_ : given.draft != 0;
+  o.sketch = o.draft;
   o.draft_table = o.draft && draft_ ? &draft_->table : nullptr;
   plan.cut = given.cut < 0 ? m.cut_at_sentence : given.cut != 0;
   plan.on_text = given.on_text, plan.user = given.user, plan.cancel = cancel;
@@ -236,6 +237,7 @@ Written Engine::report(const edge_film& film, const edge_report_options& options
   report.film = std::move(ready.meta);
   report.token_ids = result.token_ids, report.logprobs = result.logprobs;
   report.passes = result.passes, report.drafted = result.drafted, report.accepted = result.accepted;
+  report.sketch_passes = result.sketch_passes;
   report.image_keys = manifest().decoder.layers * manifest().prefix;
   report.image_keys_kept = decoder_->network().lane().kept_keys();
   report.bytes_per_token = decoder_->network().weight_bytes() + decoder_->network().cache_bytes();

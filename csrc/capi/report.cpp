@@ -220,7 +220,9 @@ std::string report_json(const Report& report, const Manifest& manifest, const st
       .number(report.passes)
       .key("tokens_per_pass")
       .number(per_pass, 4);
-  out.key("drafted").number(report.drafted).key("accepted").number(report.accepted).close('}');
+  out.key("drafted").number(report.drafted).key("accepted").number(report.accepted);
+  if (report.sketch_passes > 0) out.key("sketch_passes").number(report.sketch_passes);
+  out.close('}');
   out.key("cache").open('{').key("image_keys").number(report.image_keys);
   out.key("image_keys_kept").number(report.image_keys_kept);
   out.key("bytes_per_token").number(report.bytes_per_token).close('}');

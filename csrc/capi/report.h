@@ -40,7 +40,7 @@ struct Report {
   FilmMeta film;
   std::vector<std::pair<std::string, double>> timings_ms;  // in order
   double tokens_per_s = 0.0;
-  int64_t passes = 0, drafted = 0, accepted = 0;
+  int64_t passes = 0, drafted = 0, accepted = 0, sketch_passes = 0;
   int64_t image_keys = 0, image_keys_kept = 0, bytes_per_token = 0;
   std::vector<uint8_t> mask;
   int64_t mask_rows = 0, mask_columns = 0;

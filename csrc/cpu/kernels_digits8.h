@@ -75,15 +75,11 @@ inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
         sum[o][r][k] = load_ints(x.start + ((r0 + r) * kDigits + k) * kDigitLanes);
   const int64_t whole = cols / kByteChunk * kByteChunk;
   int64_t i = 0;
-  if (r0 == 0) {
-    Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes);
-    for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk) {
-      ahead.fetch<OUT>();
-      add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
-    }
-  } else {
-    for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk)
-      add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
+  Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes, OUT,
+              whole / kByteChunk, r0 / 2, (a.rows + 1) / 2);
+  for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk) {
+    ahead.fetch<OUT>();
+    add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
   }
   if (i < cols) add_chunk<OUT, ROWS>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, row_digits, sum);
   const __m128 scale = _mm_maskz_loadu_ps((1 << OUT) - 1, a.scale + o0);

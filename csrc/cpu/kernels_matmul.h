@@ -46,9 +46,10 @@ inline void wide_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) sum[o][r] = set1(0.0f);
   const int64_t rounds = a.cols - a.cols % kRound, whole = a.cols - a.cols % kLanes;
-  Ahead ahead(w, static_cast<const W*>(a.w) + a.end * a.cols, a.next.data, kAheadBytes);
+  Ahead ahead(w, static_cast<const W*>(a.w) + a.end * a.cols, a.next.data, kAheadBytes, kLines,
+              rounds / kRound, r0 / kTileRows, (a.rows + kTileRows - 1) / kTileRows);
   for (int64_t k = 0; k < rounds; k += kRound) {
-    if (r0 == 0) ahead.fetch<kLines>();
+    ahead.fetch<kLines>();
 #pragma GCC unroll 16
     for (int64_t step = 0; step < kRound; step += kLanes) matmul_step<W, OUT, ROWS>(a, w, x, k + step, sum);
   }
@@ -84,6 +85,10 @@ template <class W, int OUT, int ROWS>
 inline void matmul_chunk(const MatmulArgs& a, int64_t o) {
   int64_t r = 0;
   for (; r + ROWS <= a.rows; r += ROWS) matmul_tile<W, OUT, ROWS>(a, o, r);
+  if constexpr (ROWS > 5)
+    if (a.rows - r == 5) matmul_tile<W, OUT, 5>(a, o, r);
+  if constexpr (ROWS > 4)
+    if (a.rows - r == 4) matmul_tile<W, OUT, 4>(a, o, r);
   if constexpr (ROWS > 2)
     if (a.rows - r == 3) matmul_tile<W, OUT, 3>(a, o, r);
   if constexpr (ROWS > 2)
@@ -103,13 +108,13 @@ inline void matmul_range(const MatmulArgs& a) {
 // which a group of int4 weights needs more.
 template <class W>
 void matmul(const MatmulArgs& a) {
-  constexpr int kTile = kIsInt4<W> ? kTileOut / 2 : kTileOut;
+  constexpr int kOut = kIsInt4<W> ? kTileOut / 2 : kTileOut, kRows = kIsInt4<W> ? 4 : kTileRows;
   if (a.rows == 1)
     matmul_range<W, kSoloOut, 1>(a);
   else if (a.rows == 2)
     matmul_range<W, kSoloOut, 2>(a);
   else
-    matmul_range<W, kTile, 4>(a);
+    matmul_range<W, kOut, kRows>(a);
 }
 
 }  // namespace

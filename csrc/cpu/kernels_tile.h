@@ -26,18 +26,27 @@ inline void fetch_behind(const void* base, int64_t bytes) {
 }
 
 // The lines to fetch while a tile is summed: `distance` ahead of the tile, and from the end of the range on
-// what is read after it.
+// what is read after it. Where the weights are summed with several tiles of activation rows, each fetches its
+// share of them: the memory is kept busy for as long as the arithmetic takes.
 class Ahead {
  public:
-  Ahead(const void* tile, const void* end, const void* next, int64_t distance)
-      : at_(reinterpret_cast<uintptr_t>(tile) + static_cast<uintptr_t>(distance)),
+  // This is the tile `part` of `parts`, and fetches in some of its `rounds`.
+  Ahead(const void* tile, const void* end, const void* next, int64_t distance, int64_t round_lines,
+        int64_t rounds, int64_t part, int64_t parts)
+      : parts_(parts),
+        due_(rounds * part % parts),
+        at_(reinterpret_cast<uintptr_t>(tile) +
+            static_cast<uintptr_t>(distance + rounds * part / parts * round_lines * kLine)),
         end_(next ? reinterpret_cast<uintptr_t>(end) : UINTPTR_MAX),
         jump_(next ? reinterpret_cast<uintptr_t>(next) - end_ : 0) {
     hop();
   }
 
+  // With every round.
   template <int LINES>
   void fetch() {
+    if (++due_ < parts_) return;
+    due_ -= parts_;
 #pragma GCC unroll 16
     for (int line = 0; line < LINES; ++line)
       fetch_line(reinterpret_cast<const char*>(at_ + static_cast<uintptr_t>(line * kLine)));
@@ -52,6 +61,7 @@ class Ahead {
     end_ = UINTPTR_MAX;
   }
 
+  int64_t parts_, due_;
   uintptr_t at_, end_, jump_;
 };
 

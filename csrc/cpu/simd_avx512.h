@@ -12,9 +12,10 @@ namespace {
 
 typedef __m512 Vec;
 constexpr int kLanes = 16;
-constexpr int kRowTile = 4;  // queries that share one pass over cached keys and values
-constexpr int kSoloOut = 4;  // weight rows per pass for one or two activation rows
-constexpr int kTileOut = 6;  // and for more
+constexpr int kRowTile = 4;   // queries that share one pass over cached keys and values
+constexpr int kSoloOut = 4;   // weight rows per pass for one or two activation rows
+constexpr int kTileOut = 4;   // and for more
+constexpr int kTileRows = 6;  // of which so many at a time
 
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec load(const int8_t* p) {

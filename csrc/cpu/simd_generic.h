@@ -17,9 +17,10 @@ typedef int8_t VecByte __attribute__((vector_size(4)));
 typedef uint16_t VecHalf __attribute__((vector_size(8)));
 
 constexpr int kLanes = 4;
-constexpr int kRowTile = 2;  // queries that share one pass over cached keys and values
-constexpr int kSoloOut = 4;  // weight rows per pass for one or two activation rows
-constexpr int kTileOut = 2;  // and for more
+constexpr int kRowTile = 2;   // queries that share one pass over cached keys and values
+constexpr int kSoloOut = 4;   // weight rows per pass for one or two activation rows
+constexpr int kTileOut = 2;   // and for more
+constexpr int kTileRows = 4;  // of which so many at a time
 
 inline Vec load(const float* p) {
   Vec v;

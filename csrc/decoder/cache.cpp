@@ -92,4 +92,18 @@ void KvCache::store_values(const Kernels& kernels, int64_t layer, int64_t head, 
   }
 }
 
+void KvCache::store_from(const Kernels& kernels, const KvCache& other, int64_t layer, int64_t head,
+                         int64_t begin, int64_t end) {
+  float row[4096];
+  for (int64_t key = begin; key < end; ++key) {
+    const int64_t within = key % kKeyBlock, column = key % kKeyGroup;
+    const auto* group = static_cast<const float*>(other.key_block(layer, head, key / kKeyBlock)) +
+                        within / kKeyGroup * kKeyGroup * head_dim_;
+    for (int64_t d = 0; d < head_dim_; ++d) row[d] = group[d * kKeyGroup + column];
+    store_keys(kernels, layer, head, key, row, 1, head_dim_);
+    const auto* values = static_cast<const float*>(other.value_block(layer, head, key / kKeyBlock));
+    store_values(kernels, layer, head, key, values + within * head_dim_, 1, head_dim_);
+  }
+}
+
 }  // namespace edge

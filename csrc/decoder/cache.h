@@ -40,6 +40,10 @@ class KvCache {
   void store_values(const Kernels& kernels, int64_t layer, int64_t head, int64_t at, const float* rows,
                     int64_t n, int64_t stride);
 
+  // Stores the keys and values [begin, end) of a float32 cache.
+  void store_from(const Kernels& kernels, const KvCache& other, int64_t layer, int64_t head, int64_t begin,
+                  int64_t end);
+
   void attend(const Kernels& kernels, const AttendArgs& args) const {
     (type_ == KvType::f32   ? kernels.attend_f32
      : type_ == KvType::f16 ? kernels.attend_f16

@@ -48,10 +48,10 @@ class Decoder::Claim {
 };
 
 Decoder::Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t threads, const std::string& isa,
-                 std::vector<int64_t> evidence_layers, int64_t screen_from)
+                 std::vector<int64_t> evidence_layers, const Copies& copies)
     : threads_(checked_threads(threads)),
       network_(spec, std::move(weights), kv, threads_, kernels_for(isa_select(isa)),
-               checked_layers(spec, std::move(evidence_layers)), screen_from),
+               checked_layers(spec, std::move(evidence_layers)), copies),
       has_prefix_(1, false) {}
 
 void Decoder::set_prefix(const Prefix& prefix, int64_t lane) {

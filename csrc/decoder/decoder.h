@@ -42,6 +42,8 @@ struct GenerateOptions {
   // several in one pass. The text, its log-probabilities and its evidence are the same bit by bit.
   bool draft = false;
   const DraftTable* draft_table = nullptr;
+  // Guess ids by a sketch of the decoder as well, where it has one.
+  bool sketch = false;
   // Drafts to check instead: [i] where i ids have been generated.
   std::vector<std::vector<int32_t>> draft_script;
   // What passes over 1 to kMaxRows rows cost, instead of what is assumed of this decoder; empty: that.
@@ -53,6 +55,8 @@ struct GenerateOptions {
 
 // The costs that the options tell, else those assumed.
 PassCosts pass_costs(const GenerateOptions& options, const PassCosts& assumed);
+// Whether the next ids may be guessed, and no script says how.
+bool can_be_drafted(const GenerateOptions& options);
 // Where drafts come from, or null where none are wanted.
 std::unique_ptr<Drafter> make_drafter(const GenerateOptions& options, const PassCosts& costs);
 // Throws std::invalid_argument for what is no draft script, table or cost.
@@ -69,6 +73,7 @@ struct GenerationResult {
   int64_t passes = 0;
   int64_t drafted = 0;
   int64_t accepted = 0;
+  int64_t sketch_passes = 0;  // over the sketch, to draft them
   // With beams: the texts asked for, best first (the first is the one above), and their scores.
   std::vector<std::vector<int32_t>> sequences;
   std::vector<float> scores;
@@ -95,7 +100,7 @@ class Decoder {
  public:
   // Throws std::invalid_argument for thread counts, layers or an instruction set that cannot be.
   Decoder(const DecoderSpec& spec, Weights weights, KvType kv, int64_t threads, const std::string& isa,
-          std::vector<int64_t> evidence_layers, int64_t screen_from = kScreenFrom);
+          std::vector<int64_t> evidence_layers, const Copies& copies = {});
 
   using OnToken = edge::OnToken;
 

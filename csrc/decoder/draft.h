@@ -54,6 +54,8 @@ class Drafter {
   virtual ~Drafter() = default;
   // Up to `limit` ids that may follow `text`; valid until the next call.
   virtual std::span<const int32_t> draft(std::span<const int32_t> text, int64_t limit) = 0;
+  // How many passes over a sketch that took so far.
+  virtual int64_t sketch_passes() const { return 0; }
   // Of the last draft the first `accepted` ids were right; `refuted`: the one after them was not.
   virtual void verified(int64_t accepted, bool refuted) = 0;
 };

@@ -3,23 +3,28 @@
 #include <algorithm>
 #include <array>
 
+#include "decoder/sketch_drafter.h"
 #include "decoder/writer.h"
 
 namespace edge {
 namespace {
 
 // Measured in passes over one row. Where weights and cache come from memory, further rows cost little until
-// the arithmetic takes longer than the reading; a decoder that stays in the processor's cache pays for the
-// arithmetic of every row. Rows are computed in tiles of four.
+// the arithmetic takes longer than the reading, which it does later where weights are float32; a decoder that
+// stays in the processor's cache pays for the arithmetic of every row.
 constexpr PassCosts kFromMemory{0.0f, 1.0f,  1.02f, 1.05f, 1.2f, 1.5f,  1.53f, 1.56f, 1.75f,
                                 2.1f, 2.15f, 2.3f,  2.5f,  2.7f, 2.85f, 3.0f,  3.1f};
+constexpr PassCosts kFloatsFromMemory{0.0f,  1.0f,  1.03f, 1.08f, 1.13f, 1.21f, 1.28f, 1.45f, 1.55f,
+                                      1.65f, 1.73f, 1.8f,  1.86f, 2.05f, 2.12f, 2.2f,  2.27f};
 constexpr PassCosts kFromCache{0.0f, 1.0f, 1.4f, 1.95f, 2.4f, 3.4f, 3.75f, 4.2f, 4.4f,
                                5.3f, 5.6f, 6.0f, 6.3f,  7.0f, 7.3f, 7.6f,  7.9f};
 constexpr int64_t kCacheBytes = int64_t{32} << 20;
 
 PassCosts costs_of(const Transformer& network, const TextRequest& request, int64_t texts) {
   const bool large = network.weight_bytes() + network.cache_bytes(request.lane) > kCacheBytes;
-  const PassCosts costs = pass_costs(*request.options, large ? kFromMemory : kFromCache);
+  const PassCosts costs = pass_costs(*request.options, !large                   ? kFromCache
+                                                       : network.reads_floats() ? kFloatsFromMemory
+                                                                                : kFromMemory);
   if (texts == 1) return costs;
   // As if every text had as many rows: what the rows of one cost is seen by all.
   PassCosts shared = costs;
@@ -47,12 +52,23 @@ class SpareRows {
   Lane& lane_;
 };
 
+std::unique_ptr<Drafter> drafter_of(Transformer& network, const TextRequest& request, int64_t texts,
+                                    const TokenChooser& chooser) {
+  const GenerateOptions& options = *request.options;
+  const PassCosts costs = costs_of(network, request, texts);
+  // Several texts share what a pass reads as it is.
+  if (!options.sketch || !network.sketches() || texts != 1 || !can_be_drafted(options))
+    return make_drafter(options, costs);
+  return std::make_unique<SketchDrafter>(network, request, chooser, make_drafter(options, kFromMemory),
+                                         costs);
+}
+
 class GreedyWriter : public Writer {
  public:
   GreedyWriter(Transformer& network, const TextRequest& request, const CancelToken* cancel, int64_t texts)
       : Writer(network, request, cancel),
         chooser_(network.kernels(), network.spec().vocab, options().sampling),
-        drafter_(make_drafter(options(), costs_of(network, request, texts))),
+        drafter_(drafter_of(network, request, texts, chooser_)),
         blocks_(static_cast<size_t>(chooser_.blocks())),
         text_(options().forced_ids),
         before_(prompt_),
@@ -90,6 +106,7 @@ class GreedyWriter : public Writer {
       const auto draft =
           drafter_->draft(text_, std::min({left, network_.rows_left(request_.lane), most}) - 1);
       pass_.insert(pass_.end(), draft.begin(), draft.end());
+      result_.sketch_passes = drafter_->sketch_passes();
     }
     changed_.clear();
     for (size_t r = 1; r < pass_.size(); ++r) {
@@ -192,11 +209,16 @@ PassCosts pass_costs(const GenerateOptions& options, const PassCosts& assumed) {
   return costs;
 }
 
+// A sampled id depends on the state of the random numbers, so there is nothing to check a draft against.
+bool can_be_drafted(const GenerateOptions& options) {
+  return options.draft_script.empty() && options.sampling.temperature == 0.0f &&
+         !options.rules.ban_anything();
+}
+
 std::unique_ptr<Drafter> make_drafter(const GenerateOptions& options, const PassCosts& costs) {
   if (!options.draft_script.empty())
     return std::make_unique<ScriptedDrafter>(options.draft_script, std::ssize(options.forced_ids));
-  // A sampled id depends on the state of the random numbers, so there is nothing to check a draft against.
-  if (!options.draft || options.sampling.temperature > 0.0f || options.rules.ban_anything()) return nullptr;
+  if (!options.draft || !can_be_drafted(options)) return nullptr;
   std::vector<int32_t> ends(options.stop_ids);
   ends.insert(ends.end(), options.sampling.suppressed.begin(), options.sampling.suppressed.end());
   return std::make_unique<TextDrafter>(options.draft_table, std::move(ends), costs);

@@ -8,14 +8,17 @@
 
 namespace edge {
 Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads,
-                         const Kernels& kernels, std::vector<int64_t> evidence_layers, int64_t screen_from)
+                         const Kernels& kernels, std::vector<int64_t> evidence_layers, const Copies& copies)
     : spec_(spec),
       weights_(std::move(weights)),
       kernels_(kernels),
       pool_(threads),
-      screen_(weights_.head.dtype == DType::f32 && weights_.head.bytes() >= screen_from
+      screen_(weights_.head.dtype == DType::f32 && weights_.head.bytes() >= copies.screen_from
                   ? HeadScreen(weights_.head, kernels_, pool_)
                   : HeadScreen()),
+      sketch_(Sketch::worth(weights_) >= std::max<int64_t>(copies.sketch_from, 1)
+                  ? Sketch(weights_, kernels_, pool_)
+                  : Sketch()),
       kv_(kv),
       evidence_layers_(std::move(evidence_layers)),
       is_evidence_layer_(size_of(spec.layers), false),
@@ -70,10 +73,16 @@ int64_t Transformer::cache_bytes(int64_t index) const {
 
 int64_t Transformer::weight_bytes() const {
   int64_t bytes = (screen_ ? screen_.matrix() : weights_.head).bytes() + weights_.transform.bytes();
-  for (const Layer& l : weights_.layers)
-    for (const Matrix* m : {&l.qkv, &l.attn_out, &l.cross_q, &l.cross_out, &l.mlp_in, &l.mlp_out})
-      bytes += m->bytes();
+  for (const Layer& layer : weights_.layers)
+    for (const Matrix* matrix : matrices_of(layer)) bytes += matrix->bytes();
   return bytes;
+}
+
+float Transformer::sketch_share(int64_t index) const {
+  const int64_t head = (screen_ ? screen_.matrix() : weights_.head).bytes();
+  const int64_t cache = cache_bytes(index) / (lane(index).cache.type() == KvType::f32 ? 4 : 1);
+  return static_cast<float>(sketch_.bytes() + head + cache) /
+         static_cast<float>(weight_bytes() + cache_bytes(index));
 }
 
 void Transformer::set_prefix(const Prefix& prefix, int64_t index) {
@@ -122,11 +131,22 @@ void Transformer::reserve_branches(int64_t slots, int64_t index) {
   make_room();
 }
 
+void Transformer::ready_sketch(int64_t index) {
+  Lane& to = lane(index);
+  to.open_sketch();
+  pool_.run([&](int thread) {
+    const auto [begin, end] = share(spec_.layers * spec_.heads, thread, pool_.team());
+    for (int64_t i = begin; i < end; ++i) to.round_for_sketch(kernels_, i / spec_.heads, i % spec_.heads);
+  });
+  to.rounded_for_sketch();
+}
+
 void Transformer::append(std::span<const Step* const> steps) {
   parts_.clear();
   wanted_.clear();
   rows_ = 0;
-  screened_ = false;
+  sketching_ = steps.front()->sketch;
+  screened_ = sketching_ && screen_;
   for (const Step* step : steps) {
     const auto rows = std::ssize(step->ids);
     Lane& to = lane(step->lane);
@@ -183,7 +203,7 @@ void Transformer::work(int thread) {
   Digits& digits = digits_[size_of(thread)];
   const auto activate = activation();
   for (int64_t i = 0; i < spec_.layers; ++i) {
-    const Layer& layer = weights_.layers[size_of(i)];
+    const Layer& layer = layers()[size_of(i)];
     normalise(attn_input(i), x_.data(), own, rows);
     digits.round(layer.qkv, own, rows);
     if (thread == 0) count_blocks(false, i);
@@ -223,7 +243,7 @@ void Transformer::work(int thread) {
     expect_rows(thread, layer.mlp_out, kRowUnit);
     pool_.barrier(thread);
     const bool last = i + 1 == spec_.layers;
-    const Matrix& following = last ? first_of_head() : weights_.layers[size_of(i + 1)].qkv;
+    const Matrix& following = last ? first_of_head() : layers()[size_of(i + 1)].qkv;
     const int64_t unit = !last ? spec_.head_dim : spec_.head_transform ? kRowUnit : kVocabBlock;
     digits.round(layer.mlp_out, mlp_.data(), rows);
     spread_rows(thread, kMlpOut, layer.mlp_out, first_rows(thread, following, unit),
@@ -234,12 +254,12 @@ void Transformer::work(int thread) {
     pool_.barrier(thread);
   }
   project_logits(thread);
-  expect_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
+  expect_rows(thread, layers().front().qkv, spec_.head_dim);  // of the next step
 }
 
 // Ends, as it begins, between two barriers.
 void Transformer::cross_attend(int thread, int64_t index) {
-  const Layer& layer = weights_.layers[size_of(index)];
+  const Layer& layer = layers()[size_of(index)];
   const int64_t hidden = spec_.hidden, rows = rows_;
   expect_rows(thread, layer.cross_q, kRowUnit);
   pool_.barrier(thread);
@@ -338,9 +358,9 @@ void Transformer::normalise(const Norm& norm, const float* x, float* y, int64_t 
 // Units are whole heads, so that the thread that computes a head's key or value also stores it.
 void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t end, const NextRead& next) {
   const int64_t heads = spec_.heads, head_dim = spec_.head_dim, stride = 3 * spec_.hidden;
-  weights_.layers[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows_, qkv_.data(),
-                                               stride, begin * head_dim, end * head_dim, false, next,
-                                               digits_[size_of(thread)].rows());
+  layers()[size_of(index)].qkv.multiply(kernels_, own_[size_of(thread)].data(), rows_, qkv_.data(), stride,
+                                        begin * head_dim, end * head_dim, false, next,
+                                        digits_[size_of(thread)].rows());
   for (const Part& part : parts_) {
     const Branches* branches = part.step->branches;
     const int64_t at = part.lane->own_keys(index);
@@ -352,7 +372,7 @@ void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t 
         else
           cache.store_values(kernels_, index, unit - 2 * heads, key, rows, n, stride);
       };
-      if (!branches) store(part.lane->cache, at, from, part.rows);
+      if (!branches) store(sketching_ ? part.lane->sketch_cache() : part.lane->cache, at, from, part.rows);
       for (int64_t r = 0; branches && r < part.rows; ++r)
         store(*part.lane->branch_cache, branches->slots[size_of(r)], from + r * stride, 1);
     }

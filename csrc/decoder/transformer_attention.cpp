@@ -66,6 +66,7 @@ int64_t Transformer::key_blocks(bool cross, int64_t layer, const Part& part, int
 
 std::pair<const KvCache*, int64_t> Transformer::block_at(bool cross, int64_t layer, const Part& part,
                                                          int64_t block) const {
+  if (sketching_) return {cross ? &part.lane->sketch_cross_cache() : &part.lane->sketch_cache(), block};
   if (cross) return {&part.lane->cross_cache, block};
   if (!part.step->branches || block < shared_blocks(layer, part)) return {&part.lane->cache, block};
   return {part.lane->branch_cache.get(), block - shared_blocks(layer, part)};

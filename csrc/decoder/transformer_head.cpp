@@ -17,11 +17,11 @@ void Transformer::project_logits(int thread) {
   for (int64_t r = 0; r < n; ++r)
     normalise(head_input(), x_.data() + wanted_[size_of(r)].row * spec_.hidden, own + r * spec_.hidden, 1);
   if (spec_.head_transform) {
-    const DigitRows* input = digits_[size_of(thread)].round(weights_.transform, own, n);
-    spread_rows(thread, kTransform, weights_.transform, first_rows(thread, head(), kVocabBlock),
+    const DigitRows* input = digits_[size_of(thread)].round(transform(), own, n);
+    spread_rows(thread, kTransform, transform(), first_rows(thread, head(), kVocabBlock),
                 [&](int64_t begin, int64_t end, const NextRead& next) {
-                  weights_.transform.multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end,
-                                              false, next, input);
+                  transform().multiply(kernels_, own, n, transformed_.data(), spec_.hidden, begin, end, false,
+                                       next, input);
                   for (int64_t r = 0; r < n; ++r)
                     activation()(transformed_.data() + r * spec_.hidden + begin, end - begin);
                 });
@@ -30,8 +30,7 @@ void Transformer::project_logits(int thread) {
     normalise(weights_.transform_norm, transformed_.data(), own, n);
   }
   const DigitRows* input = digits_[size_of(thread)].round(head(), own, n);
-  const NextRead behind =
-      first_rows(thread, weights_.layers.front().qkv, spec_.head_dim);  // of the next step
+  const NextRead behind = first_rows(thread, layers().front().qkv, spec_.head_dim);  // of the next step
   float* logits = wanted_.front().step->logits;
   std::array<std::optional<NearLogits>, kMaxRows> near;
   for (int64_t r = 0; r < n && screened_; ++r)
@@ -40,7 +39,7 @@ void Transformer::project_logits(int thread) {
                                logits + r * spec_.vocab);
   // Neighbours that read the same matrix.
   const auto project = [&](int64_t first, int64_t count, int64_t block, int64_t after) {
-    const bool screened = near[size_of(first)].has_value();
+    const bool screened = near[size_of(first)].has_value() || (sketching_ && screened_);
     const Matrix& matrix = screened ? screen_.matrix() : weights_.head;
     const bool rounded = input && screened == screened_;
     const DigitRows part = rounded ? Digits::from(*input, first) : DigitRows{};
@@ -62,7 +61,7 @@ void Transformer::project_logits(int thread) {
       }
     }
   });
-  if (!screened_) return;
+  if (!screened_ || sketching_) return;
   pool_.barrier(thread);
   const auto [begin, end] = share(vocab_blocks(), thread, pool_.team());
   for (int64_t r = 0; r < n; ++r)

@@ -123,7 +123,7 @@ struct TextOptions {
   TextOptions(std::vector<int32_t> begin_ids, std::vector<int32_t> forced_ids, const std::string& bias_rows,
               int64_t max_new_tokens, float repetition_penalty, std::vector<int32_t> stop_ids,
               std::vector<int32_t> suppressed_ids, float temperature, int64_t top_k, float top_p,
-              uint64_t seed, bool draft, const std::shared_ptr<PyDraftTable>& draft_table,
+              uint64_t seed, bool draft, bool sketch, const std::shared_ptr<PyDraftTable>& draft_table,
               std::vector<std::vector<int32_t>> draft_script, std::vector<float> draft_costs,
               int64_t no_repeat_ngram, int64_t min_new_tokens, bool penalise_prompt, int32_t forced_end,
               int64_t counted_begin, int64_t beams, float length_penalty, const std::string& early_stopping,
@@ -141,6 +141,7 @@ struct TextOptions {
                                            .suppressed = std::move(suppressed_ids)},
                               .draft = draft,
                               .draft_table = draft_table ? &draft_table->table() : nullptr,
+                              .sketch = sketch,
                               .draft_script = std::move(draft_script),
                               .draft_costs = std::move(draft_costs),
                               .rules = {.no_repeat_ngram = no_repeat_ngram,
@@ -199,13 +200,20 @@ std::map<std::string, TensorView> weight_views(const py::dict& weights, std::vec
   return views;
 }
 
+// Bytes from which on there is a copy in 8 bits: always, never, or by default.
+int64_t copy_from(std::optional<bool> wanted, int64_t assumed) {
+  if (!wanted) return assumed;
+  return *wanted ? 0 : std::numeric_limits<int64_t>::max();
+}
+
 // A decoder of the CPU or of a CUDA device.
 template <class D>
 class PyDecoder {
  public:
   PyDecoder(const py::dict& spec_dict, const py::dict& weights, const std::string& kv_dtype, int64_t threads,
             const std::optional<std::string>& isa, std::vector<int64_t> evidence_layers,
-            const std::vector<std::string>& prefill_int8, std::optional<bool> screen_head)
+            const std::vector<std::string>& prefill_int8, std::optional<bool> screen_head,
+            std::optional<bool> sketch)
     requires std::same_as<D, Decoder>
   {
     const DecoderSpec spec = parse_spec(spec_values(spec_dict));
@@ -213,9 +221,8 @@ class PyDecoder {
     make_narrow(bound, prefill_int8);
     decoder_ = std::make_unique<D>(spec, std::move(bound), kv_type(kv_dtype), threads, isa.value_or(""),
                                    std::move(evidence_layers),
-                                   !screen_head   ? kScreenFrom
-                                   : *screen_head ? 0
-                                                  : std::numeric_limits<int64_t>::max());
+                                   Copies{.screen_from = copy_from(screen_head, kScreenFrom),
+                                          .sketch_from = copy_from(sketch, kSketchFrom)});
   }
 
   // The weights are copied to the device: nothing is kept alive.
@@ -464,7 +471,8 @@ PYBIND11_MODULE(_kernel, m) {
       .def_property_readonly("scores", [](const GenerationResult& r) { return to_array(r.scores); })
       .def_readonly("passes", &GenerationResult::passes)
       .def_readonly("drafted", &GenerationResult::drafted)
-      .def_readonly("accepted", &GenerationResult::accepted);
+      .def_readonly("accepted", &GenerationResult::accepted)
+      .def_readonly("sketch_passes", &GenerationResult::sketch_passes);
 
   py::class_<PyDraftTable, std::shared_ptr<PyDraftTable>>(m, "DraftTable")
       .def(py::init<const IdArray&, const IdArray&, const IdArray&, const SharedFloats&, int64_t>(),
@@ -477,7 +485,7 @@ PYBIND11_MODULE(_kernel, m) {
 
   py::class_<TextOptions>(m, "TextOptions")
       .def(py::init<std::vector<int32_t>, std::vector<int32_t>, const std::string&, int64_t, float,
-                    std::vector<int32_t>, std::vector<int32_t>, float, int64_t, float, uint64_t, bool,
+                    std::vector<int32_t>, std::vector<int32_t>, float, int64_t, float, uint64_t, bool, bool,
                     const std::shared_ptr<PyDraftTable>&, std::vector<std::vector<int32_t>>,
                     std::vector<float>, int64_t, int64_t, bool, int32_t, int64_t, int64_t, float,
                     const std::string&, int64_t>(),
@@ -486,7 +494,7 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("max_new_tokens") = 100, py::arg("repetition_penalty") = 1.0f,
            py::arg("stop_ids") = std::vector<int32_t>{}, py::arg("suppressed_ids") = std::vector<int32_t>{},
            py::arg("temperature") = 0.0f, py::arg("top_k") = 0, py::arg("top_p") = 1.0f, py::arg("seed") = 0,
-           py::arg("draft") = false, py::arg("draft_table") = py::none(),
+           py::arg("draft") = false, py::arg("sketch") = false, py::arg("draft_table") = py::none(),
            py::arg("draft_script") = std::vector<std::vector<int32_t>>{},
            py::arg("draft_costs") = std::vector<float>{}, py::arg("no_repeat_ngram") = 0,
            py::arg("min_new_tokens") = 0, py::arg("penalise_prompt") = false, py::arg("forced_end") = -1,
@@ -499,11 +507,12 @@ PYBIND11_MODULE(_kernel, m) {
   decoder
       .def(py::init<const py::dict&, const py::dict&, const std::string&, int64_t,
                     const std::optional<std::string>&, std::vector<int64_t>, const std::vector<std::string>&,
-                    std::optional<bool>>(),
+                    std::optional<bool>, std::optional<bool>>(),
            py::arg("spec"), py::arg("weights"), py::kw_only(), py::arg("kv_dtype") = "fp32",
            py::arg("threads"), py::arg("isa") = py::none(),
            py::arg("evidence_layers") = std::vector<int64_t>{},
-           py::arg("prefill_int8") = std::vector<std::string>{}, py::arg("screen_head") = py::none())
+           py::arg("prefill_int8") = std::vector<std::string>{}, py::arg("screen_head") = py::none(),
+           py::arg("sketch") = py::none())
       .def_property_readonly("isa",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().kernels().name; })
       .def_property_readonly("threads", [](const PyDecoder<Decoder>& d) { return d.decoder().threads(); })
