@@ -11,8 +11,9 @@ PROG = "edge-bench cross"
 
 _EPILOG = """\
 Every engine has a process of its own and is stopped while others have their turn; a round is one report, greedy and
-with beams, of each. All get the same film, weights and number of tokens; nothing is drafted. The models (random
-weights of published sizes) are made once, in the user's cache: that needs the exporter, PyTorch and optimum
+with beams, of each. All get the same film, weights and number of tokens. Drafts come from nothing but the copy in 8
+bits that a float32 decoder has of itself, and are timed beside one token per pass. The models (random weights of
+published sizes) are made once, in the user's cache: that needs the exporter, PyTorch and optimum
 (pip install "edge-report[cpu,export,bench]").
 """
 

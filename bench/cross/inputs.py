@@ -33,9 +33,18 @@ def pixels(shape: str) -> NDArray[np.float32]:
     return to_pixels(to_gray8(read_film(film()), image["intensity"]), image)
 
 
+SINGLE = "greedy_single"
+"""A greedy text one token per pass, of an engine that otherwise drafts."""
+
+
+def kind_of(task: str) -> str:
+    """``greedy`` or ``beams``: tasks of one kind write the same text."""
+    return task.split("_")[0]
+
+
 def beams_of(task: str) -> int:
-    """Beams of a task: ``greedy``, or ``beams`` (4)."""
-    return {"greedy": 1, "beams": 4}[task]
+    """Beams of a task: one where it is greedy, else 4."""
+    return {"greedy": 1, "beams": 4}[kind_of(task)]
 
 
 def digest(ids: Any) -> str:

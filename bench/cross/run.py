@@ -13,6 +13,7 @@ from ..peers.job import Job
 from ..peers.session import Entry, Session
 from ..peers.variants import Variant
 from ..stats import median, rounded
+from .inputs import SINGLE, kind_of
 from .shapes import SHAPES
 
 FORMAT = "edge-bench cross 1"
@@ -21,7 +22,7 @@ TASKS = ("greedy", "beams")
 ASKED = 2.0
 """How many times faster than the faster of PyTorch and optimum, both in float32, a report should be."""
 VARIANTS = (
-    Variant(OURS, "edge-report", "fp32", "", TASKS),
+    Variant(OURS, "edge-report", "fp32", "", (*TASKS, SINGLE)),
     Variant(OURS, "edge-report", "int8", "", TASKS),
     Variant("transformers", "PyTorch, transformers", "fp32", "", TASKS),
     Variant("optimum", "optimum, ONNX Runtime", "fp32", "", TASKS),
@@ -52,7 +53,9 @@ def measure(
         )
 
     busy = machine.busy_processors()
-    variants = [replace(variant, tasks=tuple(tasks)) for variant in VARIANTS]
+    variants = [
+        replace(variant, tasks=tuple(task for task in variant.tasks if kind_of(task) in tasks)) for variant in VARIANTS
+    ]
     with Session(variants, job, limit=limit, say=say) as session:
         session.start()
         for index in range(rounds):
@@ -105,12 +108,13 @@ def marks(peers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     found = []
     for ours in (peer for peer in listed if peer["peer"] == OURS):
         for task, times in ours["tasks"].items():
-            others = [p for p in listed if p["peer"] != OURS and task in p["tasks"]]
+            theirs = kind_of(task)
+            others = [p for p in listed if p["peer"] != OURS and theirs in p["tasks"]]
             if not others:
                 continue
-            best = min(others, key=lambda p: float(p["tasks"][task]["median"]))
-            ratio = best["tasks"][task]["median"] / times["median"]
-            texts = [peer["info"].get("texts", {}).get(task) for peer in (ours, best)]
+            best = min(others, key=lambda p: float(p["tasks"][theirs]["median"]))
+            ratio = best["tasks"][theirs]["median"] / times["median"]
+            texts = [ours["info"].get("texts", {}).get(task), best["info"].get("texts", {}).get(theirs)]
             found.append(
                 {
                     "task": task,

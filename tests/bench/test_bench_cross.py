@@ -30,6 +30,9 @@ def entries() -> list[Entry]:
         texts = {"greedy": "a", "beams": "b" if variant.weights == "fp32" else "c"}
         entry = Entry(variant, info={"versions": {variant.peer: "1"}, "texts": texts})
         entry.runs = {"greedy": [greedy - 50, greedy, greedy + 90], "beams": [beams, beams + 1, beams - 1]}
+        if run.SINGLE in variant.tasks:
+            entry.runs[run.SINGLE] = [1000, 800, 1200]
+            texts[run.SINGLE] = "a"
         found.append(entry)
     return found
 
@@ -41,6 +44,9 @@ def test_marks_are_against_the_faster_of_the_others() -> None:
     assert marks["ours-fp32", "greedy"]["ratio"] == pytest.approx(900 / 700, rel=1e-6)
     assert marks["ours-fp32", "greedy"]["holds"] is False
     assert marks["ours-fp32", "beams"]["theirs"] == "transformers-fp32"
+    assert marks["ours-fp32", run.SINGLE]["theirs"] == "optimum-fp32"
+    assert marks["ours-fp32", run.SINGLE]["ratio"] == pytest.approx(0.9)
+    assert marks["ours-fp32", run.SINGLE]["same_text"] is True
     assert marks["ours-int8", "greedy"]["ratio"] == 3.0
     assert marks["ours-int8", "beams"]["holds"] is True
     assert marks["ours-fp32", "beams"]["same_text"] is True
@@ -60,7 +66,7 @@ def test_peers_that_do_not_run() -> None:
         text = table.render(figures, markdown=markdown)
         assert "optimum-fp32: skipped: torch not installed" in text
         assert "edge-report" in text
-    assert "| edge-report | int8 | 300 | 250 | 500 | 499 |" in table.render(figures, markdown=True)
+    assert "| edge-report | int8 | 300 | 250 |  |  | 500 | 499 |" in table.render(figures, markdown=True)
 
 
 def test_every_shape_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
