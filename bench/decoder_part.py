@@ -58,7 +58,8 @@ def run_decoder(
     seed : int
         Of the prefix's keys and values and of the first logits.
     draft : bool
-        Time each run once more with drafts as good as the demo model's (:mod:`edge_bench.oracle`), by turns.
+        Time each run once more with drafts as good as the demo model's (:mod:`edge_bench.oracle`), by turns; a float32
+        decoder's also with those of its sketch.
     bandwidth : callable, optional
         Measures the read bandwidth; called before and after each timed run.
 
@@ -78,7 +79,14 @@ def run_decoder(
     begin = perf_counter()
     weights = load()
     layers = int(spec["layers"])
-    decoder = Decoder(spec, weights, kv_dtype=kv_dtype, threads=threads, evidence_layers=range(layers // 2, layers))
+    decoder = Decoder(
+        spec,
+        weights,
+        kv_dtype=kv_dtype,
+        threads=threads,
+        evidence_layers=range(layers // 2, layers),
+        sketch=None if draft else False,
+    )
     load_ms = (perf_counter() - begin) * 1e3
 
     rng = np.random.default_rng(seed)
@@ -90,7 +98,7 @@ def run_decoder(
     )
     first_logits = rng.standard_normal(spec["vocab"], np.float32)
     options = GenerationOptions(max_new_tokens=tokens, repetition_penalty=PENALTY, bias_rows="all", draft=False)
-    runs, steps, drafted, beside = [], [], [], []
+    runs, steps, drafted, sketched, beside = [], [], [], [], []
     script: list[list[int]] = []
     for index in range(WARM_UP + repeat):
         timed = index >= WARM_UP
@@ -107,6 +115,11 @@ def run_decoder(
             result = decoder.generate(first_logits, options, draft_script=script)
             if timed:
                 drafted.append(result)
+            if decoder.sketches:
+                decoder.set_prefix(*inputs)
+                result = decoder.generate(first_logits, options.but(draft="sketch"))
+                if timed:
+                    sketched.append(result)
     rss, peak = machine.resident_mb()
     return Part(
         name="decoder",
@@ -127,7 +140,7 @@ def run_decoder(
             "bundle_sha256": None,
             "seed": seed,
         },
-        extra={"token_ms": {"min": rounded(min(steps)), **summary(steps)}, **_drafting(drafted, runs, tokens)},
+        extra={"token_ms": {"min": rounded(min(steps)), **summary(steps)}, **_drafting(drafted, sketched, runs, tokens)},
         beside_gbps=beside,
     )
 
@@ -138,22 +151,28 @@ def _precision(weights: Mapping[str, NDArray[np.generic]]) -> str:
     return "int4" if "uint8" in stored else "int8" if "int8" in stored else "fp32"
 
 
-def _drafting(drafted: Sequence[Generation], runs: Sequence[Mapping[str, float]], tokens: int) -> dict[str, Any]:
-    """What drafts as good as the demo model's gain; nothing where none were timed."""
-    if not drafted:
-        return {}
-    ms = median([result.decode_seconds for result in drafted]) * 1e3 / (tokens - 1)
+def _drafting(
+    drafted: Sequence[Generation], sketched: Sequence[Generation], runs: Sequence[Mapping[str, float]], tokens: int
+) -> dict[str, Any]:
+    """What drafts as good as the demo model's gain, and those of a sketch; nothing where none were timed."""
     plain = median([run["decode"] for run in runs]) / (tokens - 1)
-    return {
-        "drafting": {
-            "drafts": "of the known text, right as often as the demo model's",
+    found = {}
+    for name, drafts, results in (
+        ("drafting", "of the known text, right as often as the demo model's", drafted),
+        ("sketching", "of the decoder's sketch alone", sketched),
+    ):
+        if not results:
+            continue
+        ms = median([result.decode_seconds for result in results]) * 1e3 / (tokens - 1)
+        found[name] = {
+            "drafts": drafts,
             "ms_per_token": rounded(ms),
-            "tokens_per_pass": rounded(drafted[0].tokens_per_pass),
-            "drafted": drafted[0].drafted,
-            "accepted": drafted[0].accepted,
+            "tokens_per_pass": rounded(results[0].tokens_per_pass),
+            "drafted": results[0].drafted,
+            "accepted": results[0].accepted,
             "speed_up": rounded(plain / ms),
         }
-    }
+    return found
 
 
 def _run(

@@ -71,12 +71,12 @@ def _part(name: str, part: Mapping[str, Any], result: Mapping[str, Any]) -> Iter
     yield f"{'decode':<{WIDTH}}{part['ms_per_token']:.3f} ms/token, {part['tokens_per_s']:.1f} tokens/s"
     if part["tokens_per_pass"] > 1.0:
         yield f"{'':<{WIDTH}}{part['tokens_per_pass']:.2f} tokens per pass (drafts)"
-    oracle = part.get("drafting")
-    if oracle:
-        yield (
-            f"{'':<{WIDTH}}with drafts as good as the demo model's: {oracle['ms_per_token']:.3f} ms/token, "
-            f"{oracle['tokens_per_pass']:.2f} tokens per pass, {oracle['speed_up']:.2f}x"
-        )
+    for name, words in (("drafting", "drafts as good as the demo model's"), ("sketching", "drafts of its own sketch")):
+        if drafts := part.get(name):
+            yield (
+                f"{'':<{WIDTH}}with {words}: {drafts['ms_per_token']:.3f} ms/token, "
+                f"{drafts['tokens_per_pass']:.2f} tokens per pass, {drafts['speed_up']:.2f}x"
+            )
     sizes = part["bytes"]
     yield (
         f"{'':<{WIDTH}}{part['bytes_per_token'] / 1e6:.1f} MB/token "

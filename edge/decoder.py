@@ -211,6 +211,11 @@ class Decoder:
         return int(self._kernel.threads)
 
     @property
+    def sketches(self) -> bool:
+        """Whether it has a copy in int8 to draft with."""
+        return bool(self._kernel.sketches)
+
+    @property
     def text_rows(self) -> int:
         """Text rows in the cache."""
         return int(self._kernel.text_rows)

@@ -516,6 +516,8 @@ PYBIND11_MODULE(_kernel, m) {
       .def_property_readonly("isa",
                              [](const PyDecoder<Decoder>& d) { return d.decoder().network().kernels().name; })
       .def_property_readonly("threads", [](const PyDecoder<Decoder>& d) { return d.decoder().threads(); })
+      .def_property_readonly("sketches",
+                             [](const PyDecoder<Decoder>& d) { return d.decoder().network().sketches(); })
       .def_property_readonly(
           "prefix_rows",
           [](const PyDecoder<Decoder>& d) { return d.decoder().network().lane().prefix_rows(); })

@@ -159,9 +159,23 @@ def test_the_decoder_alone_with_drafts() -> None:
     assert drafting["tokens_per_pass"] == pytest.approx((len(PATTERN) + right) / len(PATTERN), rel=0.3)
     assert 0 < drafting["accepted"] < drafting["drafted"]
     assert part.tokens_per_pass == 1.0
+    assert "sketching" not in part.to_dict(1.0)  # too small
     assert "drafting" not in run_decoder(
         spec, lambda: reference.random_weights(spec), prefix=20, tokens=5, repeat=1, threads=1, name="x"
     ).to_dict(1.0)
+
+
+def test_the_decoder_alone_with_its_sketch() -> None:
+    from edge_bench.decoder_part import run_decoder
+
+    spec = {**reference.SPEC, "layers": 2, "hidden": 256, "heads": 4, "kv_heads": 4, "head_dim": 64, "mlp": 8000}
+    spec |= {"vocab": 320, "max_positions": 192}
+    part = run_decoder(
+        spec, lambda: reference.random_weights(spec), prefix=20, tokens=40, repeat=1, threads=1, name="x", draft=True
+    ).to_dict(1.0)
+    assert part["sketching"]["tokens_per_pass"] > 1.5
+    assert 0 < part["sketching"]["accepted"] <= part["sketching"]["drafted"]
+    assert part["tokens_per_pass"] == 1.0
 
 
 def test_stop_ids_do_not_shorten_a_run(tmp_path: Path, timed: Any) -> None:
