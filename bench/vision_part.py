@@ -18,6 +18,8 @@ _EPILOG = """\
 Every bundle is loaded with every runtime; a round is one film through each of them, and the figures are medians over
 the rounds. Load time and resident memory come from a fresh process for each, which loads the graph and runs it once.
 Runtimes that are not installed are skipped with a word.
+The last column holds int8 bundles against the machine: the products of vision and prefill (counted in the graph, where
+the package onnx is there) over their time, as a share of the most integers that as many threads multiplied beside them.
 """
 
 
@@ -92,11 +94,12 @@ def measure(folders: list[Path], runtimes: list[str] | None, rounds: int, thread
     from edge.bundle import Bundle
     from edge.errors import MissingRuntime
     from edge.threads import check_threads
+    from edge._kernel import MultiplyMeter
     from edge.vision import VisionSession
 
     from . import machine
     from .cli import say
-    from .stats import summary
+    from .stats import median, summary
 
     threads = check_threads(threads)
     busy = machine.busy_processors()
@@ -119,11 +122,14 @@ def measure(folders: list[Path], runtimes: list[str] | None, rounds: int, thread
                     "precision": bundle.manifest.precision,
                     "runtime": session.runtime,
                     "asked": runtime,
+                    "products": _products(bundle),
                     **_alone(folder, runtime, threads),
                 }
             )
     times: list[list[float]] = [[] for _ in sessions]
+    meter, rates = MultiplyMeter(threads), list[float]()
     for turn in range(rounds + 1):
+        rates += meter.passes(0.05)
         for (session, prefill, pixels, bias), seconds in zip(sessions, times, strict=True):
             begin = perf_counter()
             prefill(session.run(pixels, bias=bias))
@@ -131,11 +137,16 @@ def measure(folders: list[Path], runtimes: list[str] | None, rounds: int, thread
                 seconds.append((perf_counter() - begin) * 1e3)
     for row, milliseconds in zip(rows, times, strict=True):
         row["ms"] = summary(milliseconds) | {"min": round(min(milliseconds), 3)}
+        counted = row["products"] and row["precision"] == "int8"
+        row["share_of_products"] = (
+            round(row["products"] / 1e6 / row["ms"]["p50"] / median(rates), 4) if counted else None
+        )
     return {
         "format": "edge-bench vision 1",
         "rounds": rounds,
         "threads": threads,
         "busy_processors": busy,
+        "products_per_s": round(median(rates) * 1e9),
         "rows": rows,
         "machine": machine.describe("-"),
     }
@@ -143,17 +154,33 @@ def measure(folders: list[Path], runtimes: list[str] | None, rounds: int, thread
 
 def render(result: dict[str, Any]) -> str:
     """The figures as text."""
-    lines = [f"{'bundle':28} {'runtime':9} {'ms':>8} {'min':>8} {'load ms':>8} {'resident':>9} {'peak MB':>8}"]
+    lines = [f"{'bundle':28} {'runtime':9} {'ms':>8} {'min':>8} {'load ms':>8} {'resident':>9} {'peak MB':>8} {'share':>6}"]
     for row in result["rows"]:
         name = f"{row['bundle'][:22]} {row['precision']}"
         memory = [f"{row[key]:.0f}" if row[key] is not None else "-" for key in ("rss_mb", "rss_peak_mb")]
+        share = f"{row['share_of_products']:.0%}" if row["share_of_products"] else "-"
         lines.append(
             f"{name:28} {row['runtime']:9} {row['ms']['p50']:8.1f} {row['ms']['min']:8.1f} {row['load_ms']:8.0f} "
-            f"{memory[0]:>9} {memory[1]:>8}"
+            f"{memory[0]:>9} {memory[1]:>8} {share:>6}"
         )
+    lines.append(f"share: of the {result['products_per_s'] / 1e9:.0f} billion products per second that the threads do at most")
     busy = result["busy_processors"]
     lines.append(f"{result['threads']} threads, medians of {result['rounds']} rounds; {busy} processors busy before")
     return "\n".join(lines) + "\n"
+
+
+def _products(bundle: Any) -> int | None:
+    """Of one film, or None where they cannot be counted."""
+    from . import products
+
+    manifest = bundle.manifest
+    try:
+        vision = products.of_graph(bundle.file(manifest.vision_static_file or manifest.vision_file))
+    except ImportError:
+        return None
+    if vision is None or not manifest.kernel_prefill:
+        return vision
+    return vision + products.of_prefill(manifest.decoder, manifest.prefix.length)
 
 
 def _prefill(bundle: Any, threads: int) -> Callable[[Any], None]:

@@ -8,11 +8,12 @@ only at ``TensorProto.data_location`` and ``external_data``.
 
 from __future__ import annotations
 
+import errno
 import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
-from edge.errors import BundleError
+from edge.errors import BundleError, ProcessingError
 
 _MAX_DEPTH = 32
 # message -> {field number: message it holds}
@@ -33,12 +34,14 @@ def check_self_contained(path: Path) -> None:
 
     Raises
     ------
-    BundleError
+    BundleError, ProcessingError
     """
     try:
         with open(path, "rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             external = _external(data, 0, len(data), "model", 0)
-    except (ValueError, IndexError, OSError):
+    except (ValueError, IndexError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:  # no address space left for the file
+            raise ProcessingError(f"not enough memory to load {path.name}") from None
         raise BundleError(f"{path.name} is not a valid ONNX file: export the bundle again") from None
     if external:
         raise BundleError(f"{path.name} keeps data in other files; a bundle's graph must be a single file")

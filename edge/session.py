@@ -135,6 +135,7 @@ class FilmSession:
         seed: int = 0,
         cut: bool | None = None,
         draft: Draft | None = None,
+        beams: int | None = None,
         on_text: OnText | None = None,
         cancel: CancelToken | None = None,
     ) -> Report:
@@ -152,6 +153,7 @@ class FilmSession:
             sampling=(temperature, top_k, top_p, seed),
             cut=cut,
             draft=draft,
+            beams=beams,
             on_text=on_text,
             cancel=cancel,
         )

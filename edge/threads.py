@@ -54,17 +54,23 @@ def _core(cpu: int) -> tuple[str, str]:
 
 
 def _quota() -> int:
-    """The CPU quota of the control group (version 2), in whole CPUs; very large without one."""
+    """The CPU quota of the control group (version 2, else 1) in CPUs, rounded down as the kernel does: a thread that
+    has a CPU for a part of the time makes all others wait. At least 1; very large without a quota."""
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, math.ceil(int(limit) / int(period)))
-    except (OSError, ValueError, ZeroDivisionError):
+    except (OSError, ValueError):
+        try:
+            limit, period = (Path(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        except OSError:
+            return 1 << 30
+    try:
+        share = int(limit) / int(period)  # version 2 says "max", version 1 says -1, where there is none
+    except (ValueError, ZeroDivisionError):
         return 1 << 30
+    return max(1, math.floor(share)) if share > 0 else 1 << 30
 
 
 BYTES_PER_THREAD = 2 << 20
-
-
 ROWS_PER_PASS = 4
 """Tokens that a pass over the decoder checks together where drafts are good."""
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A vision graph in ONNX Runtime, on the CPU.
 #include <cstdlib>
+#include <new>
+#include <string_view>
 #include <utility>
 
 #include "cpu/thread_pool.h"
@@ -20,6 +22,14 @@ constexpr size_t kLarge = size_t{64} << 20;
 
 struct Refused {};  // by the runtime; its words may quote the graph and are left out
 
+// It has no type of its own for memory that has run out, but words.
+struct ErrorMessage {
+  static const char* call(void* const* api, const Status* status) {
+    const char* words = reinterpret_cast<const char* (*)(const Status*)>(api[2])(status);
+    return words ? words : "";
+  }
+};
+
 class Api {
  public:
   explicit Api(const SharedLibrary& library) {
@@ -36,7 +46,11 @@ class Api {
   template <class F, class... Arguments>
   void call(Arguments... arguments) const {
     if (Status* status = F::call(table_, arguments...)) {
+      const std::string_view words = ErrorMessage::call(table_, status);
+      const bool memory =
+          words.find("bad_alloc") != words.npos || words.find("Failed to allocate memory") != words.npos;
       ReleaseStatus::call(table_, status);
+      if (memory) throw std::bad_alloc();
       throw Refused{};
     }
   }

@@ -222,6 +222,8 @@ struct Kernels {
   void (*add_i4)(const void* w, const uint16_t* group_scale, float* out, int64_t n);
   // out[i] += factor * x[i] (evidence)
   void (*axpy)(const float* x, float factor, float* out, int64_t n);
+  // The integer products of a prefill and nothing else, `rounds` times so many; returns how many in all.
+  int64_t (*multiply_only)(int64_t rounds);
 };
 
 const Kernels& kernels_generic();

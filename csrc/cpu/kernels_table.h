@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_peak.h"
 
 namespace edge {
 namespace {
@@ -46,7 +47,8 @@ constexpr Kernels make_table(const char* name) {
           .add_f32 = add_row<float>,
           .add_i8 = add_row<int8_t>,
           .add_i4 = add_int4_row,
-          .axpy = axpy_row};
+          .axpy = axpy_row,
+          .multiply_only = multiply_only};
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include <tuple>
 
 #include "cpu/isa.h"
+#include "cpu/multiply_rate.h"
 #include "cpu/read_bandwidth.h"
 #include "cuda/decoder.h"
 #include "decoder/decoder.h"
@@ -446,6 +447,16 @@ PYBIND11_MODULE(_kernel, m) {
            py::call_guard<py::gil_scoped_release>())
       .def("passes", &ReadMeter::passes, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
            "GB/s at which the threads read the buffer: every pass within so many seconds, at least three.");
+
+  py::class_<MultiplyMeter>(m, "MultiplyMeter")
+      .def(py::init([](int64_t threads, const std::optional<std::string>& isa) {
+             return std::make_unique<MultiplyMeter>(kernels_for(isa_select(isa.value_or(""))), threads);
+           }),
+           py::arg("threads"), py::arg("isa") = py::none())
+      .def("passes", &MultiplyMeter::passes, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
+           "1e9 integer products per second, all threads together: every pass within so many seconds, at "
+           "least "
+           "three.");
 
   py::class_<CancelToken, std::shared_ptr<CancelToken>>(m, "CancelToken")
       .def(py::init<>())

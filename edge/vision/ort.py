@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import BundleError, DeviceError, MissingRuntime
+from edge.errors import BundleError, DeviceError, MissingRuntime, ProcessingError
 from edge.threads import usable_processors
 from edge.vision.backend import DeviceArray, Lending, Port
 from edge.vision.capture import PROVIDER_OPTIONS, CapturedGraph, can_be_captured, tell_uncaptured, wanted
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edge")
 
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
+"""What ONNX Runtime says when memory runs out; it has no type of its own for that."""
 _LARGE = 64 << 20
 """Bytes of a graph's file from which on the memory it would keep between films is worth a few milliseconds."""
 _INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
@@ -221,6 +223,8 @@ def _open(ort: Any, path: Path, threads: int, providers: list[str], *, arena: bo
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
+        if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
+            raise ProcessingError(f"not enough memory to load {path.name}") from None
         raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
     active = session.get_providers()
     if providers[0] not in active:

@@ -21,6 +21,8 @@ def test_demo_by_one_runtime(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert 0 < row["ms"]["min"] <= row["ms"]["p50"]
     assert row["rss_peak_mb"] >= row["rss_mb"] > 30
     assert row["load_ms"] > 0
+    assert row["products"] > 10_000_000
+    assert 0 < row["share_of_products"] < 1
     assert f"{row['ms']['p50']:.1f}" in capsys.readouterr().out
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from edge.manifest import BiasSpec
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
 from edge.render.overlay import COLOURS, overlay_image, wrap
 from edge.report import Evidence, Report, Sentence, make_sentences
-from edge.threads import check_threads, default_threads
+from edge.threads import _quota, check_threads, default_threads
 
 
 def report(**changes: object) -> Report:
@@ -244,6 +245,31 @@ def test_default_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_threads() == 4
     monkeypatch.setattr("edge.threads._quota", lambda: 2)
     assert default_threads() == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "max 100000\n"}, 1 << 30),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu.cfs_quota_us": "390000\n", "cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu.cfs_quota_us": "-1\n", "cpu.cfs_period_us": "100000\n"}, 1 << 30),
+        ({"cpu.max": "some words here\n"}, 1 << 30),
+        ({"cpu.max": "1 0\n"}, 1 << 30),
+        ({}, 1 << 30),
+    ],
+)
+def test_quota(files: dict[str, str], quota: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of either version of control groups, in whole CPUs, as the kernel rounds it."""
+
+    def read_text(path: Path) -> str:
+        if path.name not in files:
+            raise FileNotFoundError
+        return files[path.name]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert _quota() == quota
 
 
 @pytest.mark.parametrize("threads", [0, -1, 513, 1.0, True, "4"])
