@@ -140,7 +140,10 @@ def run_decoder(
             "bundle_sha256": None,
             "seed": seed,
         },
-        extra={"token_ms": {"min": rounded(min(steps)), **summary(steps)}, **_drafting(drafted, sketched, runs, tokens)},
+        extra={
+            "token_ms": {"min": rounded(min(steps)), **summary(steps)},
+            **_drafting(drafted, sketched, runs, tokens),
+        },
         beside_gbps=beside,
     )
 

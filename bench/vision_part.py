@@ -91,10 +91,10 @@ def measure(folders: list[Path], runtimes: list[str] | None, rounds: int, thread
     EdgeError
         A runtime asked for is not installed; a bundle is damaged.
     """
+    from edge._kernel import MultiplyMeter
     from edge.bundle import Bundle
     from edge.errors import MissingRuntime
     from edge.threads import check_threads
-    from edge._kernel import MultiplyMeter
     from edge.vision import VisionSession
 
     from . import machine
@@ -154,7 +154,8 @@ def measure(folders: list[Path], runtimes: list[str] | None, rounds: int, thread
 
 def render(result: dict[str, Any]) -> str:
     """The figures as text."""
-    lines = [f"{'bundle':28} {'runtime':9} {'ms':>8} {'min':>8} {'load ms':>8} {'resident':>9} {'peak MB':>8} {'share':>6}"]
+    heads = f"{'ms':>8} {'min':>8} {'load ms':>8} {'resident':>9} {'peak MB':>8} {'share':>6}"
+    lines = [f"{'bundle':28} {'runtime':9} {heads}"]
     for row in result["rows"]:
         name = f"{row['bundle'][:22]} {row['precision']}"
         memory = [f"{row[key]:.0f}" if row[key] is not None else "-" for key in ("rss_mb", "rss_peak_mb")]
@@ -163,7 +164,8 @@ def render(result: dict[str, Any]) -> str:
             f"{name:28} {row['runtime']:9} {row['ms']['p50']:8.1f} {row['ms']['min']:8.1f} {row['load_ms']:8.0f} "
             f"{memory[0]:>9} {memory[1]:>8} {share:>6}"
         )
-    lines.append(f"share: of the {result['products_per_s'] / 1e9:.0f} billion products per second that the threads do at most")
+    most = result["products_per_s"] / 1e9
+    lines.append(f"share: of the {most:.0f} billion products per second that the threads do at most")
     busy = result["busy_processors"]
     lines.append(f"{result['threads']} threads, medians of {result['rounds']} rounds; {busy} processors busy before")
     return "\n".join(lines) + "\n"

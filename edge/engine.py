@@ -74,8 +74,8 @@ def load(
         Runtime of the vision graph: ``auto``, ``ort`` (ONNX Runtime) or ``openvino``. Default:
         ``$EDGE_VISION_RUNTIME``, and without it ``auto``.
     draft
-        Write greedy texts several tokens per pass where they can be guessed: the same tokens in less time. ``"sketch"``:
-        guessed by an 8-bit copy of a float32 decoder alone, not from its table and the text.
+        Write greedy texts several tokens per pass where they can be guessed: the same tokens in less time.
+        ``"sketch"``: guessed by an 8-bit copy of a float32 decoder alone, not from its table and the text.
     kv_dtype
         Of the KV cache: ``fp32``, ``fp16`` or ``int8``. Default: what the bundle says, else fp32 with fp32 weights and
         fp16 with others.
