@@ -15,7 +15,7 @@ from .bandwidth import Measure
 from .oracle import oracle_script
 from .result import Part
 from .stats import median, rounded, summary
-from .traffic import traffic
+from .traffic import screens, traffic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +125,15 @@ def run_decoder(
         name="decoder",
         tokens=tokens,
         runs=runs,
-        traffic=traffic(weights, spec, kv_dtype=decoder.kv_dtype, prefix=prefix, prompt=0, tokens=tokens),
+        traffic=traffic(
+            weights,
+            spec,
+            kv_dtype=decoder.kv_dtype,
+            prefix=prefix,
+            prompt=0,
+            tokens=tokens,
+            screened=screens(decoder.isa),
+        ),
         load_ms=load_ms,
         rss_mb=rss,
         rss_peak_mb=peak,

@@ -21,7 +21,7 @@ from .bandwidth import Measure
 from .films import describe_film
 from .result import Part
 from .stats import median
-from .traffic import traffic
+from .traffic import screens, traffic
 
 WARM_UP = 1
 COLD_STARTS = 5
@@ -126,6 +126,7 @@ def run_reports(
             prefix=manifest.prefix.length,
             prompt=prompt,
             tokens=count,
+            screened=screens(engine.isa),
         ),
         load_ms=load_ms,
         rss_mb=rss,

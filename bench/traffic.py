@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 SCREEN_FROM = 32 << 20
 """Bytes of a float32 head from which on the decoder on the CPU screens it."""
+
+
+def screens(isa: str) -> bool:
+    """Whether an instruction set does: it must read bytes as fast as they come."""
+    return isa not in ("generic", "cuda")
+
+
 KV_ITEM_BYTES = {"fp32": 4, "fp16": 2, "int8": 1}
 KV_SCALE_BYTES = {"fp32": 0, "fp16": 0, "int8": 4}
 """Per head and position, once for the key and once for the value."""

@@ -219,6 +219,11 @@ class CudaDecoder(Decoder):
         """``cuda``."""
         return "cuda"
 
+    @property
+    def sketches(self) -> bool:
+        """No: a card reads float32 weights fast enough."""
+        return False
+
     def set_prefix(
         self,
         keys: npt.NDArray[np.float32] | DeviceArray,

@@ -123,11 +123,13 @@ class Decoder:
         What texts are drafted from, beside themselves.
     sketch : bool, optional
         Whether the layers' float32 matrices have a copy in int8, by which greedy texts are drafted (`draft` of the
-        options); the result is the same bit by bit. By default from 32 MiB on; it takes a quarter of their memory.
+        options); the result is the same bit by bit. By default from 32 MiB on, unless ``isa`` is generic; it is made
+        for the first text and takes a quarter of their memory.
     screen_head : bool, optional
         Whether greedy steps read a float32 head in 8 bits first, and in full only the rows that could win or that weigh
         a ten-thousandth of the probability. Ids are the same, by a bound that is proven; log-probabilities move by the
-        rounding of what is lighter. By default from 32 MiB on; other heads are never screened.
+        rounding of what is lighter. By default from 32 MiB on, unless ``isa`` is generic; other heads are never
+        screened.
 
     Raises
     ------

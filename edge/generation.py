@@ -18,17 +18,19 @@ Draft: TypeAlias = bool | Literal["sketch"]
 OnToken = Callable[[int, float], bool | None]
 
 
-def check_draft(draft: Draft) -> Draft:
-    """The same.
+def check_draft(draft: Any) -> Draft:
+    """What it means: ``"sketch"``, or whether it is true.
 
     Raises
     ------
     UsageError
-        Neither true nor false nor ``"sketch"``.
+        Another text.
     """
-    if type(draft) is not bool and draft != "sketch":
-        raise UsageError(f"draft must be true, false or 'sketch', not {str(draft)[:40]!r}")
-    return draft
+    if isinstance(draft, str):
+        if draft != "sketch":
+            raise UsageError(f"draft must be true, false or 'sketch', not {draft[:40]!r}")
+        return "sketch"
+    return bool(draft)
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,7 @@ class GenerationOptions:
         return cls(**values)
 
     def __post_init__(self) -> None:
-        check_draft(self.draft)
+        object.__setattr__(self, "draft", check_draft(self.draft))
         for name in ("stop_ids", "suppressed_ids", "begin_ids", "forced_ids"):
             object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name)))
 

@@ -99,7 +99,7 @@ def _times(decoders: Sequence[Decoder], prefix: Any, first_logits: Any, rounds: 
     """Milliseconds per token of every decoder in every round, by turns; one round before warms up."""
     from edge.decoder import GenerationOptions
 
-    options = GenerationOptions(max_new_tokens=TIMED_TOKENS, repetition_penalty=1.2)
+    options = GenerationOptions(max_new_tokens=TIMED_TOKENS, repetition_penalty=1.2, draft=False)
     times: list[list[float]] = [[] for _ in decoders]
     for decoder in decoders:
         decoder.set_prefix(*prefix)

@@ -10,7 +10,7 @@ from edge.errors import EdgeError
 
 from .. import reference
 from ..oracle import oracle_script
-from ..traffic import traffic
+from ..traffic import screens, traffic
 from .gpt2 import pixels
 from .job import Job, Missing, each_or_why, time_once
 
@@ -53,7 +53,13 @@ class Ours:
         )
         left_out = {task: why["vision_prefill"] for task in job.tasks if why and task != "decode"}
         moved = traffic(
-            weights, reference.SPEC, kv_dtype=self._decoder.kv_dtype, prefix=job.prefix, prompt=0, tokens=job.tokens
+            weights,
+            reference.SPEC,
+            kv_dtype=self._decoder.kv_dtype,
+            prefix=job.prefix,
+            prompt=0,
+            tokens=job.tokens,
+            screened=screens(self._decoder.isa),
         )
         self.info = {"bytes_per_token": moved.total, "isa": self._decoder.isa, "left_out": left_out}
 

@@ -168,6 +168,7 @@ inline constexpr int64_t kMostNarrowCols = 32768;
 
 struct Kernels {
   const char* name;
+  bool quick_bytes;  // int8 weights are widened as fast as a memory delivers them
   void (*matmul_f32)(const MatmulArgs&);
   void (*matmul_i8)(const MatmulArgs&);
   void (*matmul_i4)(const MatmulArgs&);

@@ -75,8 +75,8 @@ inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
         sum[o][r][k] = load_ints(x.start + ((r0 + r) * kDigits + k) * kDigitLanes);
   const int64_t whole = cols / kByteChunk * kByteChunk;
   int64_t i = 0;
-  Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes, OUT,
-              whole / kByteChunk, r0 / 2, (a.rows + 1) / 2);
+  Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes, r0, a.rows, 2,
+              whole / kByteChunk, OUT);
   for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk) {
     ahead.fetch<OUT>();
     add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);

@@ -81,9 +81,9 @@ class GroupsAhead {
  public:
   GroupsAhead(const MatmulArgs& a, const uint8_t* w, const uint16_t* scale)
       : weights_(w, static_cast<const uint8_t*>(a.w) + a.end * (a.cols / kGroup4) * kGroupBytes, a.next.data,
-                 kAheadBytes, 0, 1, 0, 1),
+                 kAheadBytes),
         scales_(scale, a.group_scale + a.end * (a.cols / kGroup4), a.next.group_scale,
-                kAheadBytes / kGroupBytes * 2, 0, 1, 0, 1) {}
+                kAheadBytes / kGroupBytes * 2) {}
 
   // LINES of weights; `groups` are done, all rows of the tile together, when these are.
   template <int LINES>

@@ -46,8 +46,8 @@ inline void wide_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) sum[o][r] = set1(0.0f);
   const int64_t rounds = a.cols - a.cols % kRound, whole = a.cols - a.cols % kLanes;
-  Ahead ahead(w, static_cast<const W*>(a.w) + a.end * a.cols, a.next.data, kAheadBytes, kLines,
-              rounds / kRound, r0 / kTileRows, (a.rows + kTileRows - 1) / kTileRows);
+  Ahead ahead(w, static_cast<const W*>(a.w) + a.end * a.cols, a.next.data, kAheadBytes, r0, a.rows, kTileRows,
+              rounds / kRound, kLines);
   for (int64_t k = 0; k < rounds; k += kRound) {
     ahead.fetch<kLines>();
 #pragma GCC unroll 16
@@ -80,7 +80,7 @@ inline void matmul_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
     wide_tile<W, OUT, ROWS>(a, o0, r0);
 }
 
-// All chunk rows for OUT weight rows, which stay in the first cache between the row tiles.
+// All chunk rows for OUT weight rows, which stay in the nearest caches between the row tiles.
 template <class W, int OUT, int ROWS>
 inline void matmul_chunk(const MatmulArgs& a, int64_t o) {
   int64_t r = 0;
@@ -108,7 +108,7 @@ inline void matmul_range(const MatmulArgs& a) {
 // which a group of int4 weights needs more.
 template <class W>
 void matmul(const MatmulArgs& a) {
-  constexpr int kOut = kIsInt4<W> ? kTileOut / 2 : kTileOut, kRows = kIsInt4<W> ? 4 : kTileRows;
+  constexpr int kOut = kIsInt4<W> ? kTileOut4 : kTileOut, kRows = kIsInt4<W> ? 4 : kTileRows;
   if (a.rows == 1)
     matmul_range<W, kSoloOut, 1>(a);
   else if (a.rows == 2)

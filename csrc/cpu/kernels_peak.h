@@ -20,15 +20,18 @@ int64_t multiply_only(int64_t rounds) {
 #pragma GCC unroll 16
   for (int i = 0; i < kPeakSums; ++i) sum[i] = zero_ints();
   for (int64_t round = 0; round < rounds; ++round) {
-    __asm__ volatile("" ::"r"(numbers) : "memory");  // not the same numbers, as far as the compiler knows
-    const Ints a = load_pairs(numbers);
 #pragma GCC unroll 16
-    for (int i = 0; i < kPeakSums; ++i)
+    for (int i = 0; i < kPeakSums; ++i) {
+      // As far as the compiler knows other numbers each time: no product can be taken twice, no two sums be
+      // one.
+      __asm__ volatile("" ::"r"(numbers) : "memory");
+      const Ints a = load_pairs(numbers);
 #ifdef EDGE_BYTE_PRODUCTS
       sum[i] = add_byte_products(sum[i], a, a);
 #else
       sum[i] = add_products(sum[i], a, a);
 #endif
+    }
   }
   alignas(64) int32_t total[kLanes];
 #pragma GCC unroll 16

@@ -10,6 +10,7 @@ namespace {
 
 constexpr Kernels make_table(const char* name) {
   return {.name = name,
+          .quick_bytes = kQuickBytes,
           .matmul_f32 = matmul<float>,
           .matmul_i8 = matmul<int8_t>,
           .matmul_i4 = matmul<Int4>,

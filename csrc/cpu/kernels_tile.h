@@ -30,15 +30,23 @@ inline void fetch_behind(const void* base, int64_t bytes) {
 // share of them: the memory is kept busy for as long as the arithmetic takes.
 class Ahead {
  public:
-  // This is the tile `part` of `parts`, and fetches in some of its `rounds`.
-  Ahead(const void* tile, const void* end, const void* next, int64_t distance, int64_t round_lines,
-        int64_t rounds, int64_t part, int64_t parts)
-      : parts_(parts),
-        due_(rounds * part % parts),
-        at_(reinterpret_cast<uintptr_t>(tile) +
-            static_cast<uintptr_t>(distance + rounds * part / parts * round_lines * kLine)),
+  // For one tile of rows.
+  Ahead(const void* tile, const void* end, const void* next, int64_t distance)
+      : at_(reinterpret_cast<uintptr_t>(tile) + static_cast<uintptr_t>(distance)),
         end_(next ? reinterpret_cast<uintptr_t>(end) : UINTPTR_MAX),
         jump_(next ? reinterpret_cast<uintptr_t>(next) - end_ : 0) {
+    hop();
+  }
+  // For the one that begins with row r0 of `rows`, where a tile has `tile_rows` and its sums take `rounds`
+  // with a fetch of so many lines each.
+  Ahead(const void* tile, const void* end, const void* next, int64_t distance, int64_t r0, int64_t rows,
+        int tile_rows, int64_t rounds, int lines)
+      : Ahead(tile, end, next, distance) {
+    if (rows <= tile_rows) return;
+    const int64_t part = r0 / tile_rows;
+    parts_ = (rows + tile_rows - 1) / tile_rows;
+    due_ = rounds * part % parts_;
+    at_ += static_cast<uintptr_t>(rounds * part / parts_ * lines * kLine);
     hop();
   }
 
@@ -61,7 +69,7 @@ class Ahead {
     end_ = UINTPTR_MAX;
   }
 
-  int64_t parts_, due_;
+  int64_t parts_ = 1, due_ = 0;
   uintptr_t at_, end_, jump_;
 };
 

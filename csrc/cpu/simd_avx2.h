@@ -12,10 +12,12 @@ namespace {
 
 typedef __m256 Vec;
 constexpr int kLanes = 8;
+constexpr bool kQuickBytes = true;
 constexpr int kRowTile = 4;   // queries that share one pass over cached keys and values
 constexpr int kSoloOut = 4;   // weight rows per pass for one or two activation rows
 constexpr int kTileOut = 3;   // and for more
 constexpr int kTileRows = 4;  // of which so many at a time
+constexpr int kTileOut4 = 1;  // weight rows of int4, of four activation rows
 
 inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
 inline Vec load(const int8_t* p) {

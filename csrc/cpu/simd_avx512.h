@@ -12,10 +12,12 @@ namespace {
 
 typedef __m512 Vec;
 constexpr int kLanes = 16;
+constexpr bool kQuickBytes = true;
 constexpr int kRowTile = 4;   // queries that share one pass over cached keys and values
 constexpr int kSoloOut = 4;   // weight rows per pass for one or two activation rows
 constexpr int kTileOut = 4;   // and for more
 constexpr int kTileRows = 6;  // of which so many at a time
+constexpr int kTileOut4 = 3;  // weight rows of int4, of four activation rows
 
 inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
 inline Vec load(const int8_t* p) {

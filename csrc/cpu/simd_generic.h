@@ -17,10 +17,12 @@ typedef int8_t VecByte __attribute__((vector_size(4)));
 typedef uint16_t VecHalf __attribute__((vector_size(8)));
 
 constexpr int kLanes = 4;
+constexpr bool kQuickBytes = false;
 constexpr int kRowTile = 2;   // queries that share one pass over cached keys and values
 constexpr int kSoloOut = 4;   // weight rows per pass for one or two activation rows
 constexpr int kTileOut = 2;   // and for more
 constexpr int kTileRows = 4;  // of which so many at a time
+constexpr int kTileOut4 = 1;  // weight rows of int4, of four activation rows
 
 inline Vec load(const float* p) {
   Vec v;

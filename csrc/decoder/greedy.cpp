@@ -18,10 +18,10 @@ constexpr PassCosts kFloatsFromMemory{0.0f,  1.0f,  1.03f, 1.08f, 1.13f, 1.21f, 
                                       1.65f, 1.73f, 1.8f,  1.86f, 2.05f, 2.12f, 2.2f,  2.27f};
 constexpr PassCosts kFromCache{0.0f, 1.0f, 1.4f, 1.95f, 2.4f, 3.4f, 3.75f, 4.2f, 4.4f,
                                5.3f, 5.6f, 6.0f, 6.3f,  7.0f, 7.3f, 7.6f,  7.9f};
-constexpr int64_t kCacheBytes = int64_t{32} << 20;
+constexpr float kCacheBytes = 32 << 20;
 
 PassCosts costs_of(const Transformer& network, const TextRequest& request, int64_t texts) {
-  const bool large = network.weight_bytes() + network.cache_bytes(request.lane) > kCacheBytes;
+  const bool large = network.step_bytes(request.lane) > kCacheBytes;
   const PassCosts costs = pass_costs(*request.options, !large                   ? kFromCache
                                                        : network.reads_floats() ? kFloatsFromMemory
                                                                                 : kFromMemory);
@@ -52,15 +52,16 @@ class SpareRows {
   Lane& lane_;
 };
 
-std::unique_ptr<Drafter> drafter_of(Transformer& network, const TextRequest& request, int64_t texts,
-                                    const TokenChooser& chooser) {
+std::unique_ptr<Drafter> drafter_of(Transformer& network, const TextRequest& request,
+                                    const CancelToken* cancel, int64_t texts, const TokenChooser& chooser) {
   const GenerateOptions& options = *request.options;
   const PassCosts costs = costs_of(network, request, texts);
   // Several texts share what a pass reads as it is.
   if (!options.sketch || !network.sketches() || texts != 1 || !can_be_drafted(options))
     return make_drafter(options, costs);
-  return std::make_unique<SketchDrafter>(network, request, chooser, make_drafter(options, kFromMemory),
-                                         costs);
+  const bool large = network.sketch_share(request.lane) * network.step_bytes(request.lane) > kCacheBytes;
+  auto from_text = make_drafter(options, large ? kFromMemory : kFromCache);
+  return std::make_unique<SketchDrafter>(network, request, chooser, std::move(from_text), costs, cancel);
 }
 
 class GreedyWriter : public Writer {
@@ -68,7 +69,7 @@ class GreedyWriter : public Writer {
   GreedyWriter(Transformer& network, const TextRequest& request, const CancelToken* cancel, int64_t texts)
       : Writer(network, request, cancel),
         chooser_(network.kernels(), network.spec().vocab, options().sampling),
-        drafter_(drafter_of(network, request, texts, chooser_)),
+        drafter_(drafter_of(network, request, cancel, texts, chooser_)),
         blocks_(static_cast<size_t>(chooser_.blocks())),
         text_(options().forced_ids),
         before_(prompt_),

@@ -22,7 +22,7 @@ Lane::Lane(const DecoderSpec& spec, KvType kv)
 
 void Lane::begin(int64_t length, const float* key_bias, int64_t bias_length, bool drop_hidden) {
   image_rows_ = length;
-  image_sketched_ = false;
+  sketched_ = false;
   rewind(0);
   kept_.assign(size_of(spec_.layers), length);
   kept_at_.assign(size_of(spec_.layers), {});
@@ -62,10 +62,7 @@ void Lane::store(const Kernels& kernels, int64_t layer, int64_t head, int64_t at
   }
 }
 
-void Lane::rewind(int64_t n) {
-  text_.resize(size_of(n));
-  text_sketched_ = std::min(text_sketched_, n);
-}
+void Lane::rewind(int64_t n) { text_.resize(size_of(n)); }
 
 int64_t Lane::matching_rows(std::span<const int32_t> ids, bool bias) const {
   size_t n = 0;
@@ -89,24 +86,18 @@ void Lane::reserve_branches(int64_t slots) {
 }
 
 void Lane::open_sketch() {
-  if (sketch_cache_ || cache.type() != KvType::f32) return;
-  auto own = std::make_unique<KvCache>(spec_, KvType::i8, spec_.max_positions);
-  sketch_cross_cache_ = std::make_unique<KvCache>(spec_, KvType::i8, spec_.cross_keys);
-  sketch_cache_ = std::move(own);
+  if (!sketch_cache_ && cache.type() == KvType::f32) {
+    auto own = std::make_unique<KvCache>(spec_, KvType::i8, spec_.max_positions);
+    sketch_cross_cache_ = std::make_unique<KvCache>(spec_, KvType::i8, spec_.cross_keys);
+    sketch_cache_ = std::move(own);
+  }
+  sketched_ = true;
 }
 
 void Lane::round_for_sketch(const Kernels& kernels, int64_t layer, int64_t head) {
   if (!sketch_cache_) return;
-  const int64_t image = cross_ ? 0 : kept(layer);
-  if (cross_ && !image_sketched_)
-    sketch_cross_cache_->store_from(kernels, cross_cache, layer, head, 0, kept(layer));
-  sketch_cache_->store_from(kernels, cache, layer, head, image_sketched_ ? image + text_sketched_ : 0,
-                            image + text_rows());
-}
-
-void Lane::rounded_for_sketch() {
-  image_sketched_ = true;
-  text_sketched_ = text_rows();
+  if (cross_) sketch_cross_cache_->store_from(kernels, cross_cache, layer, head, 0, kept(layer));
+  sketch_cache_->store_from(kernels, cache, layer, head, 0, own_keys(layer));
 }
 
 int64_t Lane::kept_keys() const { return std::accumulate(kept_.begin(), kept_.end(), int64_t{0}); }

@@ -31,12 +31,12 @@ class Lane {
   void add_text(std::span<const int32_t> ids, bool bias);
   // Makes room for so many slots of branches.
   void reserve_branches(int64_t slots);
-  // What a sketch attends to: the caches in int8 where they are float32, else the caches themselves. A
-  // sketch's own rows go there, too, and are written over when the text has got to their place.
+  // What a sketch attends to: the caches in int8 where they are float32, else the caches themselves, behind
+  // the text. Rounded once for each film; rows that are appended later go into both.
   void open_sketch();
-  // Brings a head of a layer up to the text; then the whole is as long as that.
   void round_for_sketch(const Kernels& kernels, int64_t layer, int64_t head);
-  void rounded_for_sketch();
+  bool sketched() const { return sketched_; }
+  bool has_own_sketch() const { return sketched_ && sketch_cache_; }
 
   // Rows of the prefix before the text; 0 where a cross-attention reads the image.
   int64_t prefix_rows() const { return cross_ ? 0 : image_rows_; }
@@ -84,8 +84,7 @@ class Lane {
   std::vector<std::vector<int64_t>> kept_at_;  // [layers]
   std::vector<TextRow> text_;
   std::unique_ptr<KvCache> sketch_cache_, sketch_cross_cache_;
-  bool image_sketched_ = false;
-  int64_t text_sketched_ = 0;
+  bool sketched_ = false;
   bool biases_text_ = false;
   // [layers, capacity of the image's cache], zero beyond its length; empty: no bias
   std::vector<float> key_bias_;

@@ -13,6 +13,14 @@ int64_t Sketch::worth(const Weights& weights) {
   return bytes;
 }
 
+int64_t Sketch::bytes(const Weights& weights) {
+  const auto rounded = [](const Matrix& m) { return m.dtype == DType::f32 ? m.rows * m.cols : m.bytes(); };
+  int64_t bytes = rounded(weights.transform);
+  for (const Layer& layer : weights.layers)
+    for (const Matrix* matrix : matrices_of(layer)) bytes += rounded(*matrix);
+  return bytes;
+}
+
 Sketch::Sketch(const Weights& weights, const Kernels& kernels, ThreadPool& pool)
     : layers_(weights.layers), transform_(weights.transform) {
   std::vector<Matrix*> copies{&transform_};
@@ -38,13 +46,6 @@ Sketch::Sketch(const Weights& weights, const Kernels& kernels, ThreadPool& pool)
     bytes += matrix->rows * matrix->cols;
     scales += matrix->rows;
   }
-}
-
-int64_t Sketch::bytes() const {
-  int64_t bytes = transform_.bytes();
-  for (const Layer& layer : layers_)
-    for (const Matrix* matrix : matrices_of(layer)) bytes += matrix->bytes();
-  return bytes;
 }
 
 }  // namespace edge

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// The decoder once more in 8 bits, for guessing what the one in float32 is going to write: it reads a quarter
-// of the bytes, and nearly always agrees. The float32 decoder then checks several guesses in one pass, so it
-// is read less often and writes what it would have written ("Draft & Verify", Zhang et al. 2023, where the
-// draft comes from the model itself). Only what the layers' float32 matrices are has a copy here.
+// The decoder once more in 8 bits, for guessing what the one in float32 is going to write: its layers have a
+// quarter of the bytes, and it nearly always agrees. The float32 decoder then checks several guesses in one
+// pass, so it is read less often and writes what it would have written ("Draft & Verify", Zhang et al. 2023,
+// where the draft comes from the model itself). Only what the layers' float32 matrices are has a copy here.
 #pragma once
 
 #include <array>
@@ -29,12 +29,12 @@ class Sketch {
 
   // Bytes of the layers' float32 matrices.
   static int64_t worth(const Weights& weights);
+  // What a step by the sketch reads of layers and transform.
+  static int64_t bytes(const Weights& weights);
 
   explicit operator bool() const { return memory_.data() != nullptr; }
   const std::vector<Layer>& layers() const { return layers_; }
   const Matrix& transform() const { return transform_; }
-  // Without the head.
-  int64_t bytes() const;
 
  private:
   Pages memory_;

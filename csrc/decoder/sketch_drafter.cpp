@@ -10,6 +10,8 @@ namespace {
 constexpr float kRight = 0.95f, kRightWeight = 20.0f;
 // A pass of the sketch yields one of them, where table and text do not help it.
 constexpr float kPassWeight = 4.0f;
+// Making it ready for a film costs more than it saves where fewer tokens than this are to come.
+constexpr int64_t kLeast = 6;
 
 float weighed(int64_t part, int64_t whole, float assumed, float weight) {
   return (static_cast<float>(part) + assumed * weight) / (static_cast<float>(whole) + weight);
@@ -33,12 +35,14 @@ class Guesses {
 }  // namespace
 
 SketchDrafter::SketchDrafter(Transformer& network, const TextRequest& request, const TokenChooser& chooser,
-                             std::unique_ptr<Drafter> from_text, const PassCosts& costs)
+                             std::unique_ptr<Drafter> from_text, const PassCosts& costs,
+                             const CancelToken* cancel)
     : network_(network),
       request_(request),
       chooser_(chooser),
       from_text_(std::move(from_text)),
       costs_(costs),
+      cancel_(cancel),
       ends_(request.options->stop_ids),
       blocks_(static_cast<size_t>(chooser.blocks())),
       measure_([this](int64_t row, int64_t block, const NearLogits*) {
@@ -72,17 +76,18 @@ int64_t SketchDrafter::best_length() const {
 }
 
 std::span<const int32_t> SketchDrafter::draft(std::span<const int32_t> text, int64_t limit) {
+  const int64_t wanted = std::min(limit, best_length());
+  asked_ = wanted > 0 && (limit >= kLeast || network_.lane(request_.lane).sketched());
+  if (!asked_) return from_text_ ? from_text_->draft(text, limit) : std::span<const int32_t>{};
   text_.assign(text.begin(), text.end());
   known_ = text.size();
-  const int64_t wanted = std::min(limit, best_length());
-  if (wanted <= 0) return {};
   network_.ready_sketch(request_.lane);
   Guesses rows(network_.lane(request_.lane));
   for (int64_t left = wanted; left > 0;) {
     const bool more = guess(left);
     const auto guessed = static_cast<int64_t>(text_.size() - known_);
     rows.keep(guessed);
-    left = more ? wanted - guessed : 0;
+    left = more && !(cancel_ && cancel_->cancelled()) ? wanted - guessed : 0;
   }
   return std::span<const int32_t>(text_).subspan(known_);
 }
@@ -129,6 +134,10 @@ int32_t SketchDrafter::chosen(size_t row) const {
 }
 
 void SketchDrafter::verified(int64_t accepted, bool refuted) {
+  if (!asked_) {
+    if (from_text_) from_text_->verified(accepted, refuted);
+    return;
+  }
   right_ += accepted;
   tried_ += accepted + (refuted ? 1 : 0);
 }

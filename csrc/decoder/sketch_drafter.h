@@ -16,9 +16,12 @@ namespace edge {
 class SketchDrafter : public Drafter {
  public:
   // For the greedy text of a request that is alone in its passes. `chooser` chooses its ids, and so the
-  // sketch's; `from_text` may be null; `costs` are those of passes over the decoder. References are kept.
+  // sketch's; `from_text` may be null; `costs` are those of passes over the decoder. References are kept;
+  // `cancel` may be null.
   SketchDrafter(Transformer& network, const TextRequest& request, const TokenChooser& chooser,
-                std::unique_ptr<Drafter> from_text, const PassCosts& costs);
+                std::unique_ptr<Drafter> from_text, const PassCosts& costs, const CancelToken* cancel);
+  SketchDrafter(const SketchDrafter&) = delete;
+  SketchDrafter& operator=(const SketchDrafter&) = delete;
 
   // `text` ends with the id that the next pass begins with.
   std::span<const int32_t> draft(std::span<const int32_t> text, int64_t limit) override;
@@ -37,6 +40,7 @@ class SketchDrafter : public Drafter {
   const TokenChooser& chooser_;
   std::unique_ptr<Drafter> from_text_;
   PassCosts costs_;
+  const CancelToken* cancel_;
   std::vector<int32_t> ends_;  // sorted: ids that no draft holds
   size_t blocks_;
   Step step_;
@@ -48,6 +52,7 @@ class SketchDrafter : public Drafter {
   std::array<size_t, kMaxRows> changed_before_{};
   int64_t passes_ = 0, guesses_ = 0;  // of the sketch, and what they yielded
   int64_t tried_ = 0, right_ = 0;     // guesses that were checked
+  bool asked_ = false;                // the sketch, for the last draft
   const BlockHook measure_;
 };
 

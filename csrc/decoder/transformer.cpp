@@ -7,18 +7,25 @@
 #include "decoder/transformer_team.h"
 
 namespace edge {
+namespace {
+
+bool pays(const Kernels& kernels, int64_t bytes, int64_t from) {
+  return from == 0 ? bytes > 0 : kernels.quick_bytes && bytes >= from;
+}
+
+}  // namespace
+
 Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads,
                          const Kernels& kernels, std::vector<int64_t> evidence_layers, const Copies& copies)
     : spec_(spec),
       weights_(std::move(weights)),
       kernels_(kernels),
       pool_(threads),
-      screen_(weights_.head.dtype == DType::f32 && weights_.head.bytes() >= copies.screen_from
+      screen_(weights_.head.dtype == DType::f32 && pays(kernels_, weights_.head.bytes(), copies.screen_from)
                   ? HeadScreen(weights_.head, kernels_, pool_)
                   : HeadScreen()),
-      sketch_(Sketch::worth(weights_) >= std::max<int64_t>(copies.sketch_from, 1)
-                  ? Sketch(weights_, kernels_, pool_)
-                  : Sketch()),
+      sketches_(pays(kernels_, Sketch::worth(weights_), copies.sketch_from) &&
+                (copies.sketch_from == 0 || reads_floats())),
       kv_(kv),
       evidence_layers_(std::move(evidence_layers)),
       is_evidence_layer_(size_of(spec.layers), false),
@@ -81,8 +88,7 @@ int64_t Transformer::weight_bytes() const {
 float Transformer::sketch_share(int64_t index) const {
   const int64_t head = (screen_ ? screen_.matrix() : weights_.head).bytes();
   const int64_t cache = cache_bytes(index) / (lane(index).cache.type() == KvType::f32 ? 4 : 1);
-  return static_cast<float>(sketch_.bytes() + head + cache) /
-         static_cast<float>(weight_bytes() + cache_bytes(index));
+  return static_cast<float>(Sketch::bytes(weights_) + head + cache) / step_bytes(index);
 }
 
 void Transformer::set_prefix(const Prefix& prefix, int64_t index) {
@@ -132,13 +138,14 @@ void Transformer::reserve_branches(int64_t slots, int64_t index) {
 }
 
 void Transformer::ready_sketch(int64_t index) {
+  if (!sketch_) sketch_ = Sketch(weights_, kernels_, pool_);
   Lane& to = lane(index);
+  if (to.sketched()) return;
   to.open_sketch();
-  pool_.run([&](int thread) {
+  pool_.run_whole([&](int thread) {
     const auto [begin, end] = share(spec_.layers * spec_.heads, thread, pool_.team());
     for (int64_t i = begin; i < end; ++i) to.round_for_sketch(kernels_, i / spec_.heads, i % spec_.heads);
   });
-  to.rounded_for_sketch();
 }
 
 void Transformer::append(std::span<const Step* const> steps) {
@@ -372,7 +379,9 @@ void Transformer::project_qkv(int thread, int64_t index, int64_t begin, int64_t 
         else
           cache.store_values(kernels_, index, unit - 2 * heads, key, rows, n, stride);
       };
-      if (!branches) store(sketching_ ? part.lane->sketch_cache() : part.lane->cache, at, from, part.rows);
+      if (!branches && !sketching_) store(part.lane->cache, at, from, part.rows);
+      if (!branches && (sketching_ || part.lane->has_own_sketch()))
+        store(part.lane->sketch_cache(), at, from, part.rows);
       for (int64_t r = 0; branches && r < part.rows; ++r)
         store(*part.lane->branch_cache, branches->slots[size_of(r)], from + r * stride, 1);
     }

@@ -85,12 +85,13 @@ struct Step {
   // exact that count.
   const ScreenHook* on_screened = nullptr;
   const Branches* branches = nullptr;  // else each row follows the one before it
-  // By the sketch, alone in its pass: logits are near what they are, and the rows stay out of the cache, but
-  // not out of the text.
+  // By the sketch, alone in its pass: logits are near what they are. Whoever asks for it takes the rows out
+  // of the text again.
   bool sketch = false;
 };
 
-// From how many bytes on what is float32 has a copy in 8 bits beside it.
+// From how many bytes on what is float32 has a copy in 8 bits beside it, if the kernels read bytes quickly;
+// 0: in any case.
 struct Copies {
   int64_t screen_from = kScreenFrom;  // of the head
   int64_t sketch_from = kSketchFrom;  // of the layers
@@ -113,14 +114,17 @@ class Transformer {
   int64_t rows_left(int64_t lane = 0) const;
   bool has_evidence() const { return !evidence_layers_.empty(); }
   bool screens() const { return static_cast<bool>(screen_); }
-  bool sketches() const { return static_cast<bool>(sketch_); }
+  // Whether it can have a sketch, which is made when it is first needed.
+  bool sketches() const { return sketches_; }
   // What a greedy step reads.
   int64_t weight_bytes() const;
   // Whether most of that is float32.
   bool reads_floats() const { return 2 * Sketch::worth(weights_) > weight_bytes(); }
   // Of one lane: what a decode step reads of it.
   int64_t cache_bytes(int64_t lane = 0) const;
-  // Of a step by the sketch, in those of a greedy one.
+  // Both, as a number to reckon with.
+  float step_bytes(int64_t lane = 0) const { return static_cast<float>(weight_bytes() + cache_bytes(lane)); }
+  // What a step by the sketch reads, as a share of what a greedy one does.
   float sketch_share(int64_t lane = 0) const;
 
   // Copies the prefix into a lane's cache and drops its text. Shapes are the caller's to check.
@@ -129,7 +133,7 @@ class Transformer {
   void prefill(const PrefixEmbeddings& prefix, float* logits, int64_t lane = 0);
   // Makes room for so many slots of branches.
   void reserve_branches(int64_t slots, int64_t lane = 0);
-  // To be called before the first step by the sketch behind the text there is.
+  // To be called before steps by the sketch.
   void ready_sketch(int64_t lane = 0);
   // Appends rows to lanes, no lane twice and no more than kMaxRows together, in one pass over the weights.
   // Rows of branches are no part of a text. Ids and room are the caller's to check; the steps' logits lie one
@@ -197,9 +201,10 @@ class Transformer {
   const Norm& attn_input(int64_t layer) const;
   const Norm& mlp_input(const Layer& layer) const;
   const Norm& head_input() const;
-  // What most of the rows at work read.
+  // What the rows at work read.
   const std::vector<Layer>& layers() const { return sketching_ ? sketch_.layers() : weights_.layers; }
   const Matrix& transform() const { return sketching_ ? sketch_.transform() : weights_.transform; }
+  // What most of them read.
   const Matrix& head() const { return screened_ ? screen_.matrix() : weights_.head; }
   const Matrix& first_of_head() const { return spec_.head_transform ? transform() : head(); }
   bool post() const { return spec_.norm_position == NormPosition::post; }
@@ -240,13 +245,14 @@ class Transformer {
   const Kernels& kernels_;
   ThreadPool pool_;
   HeadScreen screen_;
+  bool sketches_;
   Sketch sketch_;
   KvType kv_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   std::vector<Part> parts_;  // of the pass at work
   std::vector<Wanted> wanted_;
-  bool screened_ = false;   // some of them
-  bool sketching_ = false;  // all rows
+  bool screened_ = false;   // some of them read the 8-bit head; with a sketch all do
+  bool sketching_ = false;  // they all are of a sketch
   int64_t rows_ = 0;
   std::vector<int64_t> evidence_layers_;
   std::vector<bool> is_evidence_layer_;

@@ -250,3 +250,67 @@ def test_by_default_for_large_ones() -> None:
         texts.append(one.generate(None, begin_ids=[4], max_new_tokens=40, sketch=True))
     same(*texts)
     assert texts[1].accepted > 0
+
+
+def test_table_and_text_go_on_without_it() -> None:
+    """Where the sketch is nearly always wrong, what else can draft still does."""
+    spec = spec_of(**KINDS_TOO["prefix"])
+    weights, prefix = weights_of(spec), prefix_of(spec, 60)
+    for name, array in weights.items():  # a large number that meets nothing but zeros leaves no bits for the others
+        if "_norm." in name and name.startswith("layers."):
+            array[0] = 0.0
+        elif name.endswith(("qkv.weight", "mlp_in.weight")):
+            array[:, 0] = 1e5
+    plain, sketched = pair(spec, weights)
+    for decoder in (plain, sketched):
+        decoder.set_prefix(prefix["keys"], prefix["values"], None)
+    options = {"begin_ids": [4], "max_new_tokens": 200}
+    want = plain.generate(None, **options)
+    table = kernel.DraftTable(**build_table([Piece(want.token_ids)] * 9), vocab=spec["vocab"])
+    sketch, beside = (
+        sketched.generate(None, **SKETCH, draft=draft, draft_table=table if draft else None, **options)
+        for draft in (False, True)
+    )
+    same(want, sketch)
+    same(want, beside)
+    assert sketch.accepted < sketch.drafted // 2
+    assert beside.accepted > 60
+    assert beside.sketch_passes < 60
+
+
+def test_short_texts_need_none() -> None:
+    """Rounding a film for the sketch takes longer than a few tokens; once done it serves them, too."""
+    spec = spec_of()
+    prefix = prefix_of(spec, 100)
+    decoder = pair(spec, weights_of(spec))[1]
+    decoder.set_prefix(prefix["keys"], prefix["values"], None)
+    assert decoder.generate(None, begin_ids=[4], max_new_tokens=4, **SKETCH).sketch_passes == 0
+    assert decoder.generate(None, begin_ids=[4], max_new_tokens=20, **SKETCH).sketch_passes > 0
+    assert decoder.generate(None, begin_ids=[4], max_new_tokens=4, **SKETCH).sketch_passes > 0
+    decoder.set_prefix(prefix["keys"], prefix["values"], None)
+    assert decoder.generate(None, begin_ids=[4], max_new_tokens=4, **SKETCH).sketch_passes == 0
+
+
+@pytest.mark.parametrize("isa", kernel.isa_supported())
+def test_not_where_bytes_are_slow(isa: str) -> None:
+    spec = spec_of(layers=3, hidden=256, heads=4, kv_heads=4, head_dim=64, mlp=5500, vocab=300)
+    assert kernel.Decoder(spec, weights_of(spec), threads=1, isa=isa).sketches == (isa != "generic")
+    assert kernel.Decoder(spec, weights_of(spec), threads=1, isa=isa, sketch=True).sketches
+
+
+def test_cancelling_while_it_guesses() -> None:
+    spec = spec_of()
+    prefix = prefix_of(spec, 100)
+    decoder = pair(spec, weights_of(spec))[1]
+    decoder.set_prefix(prefix["keys"], prefix["values"], None)
+    cancel = kernel.CancelToken()
+    told: list[int] = []
+
+    def on_token(token: int, logprob: float) -> None:
+        told.append(token)
+        if len(told) == 5:
+            cancel.cancel()
+
+    text = decoder.generate(None, begin_ids=[4], max_new_tokens=60, on_token=on_token, cancel=cancel, **SKETCH)
+    assert (text.stop_reason, text.token_ids) == ("cancelled", told)
+    assert decoder.text_rows == 5

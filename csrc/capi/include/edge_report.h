@@ -78,7 +78,8 @@ typedef struct edge_options {
   const char* bias_rows;       /* "all", "prefill", "none" get the anatomical bias; NULL: the bundle's */
   const char* kv_dtype;        /* of the KV cache: "fp32", "fp16", "int8"; NULL: the bundle's or what fits */
   const char* isa;             /* instruction set; NULL: $EDGE_ISA, or the best one */
-  int32_t draft;               /* 1: greedy texts several tokens per pass, the same tokens. Default 1 */
+  int32_t draft;               /* 1: greedy texts several tokens per pass, the same tokens; a large float32
+                                  decoder then keeps an 8-bit copy of itself from its first report on. Default 1 */
 } edge_options;
 
 EDGE_API void edge_options_init(edge_options* options);
