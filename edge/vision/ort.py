@@ -26,7 +26,7 @@ log = logging.getLogger("edge")
 
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 """What ONNX Runtime says when memory runs out; it has no type of its own for that."""
-_LARGE = 64 << 20
+LARGE = 64 << 20
 """Bytes of a graph's file from which on the memory it would keep between films is worth a few milliseconds."""
 _INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
 
@@ -109,7 +109,7 @@ class OrtBackend:
         ort = import_runtime()
         providers = _providers(ort, device)
         self.device = "cuda" if providers[0].startswith("CUDA") else "cpu"
-        self._large = path.stat().st_size >= _LARGE
+        self._large = path.stat().st_size >= LARGE
         self._open = partial(_open, ort, path, threads, providers, arena=not self._large)
         captured = _open_captured(ort, path, threads) if self.device == "cuda" else None
         self._session = captured or self._open()

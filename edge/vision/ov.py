@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError, MissingRuntime
 from edge.vision.backend import Port
-from edge.vision.ort import trim_heap
+from edge.vision.ort import LARGE, trim_heap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,12 +75,16 @@ class OpenVinoBackend:
             self.outputs: Sequence[Port] = [_port(openvino, port) for port in compiled.outputs]
         except Exception as error:
             raise BundleError(f"OpenVINO cannot load {path.name} ({type(error).__name__})") from None
+        self._large = path.stat().st_size >= LARGE
         trim_heap()  # compiling leaves as much behind as the graph takes
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
         # Copies: the request reuses its buffers for the next film.
         result = self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
-        return [result[name].copy() for name in names]
+        arrays = [result[name].copy() for name in names]
+        if self._large:
+            trim_heap()  # what reading and preparing the film took
+        return arrays
 
 
 def _port(openvino: Any, port: Any) -> Port:
