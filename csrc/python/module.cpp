@@ -220,6 +220,7 @@ class PyDecoder {
     const DecoderSpec spec = parse_spec(spec_values(spec_dict));
     Weights bound = bind_weights(spec, weight_views(weights, arrays_));
     make_narrow(bound, prefill_int8);
+    const py::gil_scoped_release released;  // a float32 head is read and rounded
     decoder_ = std::make_unique<D>(spec, std::move(bound), kv_type(kv_dtype), threads, isa.value_or(""),
                                    std::move(evidence_layers),
                                    Copies{.screen_from = copy_from(screen_head, kScreenFrom),
