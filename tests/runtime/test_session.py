@@ -40,6 +40,12 @@ def test_report_is_the_engines(demo: edge.Engine, film: edge.FilmSession, phanto
     assert film.nbytes > film.mask.nbytes
 
 
+def test_beams_of_an_open_film(demo: edge.Engine, film: edge.FilmSession, phantom: Path) -> None:
+    assert film.report(beams=3).token_ids == demo.report(phantom, beams=3).token_ids
+    with pytest.raises(edge.UsageError, match="beams"):
+        film.report(beams=17)
+
+
 @pytest.mark.parametrize("text", ["The heart", "No", "There is a", "The lungs are clear. Heart size is", "Left. "])
 def test_completion_has_the_ids_of_a_fresh_report(
     demo: edge.Engine, film: edge.FilmSession, phantom: Path, text: str
