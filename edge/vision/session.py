@@ -127,7 +127,12 @@ class VisionSession:
         check_device(device)
         runtime = check_runtime(runtime)
         manifest = bundle.manifest
-        runtime = choose_runtime(runtime, device, static=manifest.vision_static_file is not None)
+        runtime = choose_runtime(
+            runtime,
+            device,
+            static=manifest.vision_static_file is not None,
+            float_encoder=manifest.precision == "fp32" and manifest.has_cross and not manifest.has_mask,
+        )
         name = manifest.vision_file
         if device in ("cuda", "tensorrt"):
             name = manifest.vision_fp16_file or name

@@ -152,6 +152,27 @@ def test_an_idle_engine_holds_no_processor(pristine: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("floats", "installed", "avx512", "chosen"),
+    [
+        (True, True, True, "openvino"),
+        (False, True, True, "auto"),
+        (True, False, True, "auto"),
+        (True, True, False, "auto"),
+    ],
+)
+def test_the_rule_for_float32_encoders(
+    floats: bool, installed: bool, avx512: bool, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edge.vision import choice
+
+    monkeypatch.setattr(choice, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(choice, "has_avx512", lambda: avx512)
+    assert choice.choose_runtime("auto", "cpu", static=False, float_encoder=floats) == chosen
+    assert choice.choose_runtime("auto", "cuda", static=False, float_encoder=floats) == "auto"
+    assert choice.choose_runtime("ort", "cpu", static=False, float_encoder=floats) == "ort"
+
+
+@pytest.mark.parametrize(
     ("runtime", "device", "static", "installed", "bf16", "chosen"),
     [
         ("auto", "cpu", True, True, True, "openvino"),
