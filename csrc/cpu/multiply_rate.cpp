@@ -11,11 +11,6 @@ namespace {
 constexpr size_t kLeastPasses = 3;
 constexpr int64_t kRounds = int64_t{1} << 20;  // milliseconds
 
-int checked_threads(int64_t threads) {
-  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
-  return static_cast<int>(threads);
-}
-
 }  // namespace
 
 MultiplyMeter::MultiplyMeter(const Kernels& kernels, int64_t threads)

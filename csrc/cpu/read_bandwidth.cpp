@@ -24,11 +24,6 @@ uint64_t sum_lines(const uint64_t* data, int64_t lines) {
   return total;
 }
 
-int checked_threads(int64_t threads) {
-  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
-  return static_cast<int>(threads);
-}
-
 int64_t checked_lines(int64_t bytes, int threads) {
   if (bytes < kLine * threads || bytes > int64_t{1} << 40)
     throw std::invalid_argument("bytes must be one cache line per thread or more, and 1 TiB or less");

@@ -5,6 +5,7 @@
 #include <climits>
 #include <cstdlib>
 #include <fstream>
+#include <stdexcept>
 #include <string>
 
 #if defined(__linux__)
@@ -138,6 +139,11 @@ int available_processors() {
 #endif
   const unsigned n = std::thread::hardware_concurrency();
   return n ? static_cast<int>(n) : 1;
+}
+
+int checked_threads(int64_t threads) {
+  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
+  return static_cast<int>(threads);
 }
 
 ThreadPool::ThreadPool(int threads)

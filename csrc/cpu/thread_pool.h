@@ -21,6 +21,9 @@ namespace edge {
 // Processors this process may run on: affinity, and the control group's CPU quota where there is one.
 int available_processors();
 
+// Threads of a team. Throws std::invalid_argument unless they are 1 to 1024.
+int checked_threads(int64_t threads);
+
 class ThreadPool {
  public:
   // `threads` includes the caller of run(), so threads - 1 are started.

@@ -10,11 +10,6 @@
 namespace edge {
 namespace {
 
-int checked_threads(int64_t threads) {
-  if (threads < 1 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
-  return static_cast<int>(threads);
-}
-
 std::vector<int64_t> checked_layers(const DecoderSpec& spec, std::vector<int64_t> layers) {
   for (const int64_t layer : layers)
     if (layer < 0 || layer >= spec.layers)

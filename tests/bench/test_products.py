@@ -39,7 +39,7 @@ def test_of_a_graph(tmp_path: Path) -> None:
     path = graph(tmp_path / "a.onnx", nodes, {"x": [1, 4, 8, 10]}, weights)
     conv = 6 * 8 * 10 * 2 * 9
     up = 6 * 8 * 10 * 5 * 4
-    assert 5 * 16 * 20 == 1600  # [1, 5, 16, 20], flat [5, 320]: the matrix does not fit, which is not counted
+    # [1, 5, 16, 20] is flat [5, 320]: the matrix does not fit, which is not counted.
     assert products.of_graph(path) is None
     weights["m"] = zeros(320, 7)
     path = graph(tmp_path / "b.onnx", nodes, {"x": [1, 4, 8, 10]}, weights)
@@ -70,7 +70,7 @@ def test_of_a_prefill() -> None:
 
 @pytest.mark.parametrize("isa", kernel.isa_supported())
 def test_the_meter(isa: str) -> None:
-    """More on better instruction sets, and about as much for each further thread that has a processor."""
+    """A few passes at a rate that a processor can have, in billions per second."""
     rates = kernel.MultiplyMeter(1, isa).passes(0.01)
     assert len(rates) >= 3
     assert 0.1 < min(rates) <= max(rates) < 10_000
