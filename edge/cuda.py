@@ -363,7 +363,7 @@ def decoder_on_gpu(
     Raises
     ------
     DeviceError
-        Required, and the GPU cannot be used or does not agree.
+        Required, and the GPU cannot be used, fails while it is tried, or does not agree.
     """
     from edge.cuda_check import check_agreement, tune
 
@@ -383,11 +383,14 @@ def decoder_on_gpu(
     except ModelNotForDevice as error:
         log.log(logging.WARNING if required else logging.INFO, "decoding on the CPU: %s", error)
         return cpu
-    except DeviceError as error:
-        if required and library_path().exists():
+    except ProcessingError as error:
+        # A device that fails while it is tried cannot be used, whatever its driver calls that.
+        if not required or not library_path().exists():
+            log.info("decoding on the CPU: %s", error)
+            return cpu
+        if isinstance(error, DeviceError):
             raise
-        log.info("decoding on the CPU: %s", error)
-        return cpu
+        raise DeviceError(f"{device.name} failed while it was tried: {error}") from error
     log.info("decoding on %s", device.name)
     decoder.host = cpu
     return decoder

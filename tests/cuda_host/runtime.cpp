@@ -38,7 +38,7 @@ HostStream legacy;  // the stream of cudaMemcpy, which does not wait for the oth
 thread_local HostStream* recording = nullptr;
 std::map<const void*, int> kernels;  // loaded ones, and the shared memory that they were allowed
 int64_t used = 0, memory = int64_t{4} << 30, devices = 1, capability = 90, fail_launch = -1, fail_wait = 0;
-int64_t uuid = 7, processors = 3, any_pointer = 0, cooperates = 1;
+int64_t uuid = 7, processors = 3, any_pointer = 0, cooperates = 1, taken = 0;
 int64_t launches = 0, replays = 0, records = 0, cooperative = 0;
 
 size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
@@ -138,6 +138,7 @@ extern "C" __attribute__((visibility("default"))) void cuda_host_set(const char*
   if (what == "uuid") uuid = value;
   if (what == "processors") processors = value;
   if (what == "cooperates") cooperates = value;
+  if (what == "taken") taken = value;              // multiprocessors that other processes have
   if (what == "any_pointer") any_pointer = value;  // host memory passes for the device's
   if (what == "memory") memory = value;
   if (what == "order") host::order = static_cast<int>(value);
@@ -171,6 +172,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "CUDA driver version is insufficient for CUDA runtime version";
     case cudaErrorStreamCaptureUnsupported:
       return "operation not permitted when stream is capturing";
+    case cudaErrorCooperativeLaunchTooLarge:
+      return "too many blocks in cooperative launch";
     default:
       return "error of the stand-in";
   }
@@ -332,8 +335,10 @@ cudaError_t host_launch(const cudaLaunchConfig_t& config, const void* kernel, Wo
   const bool together = config.numAttrs == 1 && config.attrs->id == cudaLaunchAttributeCooperative &&
                         config.attrs->val.cooperative;
   const dim3 grid = config.gridDim, block = config.blockDim;
-  if (together && (!cooperates || grid.x > static_cast<unsigned>(processors)))
-    return cudaErrorInvalidValue;  // more blocks than can run at once
+  if (together && !cooperates) return cudaErrorNotSupported;
+  // More blocks than can run at once.
+  if (together && grid.x > static_cast<unsigned>(processors - taken))
+    return cudaErrorCooperativeLaunchTooLarge;
   if (grid.x < 1 || grid.x > 0x7fffffffu || grid.y < 1 || grid.y > 65535 || grid.z != 1 || block.x < 1 ||
       block.x > 1024)
     return cudaErrorInvalidValue;

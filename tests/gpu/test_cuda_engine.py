@@ -64,6 +64,27 @@ def test_auto_falls_back_and_says_so(
     assert f"decoding on the CPU: {reason}" in messages(caplog)
 
 
+@pytest.mark.parametrize(("name", "value"), [("fail_launch", 0), ("fail_launch", 40), ("fail_wait", 1)])
+def test_a_device_that_fails_while_it_is_tried(
+    bundle: Path, built_with_cuda: StandIn, caplog: pytest.LogCaptureFixture, name: str, value: int
+) -> None:
+    """While weights are loaded, while texts are compared: the CPU serves, unless the device was demanded."""
+    from edge.decoder import Decoder
+
+    caplog.set_level(logging.INFO, "edge")
+    built_with_cuda.set(name, value)
+    assert edge.load(bundle, device="auto", threads=1).isa != "cuda"
+    assert "decoding on the CPU: " in messages(caplog)
+    assert "the GPU failed" in messages(caplog)
+    opened = edge.bundle.Bundle.open(bundle)
+    weights = opened.weights()
+    cpu = Decoder(opened.manifest.decoder, weights, threads=1)
+    built_with_cuda.set(name, value)
+    with pytest.raises(DeviceError, match="host stand-in failed while it was tried: .*the GPU failed") as error:
+        edge.cuda.decoder_on_gpu(cpu, weights, [], required=True)
+    assert error.value.exit_code == 82
+
+
 def test_a_device_that_computes_something_else_is_not_used(
     bundle: Path, built_with_cuda: StandIn, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

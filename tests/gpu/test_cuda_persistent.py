@@ -97,6 +97,22 @@ def test_no_cooperative_launch(host_library: Path, stand_in: StandIn) -> None:
     assert not cuda_of(host_library, spec, weights_of(spec), prefix_of(spec, 20), way="auto").has_persistent
 
 
+def test_less_of_the_device_than_it_tells(host_library: Path, stand_in: StandIn) -> None:
+    """Another process has a multiprocessor: found out when the model is loaded, and steps serve."""
+    spec = spec_of(layers=1, mlp=32)
+    prefix = prefix_of(spec, 20)
+    stand_in.set("taken", 1)
+    try:
+        decoder = cuda_of(host_library, spec, weights_of(spec), prefix, way="auto")
+        with pytest.raises(kernel.ModelUnsupported, match="does not launch on this GPU: too many blocks"):
+            cuda_of(host_library, spec, weights_of(spec), prefix, way="persistent")
+    finally:
+        stand_in.set("taken", 0)
+    assert not decoder.has_persistent
+    assert len(decoder.generate(prefix["first_logits"], max_new_tokens=4).token_ids) == 4
+    assert cuda_of(host_library, spec, weights_of(spec), prefix, way="auto").has_persistent
+
+
 def test_both_ways_of_one_decoder(host_library: Path, stand_in: StandIn) -> None:
     spec = spec_of(layers=1, mlp=64)
     prefix = prefix_of(spec, 20)

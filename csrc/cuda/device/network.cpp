@@ -126,7 +126,6 @@ void Network::describe_passes() {
                   "this GPU does not launch cooperative kernels, which the persistent one is"};
   if (held < 1)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the persistent kernel does not fit on this GPU's multiprocessors"};
-  together_ = processors;
   std::vector<PassLayer> layers;
   for (int64_t i = 0; i < model_.layers; ++i) {
     const DeviceLayer& from = weights_.layers[bytes(i)];
@@ -139,6 +138,20 @@ void Network::describe_passes() {
                         cudaMemcpyHostToDevice, stream_),
         "to get ready");
   check(cudaStreamSynchronize(stream_), "to get ready");
+  // What the device tells need not hold: other processes may have a part of it (MPS). No passes: it launches,
+  // or does not.
+  for (const int rows : {1, kPersistentRows}) {
+    const cudaError_t status = launch_text(pass_args(rows, 0), processors, stream_);
+    if (status == cudaErrorCooperativeLaunchTooLarge || status == cudaErrorNotSupported) {
+      cudaGetLastError();
+      throw Failure{
+          EDGE_CUDA_UNSUPPORTED,
+          std::string("the persistent kernel does not launch on this GPU: ") + cudaGetErrorString(status)};
+    }
+    check(status, "to start a text");
+  }
+  check(cudaStreamSynchronize(stream_), "to start a text");
+  together_ = processors;
 }
 
 CacheLayer Network::cache(int64_t layer) const {
@@ -332,7 +345,7 @@ void Network::pass(int rows, int key_blocks) {
   choose(rows, true);
 }
 
-void Network::start_text(int rows, int passes) {
+PassArgs Network::pass_args(int rows, int passes) const {
   PassArgs p{};
   p.layer = pass_layers_.get();
   p.head = weights_.head;
@@ -359,7 +372,11 @@ void Network::start_text(int rows, int passes) {
   p.rows = rows;
   p.cache_type = model_.cache_type;
   p.passes = passes;
-  check(launch_text(p, together_, stream_), "to start a text");
+  return p;
+}
+
+void Network::start_text(int rows, int passes) {
+  check(launch_text(pass_args(rows, passes), together_, stream_), "to start a text");
 }
 
 void Network::start_pass(int rows, int key_blocks, bool persistent) {

@@ -38,6 +38,7 @@ class Network {
   void start_pass(int rows, int key_blocks, bool persistent);
   // What the persistent kernel works on; and so many of its passes at most.
   void describe_passes();
+  PassArgs pass_args(int rows, int passes) const;
   void start_text(int rows, int passes);
   AttendArgs attend_args(int rows) const;
   EvidenceArgs evidence_args(int rows, int from) const;
