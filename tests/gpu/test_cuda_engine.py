@@ -80,7 +80,7 @@ def test_a_device_that_fails_while_it_is_tried(
     weights = opened.weights()
     cpu = Decoder(opened.manifest.decoder, weights, threads=1)
     built_with_cuda.set(name, value)
-    with pytest.raises(DeviceError, match="host stand-in failed while it was tried: .*the GPU failed") as error:
+    with pytest.raises(DeviceError, match=r"host stand-in failed while it was tried: .*the GPU failed") as error:
         edge.cuda.decoder_on_gpu(cpu, weights, [], required=True)
     assert error.value.exit_code == 82
 
