@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bundle's second vision graph, in float16: made, held against TensorRT's rules, compared with the first."""
+"""The bundle's second vision graph, in float16: made, held against TensorRT's rules and the CUDA provider's kernels,
+compared with the first."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .errors import ExportError
+from .graph_cuda import for_cuda, without_cuda_kernel
 from .graph_fp16 import to_fp16
 from .graph_static import StaticPlan
 from .graph_tensorrt import with_symmetric_int8
@@ -52,9 +54,11 @@ def write_gpu_graph(
     Raises
     ------
     ExportError
-        TensorRT would refuse the graph, or it computes something else.
+        TensorRT would refuse the graph, ONNX Runtime leave a part of it to the CPU, or it computes something else.
     """
-    half, taken = without_check_outputs(to_fp16(model)), 0
+    half, taken = for_cuda(without_check_outputs(to_fp16(model))), 0
+    if problems := without_cuda_kernel(half):
+        raise ExportError(f"ONNX Runtime would leave nodes of the float16 graph to the CPU: {'; '.join(problems[:3])}")
     if plan is not None:
         half, taken = with_symmetric_int8(half, plan)
     if problems := lint(half):

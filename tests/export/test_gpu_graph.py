@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from edge_export.graph_cuda import for_cuda, without_cuda_kernel
 from edge_export.graph_fp16 import to_fp16
 from edge_export.tensorrt_lint import lint
 from onnx import TensorProto, helper, numpy_helper
@@ -54,6 +55,14 @@ def test_every_kind_of_graph(exported: Exported, options: dict[str, Any]) -> Non
         error = ((got - want)[shown] ** 2).sum() / (want[shown] ** 2).sum()
         assert error < 1e-4, port.name
         assert error > 0 or port.name == "mask"  # something was rounded
+    # ONNX Runtime's CUDA provider has kernels for all of it once the late operators are spelt in older ones: same bits.
+    assert without_cuda_kernel(half) != [] or not options.get("with_mask", True)
+    older = for_cuda(half)
+    assert without_cuda_kernel(older) == []
+    assert lint(older) == []
+    onnx.save(older, path)
+    for want, got in zip(two.run(None, feed), open_session(path, 1).run(None, feed), strict=True):
+        np.testing.assert_array_equal(got, want)
 
 
 def test_int8_graphs_are_told(exported: Exported) -> None:
@@ -68,6 +77,7 @@ def test_int8_graphs_are_told(exported: Exported) -> None:
     assert "vision.fp16.onnx" in manifest["files"]
     half = onnx.load(folder / "vision.fp16.onnx")
     assert lint(half) == []
+    assert without_cuda_kernel(half) == []
     assert {output.name for output in half.graph.output} >= {"prefix_keys", "first_logits", "mask"}
     assert "prefix_embeddings" not in {output.name for output in half.graph.output}
     assert "in float16 too" in (folder / "MODEL_CARD.md").read_text()
@@ -238,6 +248,101 @@ def test_a_weight_beyond_half_stays_float() -> None:
         graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], {"w": np.full((4, 4), 1e6, np.float32)})
     )
     assert not [node for node in to_fp16(model).graph.node if node.op_type == "Cast"]
+
+
+# ---- forms that ONNX Runtime's CUDA provider has had for long
+
+
+def small(node: Any, shape: list[int], kind: int, weights: dict[str, np.ndarray], rank: int | None = None) -> Any:
+    tensors = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    made = helper.make_graph(
+        [node] if not isinstance(node, list) else node,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", kind, [None] * (len(shape) if rank is None else rank))],
+        tensors,
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+
+
+def runs(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda array: np.asarray(session.run(None, {"x": array})[0])
+
+
+@pytest.mark.parametrize("operator", ["ReduceMax", "ReduceMin"])
+@pytest.mark.parametrize("shape", [[1, 1, 32, 32], [1, 4, 37, 37], [2, 3, 1, 1], [1, 2, 13, 7]])
+@pytest.mark.parametrize("keep", [0, 1])
+def test_extrema(operator: str, shape: list[int], keep: int) -> None:
+    node = helper.make_node(operator, ["x", "a"], ["y"], keepdims=keep)
+    model = small(node, shape, TensorProto.FLOAT, {"a": np.array([-1, 2], np.int64)}, 4 if keep else 2)
+    older = for_cuda(model)
+    assert [line.split(":")[0] for line in without_cuda_kernel(model)] == [f"{operator} y"]
+    assert without_cuda_kernel(older) == []
+    array = np.random.default_rng(0).standard_normal(shape, np.float32)
+    run, run_older = runs(model), runs(older)
+    for place in range(0, array[0, 0].size, 5):  # wherever the extremum is, it is found
+        array.reshape(-1)[place] = (9.0 if operator == "ReduceMax" else -9.0) + place
+        want, got = run(array), run_older(array)
+        assert got.shape == want.shape
+        np.testing.assert_array_equal(got, want)
+
+
+@pytest.mark.parametrize("chosen", [0, 1, 2])
+def test_the_largest_of_several(chosen: int) -> None:
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["i"], axis=1, keepdims=1),
+        helper.make_node("Equal", ["i", "k"], ["y"]),
+    ]
+    model = small(nodes, [1, 3, 8, 8], TensorProto.BOOL, {"k": np.array(chosen, np.int64)})
+    older = for_cuda(model)
+    assert len(without_cuda_kernel(model)) == 2
+    assert without_cuda_kernel(older) == []
+    array = np.random.default_rng(0).integers(0, 3, (1, 3, 8, 8)).astype(np.float32)  # many equals
+    want = runs(model)(array)
+    assert 0 < want.sum() < want.size
+    np.testing.assert_array_equal(runs(older)(array), want)
+
+
+@pytest.mark.parametrize("pads", [[0, 0, 0, 0], [0, 3, 0, 0], [1, 0, 2, 5]])
+@pytest.mark.parametrize("value", [None, -2.5])
+def test_padding(pads: list[int], value: float | None) -> None:
+    names = ["x", "p", *(["v"] if value is not None else [])]
+    weights = {"p": np.array(pads, np.int64)} | ({"v": np.array(value, np.float32)} if value is not None else {})
+    model = small(helper.make_node("Pad", names, ["y"]), [3, 4], TensorProto.FLOAT, weights)
+    older = for_cuda(model)
+    assert len(without_cuda_kernel(model)) == 1
+    assert without_cuda_kernel(older) == []
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(runs(older)(array), runs(model)(array))
+
+
+def test_what_has_no_older_form_is_told() -> None:
+    for node, weights in (
+        (helper.make_node("ReduceMax", ["x", "a"], ["y"]), {"a": np.array([0], np.int64)}),
+        (helper.make_node("Pad", ["x", "p"], ["y"], mode="wrap"), {"p": np.array([0, 1, 0, 1], np.int64)}),
+        (helper.make_node("Resize", ["x", "", "s"], ["y"]), {"s": np.array([1, 2], np.float32)}),
+        (helper.make_node("FusedMatMul", ["x", "w"], ["y"], domain="com.microsoft"), W),
+    ):
+        model = small(node, [3, 4], TensorProto.FLOAT, weights)
+        if node.domain:
+            model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+            assert "an operator of com.microsoft" in without_cuda_kernel(model)[0]
+            continue
+        assert "no CUDA kernel for version" in without_cuda_kernel(for_cuda(model))[0]
+
+
+def test_a_graph_with_parts_for_the_cpu_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import edge_export.gpu_graph as gpu_graph
+    from edge_export.errors import ExportError
+
+    model = plain(graph([helper.make_node("Cos", ["x"], ["y"], name="m")], {}))
+    monkeypatch.setitem(gpu_graph.without_cuda_kernel.__globals__["KERNELS"], "Cos", ())
+    with pytest.raises(ExportError, match="to the CPU: Cos m: no CUDA kernel for version 7"):
+        gpu_graph.write_gpu_graph(model, tmp_path / "half.onnx", [], tmp_path, 1)
+    assert not list(tmp_path.iterdir())
 
 
 # ---- TensorRT for RTX, which parses and compiles without a GPU
