@@ -7,6 +7,7 @@ is opened when it is asked for, not before.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import weakref
@@ -88,6 +89,16 @@ def cuda_device(library: Path | None = None) -> CudaDevice:
         uuid=found["uuid"].hex(),
         processors=found["processors"],
     )
+
+
+def driver_shows_gpu() -> bool:
+    """Whether NVIDIA's driver shows a GPU, whatever this package can do with it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        count = ctypes.c_int(0)
+        return bool(driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0)
+    except (OSError, AttributeError):
+        return False
 
 
 class CudaDecoder(Decoder):
@@ -345,6 +356,7 @@ def decoder_on_gpu(
     required: bool,
     prefix: int = 1024,
     rules: Mapping[str, Any] | None = None,
+    reasons: list[ProcessingError] | None = None,
 ) -> Decoder:
     """A decoder on the GPU that agrees with ``cpu``, or ``cpu`` itself; the log says why.
 
@@ -353,12 +365,14 @@ def decoder_on_gpu(
     cpu, weights, evidence_layers
         The decoder on the CPU and what it was made of.
     required : bool
-        Whether a GPU that cannot be used is an error. A build without the CUDA library is none, nor is a model that
-        the kernels do not take: there the GPU has the vision graph to itself.
+        Whether a GPU that cannot be used is an error, as is a build without the CUDA library. A model that the kernels
+        do not take is none: there the GPU has the vision graph to itself.
     prefix : int
         Rows of the image in the cache; what is timed on the device is timed behind so many.
     rules : mapping, optional
         Beams and rules that every text of the model has, as options of :class:`GenerationOptions`.
+    reasons : list of ProcessingError, optional
+        Why it is ``cpu`` is appended here.
 
     Raises
     ------
@@ -382,12 +396,19 @@ def decoder_on_gpu(
         tune(decoder, prefix)
     except ModelNotForDevice as error:
         log.log(logging.WARNING if required else logging.INFO, "decoding on the CPU: %s", error)
+        if reasons is not None:
+            reasons.append(error)
         return cpu
     except ProcessingError as error:
         # A device that fails while it is tried cannot be used, whatever its driver calls that.
-        if not required or not library_path().exists():
+        if not required:
             log.info("decoding on the CPU: %s", error)
+            if reasons is not None:
+                reasons.append(error)
             return cpu
+        if not library_path().exists():
+            hint = "build it (EDGE_CUDA=ON in pip's environment), or use --device auto or cpu"
+            raise DeviceError(str(error), hint=hint) from None
         if isinstance(error, DeviceError):
             raise
         raise DeviceError(f"{device.name} failed while it was tried: {error}") from error

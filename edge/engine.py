@@ -63,9 +63,9 @@ def load(
         Folder of a bundle. ``None``: ``$EDGE_REPORT_BUNDLE``, and without it the demo bundle of the package,
         whose model was trained on synthetic phantoms and is not for clinical use.
     device
-        ``auto``, ``cpu``, ``cuda`` or ``tensorrt``. The latter two want the vision graph on a GPU, and decode there too
-        where this build has the CUDA library; ``auto`` decodes on a GPU where one can be used. The log (``-v``) says
-        where.
+        ``auto``, ``cpu``, ``cuda`` or ``tensorrt``. The latter two demand a GPU, for the vision graph and, where its
+        kernels take the model, for decoding. ``auto`` uses one for whatever it can be used for, and
+        :attr:`Engine.fallback` says why not for the rest.
     threads
         Threads of the vision graph and of the decoder. Default: the physical cores this process may run on.
     bias_rows
@@ -97,7 +97,9 @@ class Engine:
     ----------
     bundle : Bundle
     device : str
-        Where the vision graph runs: ``cpu`` or ``cuda``.
+        Where the vision graph runs: ``cpu``, ``cuda`` or ``tensorrt``.
+    fallback : tuple of str
+        What is on the CPU although it was not asked for by name, and why: a sentence each.
     threads : int
     isa : str
         Instruction set of the decoding kernel, or ``cuda``.
@@ -134,8 +136,13 @@ class Engine:
             self._text = _text_decoder(self.bundle)
             self._decoder = _decoder(self.bundle, self.threads, self._draft, kv_dtype)
             self._vision = session.result()
+        self.fallback: tuple[str, ...] = ()
         if device != "cpu":
-            self._decoder = _on_gpu(self._decoder, self.bundle, required=device != "auto")
+            from edge.place import on_gpu
+
+            self._decoder, self._vision, self.fallback = on_gpu(
+                self._decoder, self._vision, self.bundle, device=device, threads=self.threads, runtime=vision
+            )
         if self._decoder.isa == "cuda" and self._vision.stay():
             log.info("what the vision graph yields stays on the GPU")
         self.device = self._vision.device
@@ -452,19 +459,4 @@ def _decoder(bundle: Bundle, threads: int, draft: Draft, kv_dtype: str | None) -
         prefill_int8=manifest.prefill_int8,
         draft_table=table,
         sketch=None if draft else False,
-    )
-
-
-def _on_gpu(decoder: Decoder, bundle: Bundle, *, required: bool) -> Decoder:
-    """The decoder on a GPU where there is one that can be used, else the one given."""
-    from edge.cuda import decoder_on_gpu
-
-    generation = bundle.manifest.generation
-    return decoder_on_gpu(
-        decoder,
-        bundle.weights(),
-        generation.evidence_layers,
-        required=required,
-        prefix=bundle.manifest.prefix.length,
-        rules=generation.rules,
     )

@@ -30,7 +30,8 @@ KERNELS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Versions of operators for which ONNX Runtime 1.21 and every later release has CUDA kernels for float and half
 (docs/OperatorKernels.md of ONNX Runtime). ``ArgMax`` ends at version 11; ``Equal`` 19, ``Pad`` 19, ``Resize`` 19 and
-``ReduceMax`` and ``ReduceMin`` 20 came after 1.24 or have not come."""
+``ReduceMax`` and ``ReduceMin`` 20 came after 1.24 or have not come. ``GatherND`` has one that a CUDA graph must not
+hold: until mid-2026 every replay copied its strides anew from host memory that was free again."""
 
 MOST_PARTS = 8
 """Inputs of one ``Max``: so many the provider takes in one kernel."""
@@ -57,8 +58,8 @@ def for_cuda(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of a graph whose late operators are spelt in older ones, with the same numbers.
 
     Extrema over the last axes become a tree of ``Max`` or ``Min``, an index of the largest that is compared with a
-    constant becomes comparisons, padding with a constant becomes a concatenation. What has another shape than these
-    stays, and :func:`without_cuda_kernel` tells it.
+    constant becomes comparisons, padding with a constant becomes a concatenation, ``GatherND`` of whole rows becomes
+    ``Gather``. What has another shape than these stays, and :func:`without_cuda_kernel` tells it.
     """
     import onnx
 
@@ -95,6 +96,7 @@ class _Forms:
 
     def rewrite(self) -> None:
         forms = {"ReduceMax": self._extremum, "ReduceMin": self._extremum, "Equal": self._largest, "Pad": self._padded}
+        forms["GatherND"] = self._gathered
         nodes: list[Any] = []
         for node in self.graph.node:
             form = forms.get(node.op_type)
@@ -192,6 +194,15 @@ class _Forms:
             return [*made, helper.make_node("And", held, [target], name=f"{target}.And")]
         made[-1].output[0] = target
         return made
+
+    def _gathered(self, node: Any) -> list[Any] | None:
+        from onnx import helper
+
+        source, places = node.input
+        if places not in self.constants or _attribute(node, "batch_dims", 0) or self.value(places).shape[-1:] != (1,):
+            return None
+        rows = self._constant(f"{node.output[0]}.rows", self.value(places)[..., 0])
+        return [helper.make_node("Gather", [source, rows], node.output, name=f"{node.output[0]}.Gather", axis=0)]
 
     def _padded(self, node: Any) -> list[Any] | None:
         from onnx import helper

@@ -68,7 +68,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="write the report there, whole or not at all; sr, sr-tid1500, fhir: or into a folder (several: always)",
     )
-    add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="default: auto")
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+        help="cuda, tensorrt: this or an error; auto (default): a GPU where one can be used, else the CPU",
+    )
     add("--threads", metavar="N", type=_positive, help="default: the physical cores this process may use")
     add(
         "--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the bundle's, else by precision)"

@@ -69,7 +69,7 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _runtime(films: int, device: str) -> str | None:
+def _runtime(films: int, device: str | None) -> str | None:
     """The vision runtime for so many films; None leaves it to the engine.
 
     ONNX Runtime loads a graph in a fifth of the time that OpenVINO takes to compile one, which only a dozen films earn
@@ -175,8 +175,15 @@ class _Run:
             draft = not options.no_draft
             vision = _runtime(len(films), options.device)
             engine = load(
-                bundle, options.device, options.threads, options.bias_rows, vision, draft=draft, kv_dtype=options.kv
+                bundle,
+                options.device or "auto",
+                options.threads,
+                options.bias_rows,
+                vision,
+                draft=draft,
+                kv_dtype=options.kv,
             )
+            self.tell_fallback(engine)
             if engine.notice:
                 say(f"{PROG}: {engine.notice}")
             if self.study:
@@ -189,6 +196,16 @@ class _Run:
                 else:
                     index, film = films[at]
                     self.attempt(film, partial(self.one, engine, ahead.take, film, index))
+
+    def tell_fallback(self, engine: Engine) -> None:
+        """One line where the CPU does what was left to ``auto``: if that was asked for, or if there is a GPU."""
+        options = self.options
+        if not engine.fallback or options.quiet:
+            return
+        from edge.cuda import driver_shows_gpu
+
+        if options.device == "auto" or driver_shows_gpu():
+            say(f"{PROG}: --device auto: {'; '.join(engine.fallback)}")
 
     def whole_study(self, engine: Engine, ahead: Ahead) -> None:
         """Report all films together; each that cannot be read is told, and then there is no report."""

@@ -29,6 +29,7 @@ from edge.node.config import (
     Tls,
     Trace,
 )
+from edge.vision.choice import DEVICES
 
 MAX_BYTES = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
@@ -176,7 +177,7 @@ class _Reader:
     def report_checks(self) -> dict[str, Check]:
         return {
             "bundle": self.existing_folder,
-            "device": _one_of(("auto", "cpu", "cuda")),
+            "device": _one_of(DEVICES),
             "threads": _whole(1, 512),
             "workers": _whole(1, 16),
             "tries": _whole(1, 100),

@@ -56,7 +56,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--tls-cert", metavar="PEM", help="serve HTTPS with this certificate (chain)")
     add("--tls-key", metavar="PEM", help="its key")
     add("--no-tls", action="store_true", help="serve others without TLS: a proxy in front adds it")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    add("--device", choices=("auto", "cpu", "cuda", "tensorrt"), default="auto", help="default: auto")
     add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
     add("--max-upload", metavar="MIB", type=whole(1, 4096), default=128, help="largest film taken (default: 128)")
     add("--open", action="store_true", help="open the page in this machine's browser")

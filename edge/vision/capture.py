@@ -19,9 +19,12 @@ log = logging.getLogger("edge")
 
 CAPTURE = "EDGE_CUDA_CAPTURE"
 """Environment variable: ``off`` runs graphs on a GPU operator by operator."""
-PROVIDER_OPTIONS = {"enable_cuda_graph": "1"}
-"""Of the CUDA provider. Such a session records what its first run does on the device; afterwards a run is nothing but
-the replay of it, which looks at no argument."""
+EXACT = {"use_tf32": "0"}
+"""Of the CUDA provider, since ONNX Runtime 1.18: products that are left in float32 are of float32. By default the
+provider rounds their factors to ten bits on GPUs that have TF32."""
+CAPTURED = {**EXACT, "enable_cuda_graph": "1"}
+"""Such a session records what its first run does on the device; afterwards a run is nothing but the replay of it, which
+looks at no argument."""
 
 
 def wanted() -> bool:
@@ -48,7 +51,7 @@ def can_be_captured(ports: Sequence[Port]) -> bool:
 
 
 class CapturedGraph:
-    """A session made with :data:`PROVIDER_OPTIONS`, with inputs and outputs that lie on the device and stay there.
+    """A session made with :data:`CAPTURED`, with inputs and outputs that lie on the device and stay there.
 
     Parameters
     ----------

@@ -67,8 +67,11 @@ def choose_runtime(runtime: str, device: str, *, static: bool, float_encoder: bo
     return "openvino" if (static and has_bf16()) or (float_encoder and has_avx512()) else "auto"
 
 
-def open_backend(path: Path, runtime: str, *, device: str, threads: int, graph: str, bf16: bool = False) -> Backend:
-    """Load a graph, whose SHA-256 is `graph`; `bf16`: OpenVINO may compute in bfloat16.
+def open_backend(
+    path: Path, runtime: str, *, device: str, threads: int, graph: str, bf16: bool = False, whole: bool = False
+) -> Backend:
+    """Load a graph, whose SHA-256 is `graph`; `bf16`: OpenVINO may compute in bfloat16; `whole`: on a GPU ONNX Runtime
+    may leave nothing to the CPU.
 
     ``auto``, if :func:`choose_runtime` has left it open: TensorRT on the device of that name, else ONNX Runtime.
 
@@ -90,4 +93,4 @@ def open_backend(path: Path, runtime: str, *, device: str, threads: int, graph: 
         return TensorRtBackend(path, graph=graph)
     from edge.vision.ort import OrtBackend
 
-    return OrtBackend(path, device=device, threads=threads)
+    return OrtBackend(path, device=device, threads=threads, whole=whole)

@@ -76,9 +76,13 @@ def from_dlpack(array: Any, library: Path) -> DeviceArray:
     Raises
     ------
     ProcessingError
-        It is another array.
+        It is another array, or lies elsewhere: on another GPU, or in memory that moves between GPU and host.
     """
-    if tuple(map(int, array.__dlpack_device__()))[1] != 0:
+    kind, number = map(int, array.__dlpack_device__())
+    if kind == _CUDA_MANAGED:
+        # Pages that may lie on either side while a recorded graph reads them by address: nothing to lend.
+        raise ProcessingError("decoder: an array lies in managed memory: copy it to the GPU's own first")
+    if number != 0:
         raise ProcessingError("decoder: an array lies on another GPU than the one that decodes")
     capsule = array.__dlpack__(stream=_LEGACY_STREAM)
     api = ctypes.pythonapi

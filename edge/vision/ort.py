@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import BundleError, DeviceError, MissingRuntime, ProcessingError
 from edge.threads import usable_processors
 from edge.vision.backend import DeviceArray, Lending, Port
-from edge.vision.capture import PROVIDER_OPTIONS, CapturedGraph, can_be_captured, tell_uncaptured, wanted
+from edge.vision.capture import CAPTURED, EXACT, CapturedGraph, can_be_captured, tell_uncaptured, wanted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,8 +26,11 @@ log = logging.getLogger("edge")
 
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory")
 """What ONNX Runtime says when memory runs out; it has no type of its own for that."""
+_BAD_GRAPH = ("InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotImplemented")
+"""Types of ONNX Runtime's errors that are the graph's; with a GPU every other one is the GPU's."""
 LARGE = 64 << 20
 """Bytes of a graph's file from which on the memory it would keep between films is worth a few milliseconds."""
+_CUDA = "CUDAExecutionProvider"
 _INSTALL = 'pip install "edge-report[cpu]"  or, on a GPU machine,  pip install "edge-report[gpu]"'
 
 
@@ -92,25 +95,28 @@ class OrtBackend:
     device : str
         ``cpu``, ``cuda``, or ``auto`` (the CPU).
     threads : int
+    whole : bool
+        On a GPU: all of the graph or nothing. Otherwise operators that ONNX Runtime has no CUDA code for are done on
+        the CPU, with a warning.
 
     Raises
     ------
     MissingRuntime
         ONNX Runtime is not installed.
     DeviceError
-        The device is not available, or ONNX Runtime fell back to another one.
+        The device is not available or failed, or ONNX Runtime fell back to another one.
     BundleError
         The graph does not load.
     """
 
     runtime = "ort"
 
-    def __init__(self, path: Path, *, device: str, threads: int) -> None:
+    def __init__(self, path: Path, *, device: str, threads: int, whole: bool = False) -> None:
         ort = import_runtime()
         providers = _providers(ort, device)
-        self.device = "cuda" if providers[0].startswith("CUDA") else "cpu"
+        self.device = "cuda" if len(providers) > 1 else "cpu"
         self._large = path.stat().st_size >= LARGE
-        self._open = partial(_open, ort, path, threads, providers, arena=not self._large)
+        self._open = partial(_open, ort, path, threads, providers, arena=not self._large, whole=whole)
         captured = _open_captured(ort, path, threads) if self.device == "cuda" else None
         self._session = captured or self._open()
         self._give_back()
@@ -197,11 +203,11 @@ def _open_captured(ort: Any, path: Path, threads: int) -> Any | None:
     options = session_options(ort, threads)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=[("CUDAExecutionProvider", PROVIDER_OPTIONS)])
+        session = ort.InferenceSession(str(path), options, providers=[(_CUDA, CAPTURED)])
     except Exception as error:
         tell_uncaptured(error)
         return None
-    if "CUDAExecutionProvider" not in session.get_providers():
+    if _CUDA not in session.get_providers():
         return None  # which is told when the session without a recording is there
     if not can_be_captured([_port(node) for node in (*session.get_inputs(), *session.get_outputs())]):
         log.info("the vision graph runs operator by operator: its shapes are not fixed")
@@ -210,35 +216,48 @@ def _open_captured(ort: Any, path: Path, threads: int) -> Any | None:
     return session
 
 
-def _open(ort: Any, path: Path, threads: int, providers: list[str], *, arena: bool) -> Any:
-    """A session; on a GPU one that does everything there, and where that cannot be one that says so."""
-    options = session_options(ort, threads, arena=arena)
-    if len(providers) > 1:
-        whole = session_options(ort, threads, arena=arena)
-        whole.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        with contextlib.suppress(Exception):
-            session = ort.InferenceSession(str(path), whole, providers=providers[:1])
-            if providers[0] in session.get_providers():
+def _open(ort: Any, path: Path, threads: int, providers: list[Any], *, arena: bool, whole: bool = False) -> Any:
+    """A session; on a GPU one that does everything there, and where that cannot be (and need not) one that says so."""
+    gpu = len(providers) > 1
+    if gpu:
+        all_there = session_options(ort, threads, arena=arena)
+        all_there.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            session = ort.InferenceSession(str(path), all_there, providers=providers[:1])
+            if _CUDA in session.get_providers():
                 return session
+        except Exception as error:
+            if whole:
+                raise DeviceError(f"ONNX Runtime does not do all of {path.name} on the GPU: {_said(error)}") from None
+    options = session_options(ort, threads, arena=arena)
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:
+        if gpu and not isinstance(error, MemoryError) and type(error).__name__ not in _BAD_GRAPH:
+            raise DeviceError(f"the GPU cannot take {path.name} ({_said(error)}): use --device cpu") from None
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
             raise ProcessingError(f"not enough memory to load {path.name}") from None
         raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
     active = session.get_providers()
-    if providers[0] not in active:
+    if not gpu:
+        return session
+    if _CUDA not in active:
         raise DeviceError(
             f"cuda was asked for but ONNX Runtime fell back to {', '.join(active)}: "
             "check the driver and the CUDA libraries, or use --device cpu"
         )
-    if len(providers) > 1:
-        log.warning(
-            "parts of %s run on the CPU, because ONNX Runtime has no CUDA code for them: slow; "
-            "a bundle made with edge-export --gpu-graph holds a graph without such parts",
-            path.name,
-        )
+    log.warning(
+        "parts of %s run on the CPU, because ONNX Runtime has no CUDA code for them: slow; "
+        "a bundle made with edge-export --gpu-graph holds a graph without such parts",
+        path.name,
+    )
     return session
+
+
+def _said(error: Exception) -> str:
+    """What an error of ONNX Runtime says, on one short line and without the folder of the graph."""
+    words = (word.rsplit("/", 1)[-1] if word.startswith("/") else word for word in str(error).split())
+    return f"{type(error).__name__}: {' '.join(words)[:160]}"
 
 
 def _load_cuda(ort: Any) -> None:
@@ -261,17 +280,16 @@ def _port(node: Any) -> Port:
     return Port(node.name, node.type == "tensor(float)", tuple(node.shape) if fixed else None)
 
 
-def _providers(ort: Any, device: str) -> list[str]:
+def _providers(ort: Any, device: str) -> list[Any]:
+    """Providers to ask for, with options; more than one where a GPU is to do the work."""
     available = ort.get_available_providers()
     if device == "cuda":
-        if "CUDAExecutionProvider" not in available:
+        if _CUDA not in available:
             raise DeviceError(
                 "this ONNX Runtime has no CUDA: in a fresh environment "
                 '  pip install "edge-report[gpu]"  or use --device cpu'
             )
         _load_cuda(ort)
         log.info("device cuda: the vision graph runs on the GPU")
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    if device == "auto" and "CUDAExecutionProvider" in available:
-        log.info("device auto: the vision graph runs on the CPU (--device cuda moves it)")
+        return [(_CUDA, EXACT), "CPUExecutionProvider"]
     return ["CPUExecutionProvider"]

@@ -112,6 +112,8 @@ class VisionSession:
     runtime : str or None
         ``ort``, ``openvino`` or ``auto``; None: ``$EDGE_VISION_RUNTIME``, and without it ``auto``
         (:func:`edge.vision.choice.open_backend`).
+    whole : bool
+        On a GPU: all of the graph or nothing.
 
     Raises
     ------
@@ -123,7 +125,9 @@ class VisionSession:
         The graph does not load, or its inputs and outputs are not those of the manifest.
     """
 
-    def __init__(self, bundle: Bundle, *, device: str = "auto", threads: int = 1, runtime: str | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, *, device: str = "auto", threads: int = 1, runtime: str | None = None, whole: bool = False
+    ) -> None:
         check_device(device)
         runtime = check_runtime(runtime)
         manifest = bundle.manifest
@@ -149,6 +153,7 @@ class VisionSession:
             threads=threads,
             graph=manifest.files[name].sha256,
             bf16=name == manifest.vision_static_file,
+            whole=whole,
         )
         self.stays = False
         """Whether keys, values and bias remain on the GPU, for a decoder that is there too."""

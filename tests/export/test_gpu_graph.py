@@ -319,6 +319,16 @@ def test_padding(pads: list[int], value: float | None) -> None:
     np.testing.assert_array_equal(runs(older)(array), runs(model)(array))
 
 
+def test_rows() -> None:
+    places = np.array([[[2], [0]], [[1], [2]]], np.int64)
+    model = small(helper.make_node("GatherND", ["x", "p"], ["y"]), [3, 4], TensorProto.FLOAT, {"p": places}, 3)
+    older = for_cuda(model)
+    assert len(without_cuda_kernel(model)) == 1
+    assert [node.op_type for node in older.graph.node] == ["Gather"]
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    np.testing.assert_array_equal(runs(older)(array), runs(model)(array))
+
+
 def test_what_has_no_older_form_is_told() -> None:
     for node, weights in (
         (helper.make_node("ReduceMax", ["x", "a"], ["y"]), {"a": np.array([0], np.int64)}),

@@ -75,20 +75,27 @@ def module(*, refuses: str = "", calls: Counter[str]) -> Any:
 
     Parameters
     ----------
-    refuses : {"", "session", "values", "recording", "replay"}
-        Where the recording fails.
+    refuses : {"", "session", "values", "recording", "replay", "whole", "memory"}
+        Where the recording fails; ``whole``: every session that may not use the CPU; ``memory``: every one on the GPU.
     calls : Counter
         Counts ``sessions``, ``recorded``, ``replayed`` and ``plain`` runs.
     """
 
     class Session:
         def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
-            captures = providers[0] != NAMES[0] and isinstance(providers[0], tuple)
-            if captures:
+            captures = False
+            if isinstance(providers[0], tuple):
                 name, asked = providers[0]
-                assert (name, asked) == (NAMES[0], {"enable_cuda_graph": "1"})
-                if refuses == "session":
+                assert name == NAMES[0]
+                captures = asked == {"use_tf32": "0", "enable_cuda_graph": "1"}
+                assert captures or asked == {"use_tf32": "0"}
+                if refuses == "session" and captures:
                     raise RuntimeError("nodes have not been partitioned to the CUDAExecutionProvider")
+                if refuses == "whole" and len(providers) == 1:
+                    assert options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+                    raise RuntimeError("a node is on the CPU")
+                if refuses == "memory":
+                    raise RuntimeError(f"CUDA failure 2: out of memory in {path}")
             calls["sessions"] += 1
             self.captures, self.addresses = captures, None
             quiet = real.SessionOptions()

@@ -62,6 +62,8 @@ def test_auto_falls_back_and_says_so(
     engine = edge.load(bundle, device="auto", threads=1)
     assert engine.isa != "cuda"
     assert f"decoding on the CPU: {reason}" in messages(caplog)
+    (told,) = engine.fallback
+    assert told.startswith(f"decoding on the CPU: {reason}")
 
 
 @pytest.mark.parametrize(("name", "value"), [("fail_launch", 0), ("fail_launch", 40), ("fail_wait", 1)])
@@ -113,9 +115,12 @@ def test_cuda_that_cannot_be_used_is_an_error(
     with pytest.raises(DeviceError, match="no CUDA device can be used here") as error:
         edge.load(bundle, device="cuda", threads=1)
     assert 80 <= error.value.exit_code <= 99
-    # Without the library the GPU has the vision graph to itself, as before there was one.
+    # So is a build without the library: a GPU that was demanded is not half of one.
     monkeypatch.setattr(edge.cuda, "library_path", lambda: bundle / edge.cuda.LIBRARY)
-    assert edge.load(bundle, device="cuda", threads=1).isa != "cuda"
+    with pytest.raises(DeviceError, match="this build has no CUDA decoding library") as error:
+        edge.load(bundle, device="cuda", threads=1)
+    assert error.value.exit_code == 82
+    assert "EDGE_CUDA=ON" in error.value.hint
 
 
 def test_beams_are_the_processor_s(

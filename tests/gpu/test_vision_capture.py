@@ -16,7 +16,7 @@ from stand_in import StandIn
 
 import edge
 import edge.cuda
-from edge.errors import DeviceError
+from edge.errors import BundleError, DeviceError
 from edge.vision.backend import DeviceArray
 from edge.vision.ort import OrtBackend
 
@@ -138,3 +138,19 @@ def test_a_silent_fallback_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: fake_ort.NAMES)
     with pytest.raises(DeviceError, match="cuda was asked for but ONNX Runtime fell back to CPUExecutionProvider"):
         OrtBackend(bundle / "vision.onnx", device="cuda", threads=1)
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("cuda", ["memory"], indirect=True)
+def test_a_gpu_that_fails_is_no_broken_bundle(bundle: Path) -> None:
+    with pytest.raises(DeviceError, match=r"the GPU cannot take vision.onnx \(RuntimeError: CUDA failure 2") as error:
+        OrtBackend(bundle / "vision.onnx", device="cuda", threads=1)
+    assert error.value.exit_code == 82
+    assert str(bundle) not in str(error.value)
+
+
+@pytest.mark.usefixtures("cuda")
+def test_a_broken_graph_is_no_failure_of_the_gpu(tmp_path: Path) -> None:
+    (tmp_path / "vision.onnx").write_bytes(b"no graph")
+    with pytest.raises(BundleError, match=r"cannot load vision\.onnx"):
+        OrtBackend(tmp_path / "vision.onnx", device="cuda", threads=1)

@@ -143,6 +143,7 @@ def test_arrays_of_other_frameworks(host_library: Path) -> None:
         ({"code": 0}, "float32 and C-contiguous"),
         ({"strides": swapped}, "float32 and C-contiguous"),
         ({"where": (2, 1)}, "another GPU"),
+        ({"where": (13, 0)}, "managed memory"),
     ):
         bad = Producer(buffers[0], PREFIX["keys"], **wrong)
         with pytest.raises(ProcessingError, match=why):
@@ -240,7 +241,7 @@ def test_partial_fallback_is_told(
         if strict:
             raise RuntimeError("a node is on the CPU")
         made = real(path, providers=["CPUExecutionProvider"])
-        made.get_providers = lambda: providers
+        made.get_providers = lambda: names
         return made
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
@@ -248,6 +249,11 @@ def test_partial_fallback_is_told(
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: names)
     backend = OrtBackend(bundle / "vision.onnx", device="cuda", threads=1)
     assert backend.device == "cuda"
-    assert tried == [(True, [(names[0], {"enable_cuda_graph": "1"})]), (True, names[:1]), (False, names)]
+    exact = (names[0], {"use_tf32": "0"})
+    assert tried == [
+        (True, [(names[0], {"use_tf32": "0", "enable_cuda_graph": "1"})]),
+        (True, [exact]),
+        (False, [exact, names[1]]),
+    ]
     assert "parts of vision.onnx run on the CPU" in caplog.text
     assert "--gpu-graph" in caplog.text

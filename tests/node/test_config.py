@@ -28,6 +28,11 @@ def test_defaults_are_those_of_a_careful_node(setup: Setup) -> None:
     assert config.objects == ("sr",)
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "tensorrt"])
+def test_devices_are_those_of_the_engine(setup: Setup, device: str) -> None:
+    assert read_config(setup.write(report={"device": device})).report.device == device
+
+
 def test_the_full_example_of_the_documentation_is_right(tmp_path: Path, bundle: Path) -> None:
     text = (Path(__file__).parents[2] / "docs" / "node.md").read_text()
     example = text.split("```toml\n")[2].split("```")[0]
