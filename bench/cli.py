@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PROG = "edge-bench"
 FORMAT = "edge-bench 1"
 MOST_TOKENS = 1 << 20
+GPU_PARTS = ("decoder", "reports", "peers")
 
 _EPILOG = """\
 Figures are medians over the runs, after one that warms up; every run writes exactly as many tokens as asked
@@ -68,6 +69,11 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="N",
         type=whole(10, 100_000),
         help="with --device cuda: leave out what has not begun after so many",
+    )
+    add(
+        "--parts",
+        metavar="NAMES",
+        help="with --device cuda: of decoder,reports,peers (default: all)",
     )
     add("--json", metavar="PATH", help="write the figures there, whole or not at all")
     add("--threads", metavar="N", type=whole(1, 512), help="default: the physical cores this process may use")
@@ -151,14 +157,20 @@ def main(argv: list[str] | None = None) -> int:
         for name in ("quantize", "decoder_only", "refresh", "kv", "film", "buffer_mb", "threads"):
             if getattr(options, name):
                 parser.error(f"--{name.replace('_', '-')} does not go with --device cuda, which measures all there is")
-    elif options.seconds is not None:
-        parser.error("--seconds goes with --device cuda only")
+        parts = options.parts.split(",") if options.parts is not None else list(GPU_PARTS)
+        if not set(parts) <= set(GPU_PARTS):
+            parser.error(f"--parts takes some of {','.join(GPU_PARTS)}")
+        options.parts = parts
+    else:
+        for name in ("seconds", "parts"):
+            if getattr(options, name) is not None:
+                parser.error(f"--{name} goes with --device cuda only")
     if options.device == "cpu" and options.shape != "reference":
         for name in ("quantize", "decoder_only", "refresh"):
             if getattr(options, name):
                 parser.error(f"--{name.replace('_', '-')} goes with --shape reference only")
 
-    from edge.cli.output import check_target, write_stdout, write_whole
+    from edge.cli.output import check_target, write_stdout
     from edge.errors import EdgeError
 
     try:
@@ -166,11 +178,9 @@ def main(argv: list[str] | None = None) -> int:
             check_target(options.json, [options.film] if options.film else [])
         result = _run_gpu(options) if options.device == "cuda" else run(options)
         if options.json is not None:
-            import json
-
-            write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+            _write(options.json, result)
         if options.device == "cuda":
-            from .gpu.run import table as render
+            from .gpu.summary import table as render
         else:
             from .table import render
 
@@ -185,16 +195,33 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _write(path: str, result: dict[str, Any]) -> None:
+    import json
+
+    from edge.cli.output import write_whole
+
+    write_whole(path, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+
+
 def _run_gpu(options: argparse.Namespace) -> dict[str, Any]:
+    """The file is written after every part: what is measured before a device hangs is there."""
+    import os
+
     from .gpu.run import run as run_gpu
+
+    def save(result: dict[str, Any]) -> None:
+        if options.json is not None and (os.path.isfile(options.json) or not os.path.exists(options.json)):
+            _write(options.json, result)
 
     return run_gpu(
         tokens=options.tokens or 100,
         repeat=options.repeat,
         bundle=options.bundle,
         full_size=options.shape == "reference",
+        parts=options.parts,
         seconds=options.seconds,
         say=say,
+        save=save,
     )
 
 

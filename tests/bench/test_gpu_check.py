@@ -9,9 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from edge_bench import cli, gpu_check
 
@@ -166,40 +164,3 @@ def test_what_does_not_go_with_cuda(extra: list[str], capsys: pytest.CaptureFixt
         cli.main(["--device", "cuda", *extra])
     assert stop.value.code == 1
     assert "does not go with --device cuda" in capsys.readouterr().err
-
-
-def test_the_peers_compute_the_same(tmp_path: Path) -> None:
-    """Both PyTorch peers against our decoder, on the CPU in float32: a peer that computes something else is none."""
-    torch = pytest.importorskip("torch")
-    from edge_bench.gpu import peers
-    from edge_bench.gpu.gpt2_torch import Eager, Gpt2, Static
-
-    from edge.decoder import Decoder
-
-    spec: dict[str, Any] = {
-        "layers": 2, "hidden": 64, "heads": 4, "kv_heads": 4, "head_dim": 16, "mlp": 128, "vocab": 90,
-        "max_positions": 64, "norm": "layernorm", "norm_position": "pre", "norm_eps": 1e-5,
-        "activation": "gelu_tanh", "positions": "learned", "position_offset": 0, "tied_head": True,
-    }  # fmt: skip
-    from edge_bench.reference import random_weights
-
-    weights = {name: array * 8 if array.ndim == 2 else array for name, array in random_weights(spec).items()}
-    rng = np.random.default_rng(0)
-    keys, values = (rng.standard_normal((2, 4, 20, 16), np.float32) for _ in range(2))
-    decoder = Decoder(spec, weights, threads=1)
-    decoder.set_prefix(keys, values)
-    ids = [3, 17, 80, 5]
-    want = decoder.forward(ids)
-    model = Gpt2(spec, weights, "cpu", torch.float32)
-    there = [torch.from_numpy(array) for array in (keys, values)]
-    with torch.inference_mode():
-        for peer in (Eager(model, *there), Static(model, *there, 8)):
-            for _ in range(2):  # the second time after a rewind
-                got = [peer.next(torch.tensor([i]))[0].numpy().copy() for i in ids]
-                np.testing.assert_allclose(np.stack(got), want, atol=2e-4)
-                peer.rewind()
-    options = {"prefix": 20, "tokens": 3, "repeat": 1, "device": "cpu"}
-    found = peers.measure(spec, weights, **options)
-    assert [peer["name"] for peer in found["peers"]][:2] == [Eager.name, Static.name]
-    assert all(peer["us_per_token"] > 0 for peer in found["peers"])
-    assert set(found["missing"]) <= {"ONNX Runtime"}

@@ -161,10 +161,14 @@ def test_only_one_name_is_exported(built: Path) -> None:
     assert [line.split()[-1] for line in table.stdout.splitlines()] == ["edge_cuda_api"]
 
 
-def test_every_architecture_is_in_it(built: Path) -> None:
-    """Every source with kernels in machine code for five architectures, and in PTX for all others from 8.0 on."""
-    data = built.read_bytes()
-    parts: Counter[tuple[int, int]] = Counter()  # (1 PTX or 2 machine code, architecture)
+KERNELS = len([path for path in DEVICE.glob("*.cu") if path.stem != "probe"])
+"""Sources with kernels."""
+PTX, MACHINE = 1, 2
+
+
+def architectures(data: bytes) -> Counter[tuple[int, int]]:
+    """How many sources a library holds as (:data:`PTX` or :data:`MACHINE`, architecture)."""
+    parts: Counter[tuple[int, int]] = Counter()
     start = 0
     while (start := data.find(struct.pack("<I", 0xBA55ED50), start)) >= 0:
         _, _, header, size = struct.unpack_from("<IHHQ", data, start)
@@ -173,5 +177,54 @@ def test_every_architecture_is_in_it(built: Path) -> None:
             kind, _, header, size = struct.unpack_from("<HHIQ", data, at)
             parts[kind, struct.unpack_from("<I", data, at + 28)[0]] += 1
             at += header + size
-    kernels = len([path for path in DEVICE.glob("*.cu") if path.stem != "probe"])
-    assert parts == {(1, 80): kernels} | {(2, machine): kernels for machine in (80, 86, 89, 90, 120)}
+    return parts
+
+
+def check_architectures(parts: Counter[tuple[int, int]], *, all_of_them: bool, here: int | None) -> None:
+    """Of a build for everybody all architectures; of any other all sources alike, and this machine's card."""
+    if all_of_them:
+        assert parts == {(PTX, 80): KERNELS} | {(MACHINE, machine): KERNELS for machine in (80, 86, 89, 90, 120)}
+        return
+    assert parts, "there is no code for any device in it"
+    assert set(parts.values()) == {KERNELS}
+    if here is not None:
+        # Machine code of the same family, or PTX that the driver compiles.
+        assert any(
+            (kind == MACHINE and built // 10 == here // 10 and built <= here) or (kind == PTX and built <= here)
+            for kind, built in parts
+        ), f"nothing in it runs on {here}: {sorted(parts)}"
+
+
+def test_every_architecture_is_in_it(built: Path) -> None:
+    """Every source with kernels in machine code for five architectures, and in PTX for all others from 8.0 on; in what
+    was built for one machine, for the card of this one."""
+    here = None
+    if device_here():
+        major, minor = cuda_device(built).capability
+        here = 10 * major + minor
+    check_architectures(architectures(built.read_bytes()), all_of_them="EDGE_TEST_CUDA_BUILD" in os.environ, here=here)
+
+
+def test_architectures_that_are_missing_are_told() -> None:
+    def entry(kind: int, built: int) -> bytes:
+        return struct.pack("<HHIQ", kind, 0, 64, 8) + struct.pack("<12xI", built).ljust(48, b"\0") + b"\0" * 8
+
+    def of(*kinds: tuple[int, int], times: int = KERNELS) -> Counter[tuple[int, int]]:
+        body = b"".join(entry(*kind) for kind in kinds)
+        return architectures(b"ELF" + (struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(body)) + body + b"xyz") * times)
+
+    every = [(PTX, 80), *((MACHINE, machine) for machine in (80, 86, 89, 90, 120))]
+    assert of(*every) == dict.fromkeys(every, KERNELS)
+    check_architectures(of(*every), all_of_them=True, here=90)
+    check_architectures(of((MACHINE, 90)), all_of_them=False, here=90)
+    check_architectures(of((MACHINE, 80)), all_of_them=False, here=86)
+    check_architectures(of((PTX, 80)), all_of_them=False, here=103)
+    for parts, wanted in (
+        (of((MACHINE, 90)), {"all_of_them": True, "here": 90}),
+        (of((MACHINE, 80)), {"all_of_them": False, "here": 90}),
+        (of((MACHINE, 89)), {"all_of_them": False, "here": 86}),
+        (of((MACHINE, 90), times=KERNELS - 1), {"all_of_them": False, "here": 90}),
+        (Counter(), {"all_of_them": False, "here": None}),
+    ):
+        with pytest.raises(AssertionError):
+            check_architectures(parts, **wanted)  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from typing import Any
 
 import fake_tensorrt
 import numpy as np
-import onnx
 import pytest
 from stand_in import ROOT, StandIn
 
@@ -26,6 +25,8 @@ from edge.cuda import CudaDevice
 from edge.errors import BundleError, DeviceError, MissingRuntime
 from edge.vision.plans import PlanCache
 from edge.vision.tensorrt import plan_key
+
+onnx = pytest.importorskip("onnx", reason="no onnx here")
 
 DEVICE = CudaDevice("NVIDIA X", (9, 0), 1 << 30, 1 << 30, "00" * 16, 132)
 KEY = plan_key("ab" * 32, DEVICE, "11.4.0")

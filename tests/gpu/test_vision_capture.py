@@ -10,7 +10,6 @@ from pathlib import Path
 
 import fake_ort
 import numpy as np
-import onnx
 import pytest
 from stand_in import StandIn
 
@@ -19,6 +18,8 @@ import edge.cuda
 from edge.errors import BundleError, DeviceError
 from edge.vision.backend import DeviceArray
 from edge.vision.ort import OrtBackend
+
+onnx = pytest.importorskip("onnx", reason="no onnx here")
 
 
 @pytest.fixture

@@ -95,6 +95,25 @@ class LanaConfig:
         return cls(**values)
 
 
+def keep_names(network: nn.Module, inner: str) -> None:
+    """State dicts as ``transformers`` 4 names them: 5 puts what begins with `inner` into a module ``model``."""
+    if not hasattr(network, "model"):
+        return
+
+    def rename(state: dict[str, Any], old: str, new: str) -> None:
+        for key in [key for key in state if key.startswith(old)]:
+            state[new + key.removeprefix(old)] = state.pop(key)
+
+    def saved(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+        rename(state, f"{prefix}model.{inner}", f"{prefix}{inner}")
+
+    def loaded(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+        rename(state, f"{prefix}{inner}", f"{prefix}model.{inner}")
+
+    network.register_state_dict_post_hook(saved)
+    network.register_load_state_dict_pre_hook(loaded)
+
+
 class Encoder(nn.Module):
     """DINOv3 ViT. ``forward``: pixels [B,3,H,W] to tokens after the final norm, without the skipped ones."""
 
@@ -112,6 +131,7 @@ class Encoder(nn.Module):
                 num_register_tokens=config.registers,
             )
         )
+        keep_names(self.model, "layer.")
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.model(pixel_values=pixels).last_hidden_state[:, self.skip_tokens :]
@@ -125,6 +145,7 @@ class SegmenterNetwork(nn.Module):
         self.encoder = DINOv3ConvNextModel(
             DINOv3ConvNextConfig(hidden_sizes=config.hidden_sizes, depths=config.depths, layer_scale_init_value=1e-6)
         )
+        keep_names(self.encoder, "stages.")
         first, second, third, fourth = config.head
         self.adapter_name = adapter_name
         setattr(self, adapter_name, nn.Conv2d(config.hidden_sizes[-1], first, 1))
@@ -138,10 +159,15 @@ class SegmenterNetwork(nn.Module):
             nn.Conv2d(fourth, classes, 1),
         )
 
+    @property
+    def stages(self) -> nn.ModuleList:
+        """Of the trunk."""
+        return getattr(self.encoder, "model", self.encoder).stages
+
     def trunk(self, pixels: Tensor) -> Tensor:
         """Features of the last stage, [B, C, H/32, W/32]."""
         features = pixels
-        for stage in self.encoder.stages:
+        for stage in self.stages:
             features = stage(features)
         return features
 

@@ -24,8 +24,8 @@ def trunks_are_equal(model: LanaModel) -> bool:
     """Whether both segmenters hold the same trunk, so that it can be stored and run once."""
     if model.segmenter is None:
         return False
-    lung = model.segmenter.lung_model.encoder.stages.state_dict()
-    heart = model.segmenter.heart_model.encoder.stages.state_dict()
+    lung = model.segmenter.lung_model.stages.state_dict()
+    heart = model.segmenter.heart_model.stages.state_dict()
     return all(torch.equal(lung[key], heart[key]) for key in lung)
 
 
