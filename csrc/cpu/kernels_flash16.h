@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_tile.h"
 
 namespace edge {
 namespace {
@@ -16,9 +17,10 @@ namespace {
 // The two products below fill all registers: inside another function the compiler would spill a sum.
 #define EDGE_APART __attribute__((noinline))
 
-// Scores of ROWS rows and GROUPS groups of keys.
+// Scores of ROWS rows and GROUPS groups of keys. The lines so many bytes behind them are fetched.
 template <int ROWS, int GROUPS>
-EDGE_APART void score_pairs(const int16_t* q, const int16_t* k, int64_t pairs, int32_t* scores) {
+EDGE_APART void score_pairs(const int16_t* q, const int16_t* k, int64_t pairs, int64_t ahead,
+                            int32_t* scores) {
   constexpr int kGroupVecs = static_cast<int>(kKeyGroup) / kLanes, kVecs = GROUPS * kGroupVecs;
   Ints sum[ROWS][kVecs];
 #pragma GCC unroll 16
@@ -26,6 +28,8 @@ EDGE_APART void score_pairs(const int16_t* q, const int16_t* k, int64_t pairs, i
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) sum[r][v] = zero_ints();
   for (int64_t d = 0; d < pairs; ++d, k += 2 * kKeyGroup) {
+#pragma GCC unroll 16
+    for (int g = 0; g < GROUPS; ++g) fetch_behind(k + g * pairs * 2 * kKeyGroup, ahead);
     Ints key[kVecs];
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v)
@@ -103,16 +107,17 @@ inline void weigh(const Flash16Args& a, const Flash16Block& keys, int64_t block,
   state.sum = state.sum * state.keep + hsum(sum);
 }
 
-// sums = keep * sums + step * sum_j weights[j] v[j].
+// sums = keep * sums + step * sum_j weights[j] v[j]. The lines so many bytes behind the values are fetched.
 template <int ROWS, int VECS>
 EDGE_APART void value_pairs(const int16_t* weights, const int16_t* v, int64_t dims, int64_t pairs,
-                            const Flash16Row* rows, float* sums) {
+                            int64_t ahead, const Flash16Row* rows, float* sums) {
   Ints sum[ROWS][VECS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
     for (int c = 0; c < VECS; ++c) sum[r][c] = zero_ints();
   for (int64_t j = 0; j < pairs; ++j, v += 2 * dims) {
+    for (int64_t i = 0; i < VECS * 2 * kLanes; i += kLine / 2) fetch_behind(v + i, ahead);
     Ints value[VECS];
 #pragma GCC unroll 16
     for (int c = 0; c < VECS; ++c) value[c] = load_pairs(v + 2 * c * kLanes);
@@ -146,11 +151,14 @@ inline void flash16_rows(const Flash16Args& a, int64_t first, int64_t block, Fla
   const int64_t pairs = flash_pairs(a.head_dim), dims = flash_dims(a.head_dim);
   const int64_t groups = (seen + kKeyGroup - 1) / kKeyGroup;
   const int16_t* q = a.q + 2 * first * pairs;
+  // The block's values while it is scored, then the next block's keys.
+  const int64_t to_values = 2 * (keys.v - keys.k), to_next = a.block_stride - to_values;
   int64_t g = 0;
   for (; g + kGroups <= groups; g += kGroups)
-    score_pairs<ROWS, kGroups>(q, keys.k + 2 * g * kKeyGroup * pairs, pairs, scores + g * kKeyGroup);
+    score_pairs<ROWS, kGroups>(q, keys.k + 2 * g * kKeyGroup * pairs, pairs, to_values,
+                               scores + g * kKeyGroup);
   for (; g < groups; ++g)
-    score_pairs<ROWS, 1>(q, keys.k + 2 * g * kKeyGroup * pairs, pairs, scores + g * kKeyGroup);
+    score_pairs<ROWS, 1>(q, keys.k + 2 * g * kKeyGroup * pairs, pairs, to_values, scores + g * kKeyGroup);
   for (int r = 0; r < ROWS; ++r) {
     const int64_t own = left - ROWS + r + 1, count = own < 0 ? 0 : own < kKeyBlock ? own : kKeyBlock;
     rows[r].keep = 1.0f, rows[r].step = 0.0f;
@@ -161,9 +169,9 @@ inline void flash16_rows(const Flash16Args& a, int64_t first, int64_t block, Fla
   float* sums = a.sums + first * dims;
   int64_t d = 0;
   for (; d + kVecs * kLanes <= dims; d += kVecs * kLanes)
-    value_pairs<ROWS, kVecs>(weights, keys.v + 2 * d, dims, (seen + 1) / 2, rows, sums + d);
+    value_pairs<ROWS, kVecs>(weights, keys.v + 2 * d, dims, (seen + 1) / 2, to_next, rows, sums + d);
   for (; d < dims; d += kLanes)
-    value_pairs<ROWS, 1>(weights, keys.v + 2 * d, dims, (seen + 1) / 2, rows, sums + d);
+    value_pairs<ROWS, 1>(weights, keys.v + 2 * d, dims, (seen + 1) / 2, to_next, rows, sums + d);
 }
 
 void flash16(const Flash16Args& a) {
