@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_tile.h"
 
 namespace edge {
 namespace {
@@ -14,10 +15,11 @@ namespace {
 // The two products below fill all registers: inside another function the compiler would spill a sum.
 #define EDGE_APART __attribute__((noinline))
 
-// Scores of ROWS rows and one group of keys; each sum runs over d in order.
+// Scores of ROWS rows and one group of keys; each sum runs over d in order. The lines so many bytes behind
+// the keys are fetched.
 template <int ROWS>
 EDGE_APART void flash_scores(const float* q, int64_t q_stride, const float* k, int64_t head_dim,
-                             float* scores) {
+                             int64_t ahead, float* scores) {
   constexpr int kVecs = static_cast<int>(kKeyGroup) / kLanes;
   Vec sum[ROWS][kVecs];
 #pragma GCC unroll 16
@@ -25,6 +27,7 @@ EDGE_APART void flash_scores(const float* q, int64_t q_stride, const float* k, i
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) sum[r][v] = set1(0.0f);
   for (int64_t d = 0; d < head_dim; ++d, k += kKeyGroup) {
+    fetch_behind(k, ahead);
     Vec key[kVecs];
 #pragma GCC unroll 16
     for (int v = 0; v < kVecs; ++v) key[v] = load(k + v * kLanes);
@@ -82,9 +85,9 @@ inline void flash_softmax(const FlashArgs& a, int64_t block, int64_t count, floa
   row.sum = row.sum * row.keep + hsum(sum);
 }
 
-// out = keep * out + sum_j p[j] v[j], keys in order.
+// out = keep * out + sum_j p[j] v[j], keys in order. The lines so many bytes behind the values are fetched.
 template <int ROWS, int VECS>
-EDGE_APART void flash_values(const float* p, const float* v, int64_t v_stride, int64_t count,
+EDGE_APART void flash_values(const float* p, const float* v, int64_t v_stride, int64_t count, int64_t ahead,
                              const FlashRow* rows, float* out, int64_t out_stride) {
   Vec sum[ROWS][VECS];
 #pragma GCC unroll 16
@@ -93,6 +96,7 @@ EDGE_APART void flash_values(const float* p, const float* v, int64_t v_stride, i
     for (int c = 0; c < VECS; ++c)
       sum[r][c] = mul(set1(rows[r].keep), load(out + r * out_stride + c * kLanes));
   for (int64_t j = 0; j < count; ++j, v += v_stride) {
+    for (int64_t i = 0; i < VECS * kLanes; i += kLine / 4) fetch_behind(v + i, ahead);
     Vec value[VECS];
 #pragma GCC unroll 16
     for (int c = 0; c < VECS; ++c) value[c] = load(v + c * kLanes);
@@ -120,8 +124,12 @@ inline void flash_rows(const FlashArgs& a, int64_t first, int64_t block, FlashRo
   const int64_t seen = left < kKeyBlock ? left : kKeyBlock;
   if (seen <= 0) return;
   const float* k = a.k + block * a.block_stride;
+  const float* v = a.v + block * a.block_stride;
+  // The block's values while it is scored, then the next block's keys.
+  const int64_t to_values = bytes_between(k, v), to_next = bytes_between(v, k + a.block_stride);
   for (int64_t g = 0; g * kKeyGroup < seen; ++g)
-    flash_scores<ROWS>(q, a.q_stride, k + g * kKeyGroup * a.head_dim, a.head_dim, p + g * kKeyGroup);
+    flash_scores<ROWS>(q, a.q_stride, k + g * kKeyGroup * a.head_dim, a.head_dim, to_values,
+                       p + g * kKeyGroup);
   for (int r = 0; r < ROWS; ++r) {
     const int64_t own = left - ROWS + r + 1, count = own < 0 ? 0 : own < kKeyBlock ? own : kKeyBlock;
     rows[r].keep = 1.0f;
@@ -129,12 +137,11 @@ inline void flash_rows(const FlashArgs& a, int64_t first, int64_t block, FlashRo
     for (int64_t j = (count + kKeyGroup - 1) / kKeyGroup * kKeyGroup; j < seen; ++j)
       p[r * kKeyBlock + j] = 0.0f;
   }
-  const float* v = a.v + block * a.block_stride;
   int64_t d = 0;
   for (; d + kVecs * kLanes <= a.head_dim; d += kVecs * kLanes)
-    flash_values<ROWS, kVecs>(p, v + d, a.head_dim, seen, rows, out + d, a.out_stride);
+    flash_values<ROWS, kVecs>(p, v + d, a.head_dim, seen, to_next, rows, out + d, a.out_stride);
   for (; d + kLanes <= a.head_dim; d += kLanes)
-    flash_values<ROWS, 1>(p, v + d, a.head_dim, seen, rows, out + d, a.out_stride);
+    flash_values<ROWS, 1>(p, v + d, a.head_dim, seen, to_next, rows, out + d, a.out_stride);
   for (; d < a.head_dim; ++d)
     for (int r = 0; r < ROWS; ++r) {
       float sum = rows[r].keep * out[r * a.out_stride + d];

@@ -25,6 +25,10 @@ inline void fetch_behind(const void* base, int64_t bytes) {
       reinterpret_cast<const char*>(reinterpret_cast<uintptr_t>(base) + static_cast<uintptr_t>(bytes)));
 }
 
+inline int64_t bytes_between(const void* from, const void* to) {
+  return static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
+}
+
 // The lines to fetch while a tile is summed: `distance` ahead of the tile, and from the end of the range on
 // what is read after it. Where the weights are summed with several tiles of activation rows, each fetches its
 // share of them: the memory is kept busy for as long as the arithmetic takes.
