@@ -12,6 +12,8 @@ namespace edge {
 namespace {
 
 constexpr int kGroupVecs = static_cast<int>(kKeyGroup) / kLanes;
+// Sums of a tile.
+constexpr int kAttendSums = kRowTile > 4 ? 16 : 8;
 
 // Dot products of ROWS queries with GROUPS groups of kKeyGroup keys; each sum runs over d in order. As many
 // bytes as the keys have are fetched from `ahead` on, unless it is null.
@@ -51,8 +53,9 @@ inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t hea
 }
 
 constexpr int groups_per_tile(int rows) {
-  const int n = 8 * kLanes / static_cast<int>(kKeyGroup) / rows;
-  return n < 1 ? 1 : n;
+  constexpr int kMost = static_cast<int>(kKeyBlock / kKeyGroup);
+  const int n = kAttendSums / kGroupVecs / rows;
+  return n < 1 ? 1 : n > kMost ? kMost : n;
 }
 
 template <class T, int ROWS>
@@ -151,12 +154,19 @@ inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t 
     for (int c = 0; c < VECS; ++c) store(a.acc + (row + r) * a.acc_stride + d + c * kLanes, sum[r][c]);
 }
 
+// In vectors: several sums at a time, so that none waits for itself, but no more columns than most heads
+// have, of which it is a part.
+constexpr int columns_per_tile(int rows) {
+  int n = 64 / kLanes;
+  while (n > 1 && n * rows > kAttendSums) n /= 2;
+  return n;
+}
+
 // `count` is the largest of the rows; a row that sees fewer keys has p = 0 beyond its own, and adding 0 * v
 // changes no bit of a sum while v is finite.
 template <class T, int ROWS>
 inline void value_rows(const AttendArgs& a, int64_t row, int64_t count, const float* p) {
-  // Several sums at a time, so that none waits for itself, but no more columns than most heads have.
-  constexpr int kVecs = 8 / ROWS < 64 / kLanes ? 8 / ROWS : 64 / kLanes;
+  constexpr int kVecs = columns_per_tile(ROWS);
   int64_t d = 0;
   for (; d + kVecs * kLanes <= a.head_dim; d += kVecs * kLanes)
     value_tile<T, ROWS, kVecs>(a, row, count, d, p);
@@ -200,13 +210,17 @@ inline void attend_rows(const AttendArgs& a, int64_t row) {
   value_rows<T, ROWS>(a, row, count, p);
 }
 
+// As many rows at once as there are and the registers hold: a key or value is widened once for them. With few
+// registers three rows would keep fewer sums going than two and one.
+template <class T, int ROWS>
+inline void attend_from(const AttendArgs& a, int64_t row) {
+  for (; row + ROWS <= a.rows; row += ROWS) attend_rows<T, ROWS>(a, row);
+  if constexpr (ROWS > 1) attend_from<T, kRowTile <= 4 ? ROWS / 2 : ROWS - 1>(a, row);
+}
+
 template <class T>
 void attend(const AttendArgs& a) {
-  int64_t r = 0;
-  if constexpr (kRowTile == 4)
-    for (; r + 4 <= a.rows; r += 4) attend_rows<T, 4>(a, r);
-  for (; r + 2 <= a.rows; r += 2) attend_rows<T, 2>(a, r);
-  for (; r < a.rows; ++r) attend_rows<T, 1>(a, r);
+  attend_from<T, kRowTile>(a, 0);
 }
 
 void attend_join_row(const float* m, const float* l, const float* acc, int64_t blocks, int64_t head_dim,

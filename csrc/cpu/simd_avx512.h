@@ -13,7 +13,7 @@ namespace {
 typedef __m512 Vec;
 constexpr int kLanes = 16;
 constexpr bool kQuickBytes = true;
-constexpr int kRowTile = 4;   // queries that share one pass over cached keys and values
+constexpr int kRowTile = 8;   // queries that share one pass over cached keys and values
 constexpr int kSoloOut = 4;   // weight rows per pass for one or two activation rows
 constexpr int kTileOut = 4;   // and for more
 constexpr int kTileRows = 6;  // of which so many at a time
