@@ -4,7 +4,8 @@
 Between two transpositions (channels last, channels first) a ConvNeXt block norms and multiplies the channels of each
 pixel. Written on tensors [batch, height, width, channels], OpenVINO (2026.4) copies each of them into another order,
 takes the norm apart, and leaves what follows a product outside of it; on [batch, pixels, channels] it does neither.
-The numbers are the same.
+Sums of blocks are taken with the channels last, too, where both of their terms come from there: else OpenVINO keeps a
+stage that begins with a norm in the other order, and turns it for each of its convolutions. The numbers are the same.
 """
 
 from __future__ import annotations
@@ -64,6 +65,43 @@ def pixels_as_rows(model: onnx.ModelProto) -> int:
     copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:], graph.value_info[:]
     graph.node.extend(copies)
+    return found
+
+
+def sums_with_channels_last(model: onnx.ModelProto) -> int:
+    """Take sums before the transposition of both of their terms, in place; returns how many were."""
+    import onnx
+
+    graph = model.graph
+    last: dict[str, str] = {}  # of a tensor with the channels first: the same with the channels last
+    same: dict[str, str] = {}
+    nodes: list[Any] = []
+    found = 0
+    for old in graph.node:
+        node = onnx.NodeProto.FromString(old.SerializeToString())
+        node.input[:] = [same.get(name, name) for name in node.input]
+        order = _order(node)
+        if order == CHANNELS_LAST and node.input[0] in last:
+            same[node.output[0]] = last[node.input[0]]
+            continue
+        if order == CHANNELS_FIRST:
+            last[node.output[0]] = node.input[0]
+        elif node.op_type == "Add" and all(name in last for name in node.input):
+            (name,) = node.output
+            turned = f"{name}.last"
+            nodes.append(onnx.helper.make_node("Add", [last[term] for term in node.input], [turned], name=node.name))
+            node = onnx.helper.make_node("Transpose", [turned], [name], perm=CHANNELS_FIRST, name=f"{name}.first")
+            last[name] = turned
+            found += 1
+        nodes.append(node)
+    if not found:
+        return 0
+    outputs = {output.name for output in graph.output}
+    nodes += [onnx.helper.make_node("Identity", [same[name]], [name]) for name in same if name in outputs]
+    needed = outputs | {name for node in nodes for name in node.input}
+    kept = [node for node in nodes if needed.intersection(node.output)]
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(kept)
     return found
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from .errors import ExportError
 from .graph_int8 import MOST_NMSE, SAMPLED_ROWS, activations, matrix_of, products_of
-from .graph_rows import pixels_as_rows
+from .graph_rows import pixels_as_rows, sums_with_channels_last
 from .onnx_graph import without_check_outputs
 from .quantize import quantize_rows
 
@@ -156,6 +156,7 @@ def with_static_ranges(model: onnx.ModelProto, plan: StaticPlan) -> onnx.ModelPr
     graph.initializer.extend(kept)
     graph.node.extend(nodes)
     pixels_as_rows(result)
+    sums_with_channels_last(result)
     return result
 
 

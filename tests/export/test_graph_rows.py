@@ -12,7 +12,7 @@ import pytest
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
 
-from edge_export.graph_rows import pixels_as_rows  # noqa: E402
+from edge_export.graph_rows import pixels_as_rows, sums_with_channels_last  # noqa: E402
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 Change = Callable[[list[Any], dict[str, np.ndarray]], None]
@@ -141,3 +141,73 @@ def test_an_output_in_the_middle_stays() -> None:
     model = block()
     model.graph.output.append(helper.make_tensor_value_info("biased", TensorProto.FLOAT, [None] * 4))
     assert pixels_as_rows(model) == 0
+
+
+def stage(*, first_is_turned: bool = True, outputs: tuple[str, ...] = ("y",)) -> onnx.ModelProto:
+    """Two blocks with what they add to, which a convolution reads as well, behind a norm or behind none."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "scale": rng.standard_normal(CHANNELS).astype(np.float32),
+        "shift": rng.standard_normal(CHANNELS).astype(np.float32),
+        **{f"w{i}": rng.standard_normal((CHANNELS, 1, 3, 3)).astype(np.float32) for i in range(2)},
+        **{f"m{i}": rng.standard_normal((CHANNELS, CHANNELS)).astype(np.float32) for i in range(2)},
+    }
+    node = helper.make_node
+    nodes = [
+        node("Transpose", ["x"], ["x.last"], perm=[0, 2, 3, 1]),
+        node("LayerNormalization", ["x.last", "scale", "shift"], ["normed"]),
+        node("Transpose", ["normed"], ["s0"], perm=[0, 3, 1, 2]),
+    ]
+    if not first_is_turned:
+        nodes = [node("Relu", ["x"], ["s0"])]
+    for i in range(2):
+        nodes += [
+            node("Conv", [f"s{i}", f"w{i}"], [f"c{i}"], pads=[1] * 4, group=CHANNELS),
+            node("Transpose", [f"c{i}"], [f"t{i}"], perm=[0, 2, 3, 1]),
+            node("MatMul", [f"t{i}", f"m{i}"], [f"p{i}"]),
+            node("Transpose", [f"p{i}"], [f"b{i}"], perm=[0, 3, 1, 2]),
+            node("Add", [f"s{i}", f"b{i}"], [f"s{i + 1}"]),
+        ]
+    nodes += [
+        node("Transpose", ["s2"], ["z"], perm=[0, 2, 3, 1]),
+        node("LayerNormalization", ["z", "scale", "shift"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "stage",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, CHANNELS, HEIGHT, WIDTH])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4) for name in outputs],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+def test_sums_are_taken_with_the_channels_last() -> None:
+    model = stage()
+    want = run(model)
+    assert sums_with_channels_last(model) == 2
+    onnx.checker.check_model(model, full_check=True)
+    np.testing.assert_array_equal(run(model), want)
+    turned = [(n.input[0], n.output[0]) for n in model.graph.node if n.op_type == "Transpose"]
+    # What is left is turned for a convolution, or comes from one.
+    assert turned == [("x", "x.last"), ("normed", "s0"), ("c0", "t0"), ("s1.last", "s1"), ("c1", "t1")]
+
+
+def test_what_a_graph_gives_out_is_still_there() -> None:
+    outputs = ("y", "s1", "z")
+    model = stage(outputs=outputs)
+    x = np.random.default_rng(1).standard_normal((2, CHANNELS, HEIGHT, WIDTH)).astype(np.float32)
+    results = []
+    for turned in (False, True):
+        assert not turned or sums_with_channels_last(model) == 2
+        session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        results.append(session.run(outputs, {"x": x}))
+    for want, got in zip(*results, strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
+def test_sums_with_a_term_that_was_not_turned_stay() -> None:
+    model = stage(first_is_turned=False)
+    before = [node.SerializeToString() for node in model.graph.node]
+    assert sums_with_channels_last(model) == 0
+    assert [node.SerializeToString() for node in model.graph.node] == before
