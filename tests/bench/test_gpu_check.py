@@ -8,24 +8,40 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edge_bench import cli, gpu_check
+from edge_bench.gpu import child, preflight
+from edge_bench.gpu import steps as steps_module
+from edge_bench.gpu.steps import Check, Time
+from edge_bench.gpu.summary import FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_from_a_checkout() -> None:
+@pytest.mark.parametrize("name", ["small", "all"])
+def test_from_a_checkout(name: str) -> None:
     """`python -m bench.gpu_check` needs the standard library and nothing else."""
-    call = [sys.executable, "-S", "-m", "bench.gpu_check", "--list-wheels"]
+    call = [sys.executable, "-S", "-m", "bench.gpu_check", "--list-wheels", *([name] if name == "small" else [])]
     done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT, env={"PATH": os.environ["PATH"]})
     assert done.returncode == 0, done.stderr
-    fetch, tensorrt = done.stdout.splitlines()
-    assert fetch.startswith("pip download --only-binary :all: --python-version 3.12 --dest wheels cmake ")
+    fetch, *more = done.stdout.splitlines()
+    assert fetch.startswith("pip download --only-binary :all: --python-version 3.12 --implementation cp --platform ")
+    assert "manylinux2014_x86_64" in fetch
     assert "torch " not in fetch
     assert "tensorrt" not in fetch  # other indexes hold years-old ones under that name
-    assert "tensorrt-cu13-libs" in tensorrt
+    wheels = fetch.partition("--dest wheels ")[2].split()
+    if name == "small":
+        assert "--no-deps" in fetch
+        assert "'pydicom>=3.0.1,<4'" in wheels
+        assert not any(word in fetch for word in ("onnx", "transformers", "numpy", "cmake", "tokenizers"))
+        assert more == []
+    else:
+        assert {"cmake", "onnxruntime-gpu", "pyjpegls"} <= set(wheels)
+        assert "tensorrt-cu13-libs" in more[0]
 
 
 def stub(folder: Path, name: str, lines: str) -> None:
@@ -41,6 +57,9 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     commands.mkdir()
     monkeypatch.setenv("PATH", str(commands))
     monkeypatch.setattr(gpu_check, "ROOT", ROOT)  # the module may be an installed one
+    monkeypatch.setattr(preflight, "TOOLKITS", ())
+    for name in ("CUDA_HOME", "CUDA_PATH", "LD_LIBRARY_PATH"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return commands
 
@@ -48,20 +67,32 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_no_gpu(bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert gpu_check.main(["--python-ready", "--json", "out.json"]) == gpu_check.NO_DEVICE
     result = json.loads((tmp_path / "out.json").read_text())
-    assert result["format"] == "edge-report gpu check 1"
-    assert (result["gpu"], result["bench"]) == (None, None)
+    assert result["format"] == "edge-report gpu check 2"
+    assert (result["gpu"], result["bench"], result["complete"]) == (None, None, True)
+    assert result["preflight"]["packages"]["pytest"] is not None
+    assert result["preflight"]["cmake"] is None
     steps = {step["name"]: step for step in result["steps"]}
     assert list(steps) == ["install", "nvcc", "configure"]
     assert steps["configure"]["status"] == "failed"
     assert "cmake" in steps["configure"]["reason"]
-    assert "no GPU: nothing here was run on one" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "no GPU: nothing here was run on one" in said.out
+    assert "cmake MISSING generator MISSING" in said.err
     assert [path.name for path in tmp_path.iterdir() if path.name != "bin"] == ["out.json"]
 
 
-def fake_machine(bare: Path, *, bench: str, smi: bool = True) -> None:
+PART = {
+    "format": FORMAT, "call": {"layers": 12, "evidence_layers": 6}, "gpu": {"name": "x", "copy_gbps": 3000.0},
+    "decoder": [], "peers": [], "peers_missing": {}, "reports": [], "notes": ["a part"],
+}  # fmt: skip
+BENCH = f'for a in "$@"; do last=$a; done; echo \'{json.dumps(PART)}\' > "$last"'
+
+
+def fake_machine(bare: Path, *, bench: str = BENCH, smi: bool = True) -> None:
     if smi:
         stub(bare, "nvidia-smi", "echo 'NVIDIA H100 80GB HBM3, 580.95.05, 9.0, 81559'")
     stub(bare, "nvcc", "exit 0")
+    stub(bare, "ninja", "exit 0")
     # What a build leaves behind, and how it was asked for it.
     stub(
         bare,
@@ -70,51 +101,157 @@ def fake_machine(bare: Path, *, bench: str, smi: bool = True) -> None:
         ': > "$4/_kernel.cpython.so"; : > "$4/csrc/libedge_cuda.so"; fi',
     )
     stub(bare, "compute-sanitizer", "exit 0")
-    for name in ("mkdir",):
-        (bare / name).symlink_to(shutil.which(name, path="/bin:/usr/bin") or f"/bin/{name}")
-    stub(bare, "python-of-the-check", f'case "$*" in *edge_bench.cli*) {bench};; esac')
+    for name in ("mkdir", "sleep"):
+        if not (bare / name).exists():
+            (bare / name).symlink_to(shutil.which(name, path="/bin:/usr/bin") or f"/bin/{name}")
+    stub(bare, "python-of-the-check", f'echo "$PYTHONPATH" >> "$TOLD"; case "$*" in *edge_bench.cli*) {bench};; esac')
 
 
-def test_all_steps(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_machine(bare, bench='for a in "$@"; do last=$a; done; echo \'{"format": "edge-bench gpu 1"}\' > "$last"')
+@pytest.fixture
+def machine(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One with a GPU, all of whose commands do as they are told."""
     monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
+    monkeypatch.setattr(child, "GRACE_SECONDS", 0.3)
+    monkeypatch.setenv("TOLD", str(tmp_path / "told"))
+    monkeypatch.setenv("PYTHONPATH", "/of/the/caller")
+    fake_machine(bare)
+    return bare
+
+
+def steps_of(path: Path) -> dict[str, Any]:
+    return {step["name"]: step for step in json.loads(path.read_text())["steps"]}
+
+
+def test_all_steps(machine: Path, tmp_path: Path) -> None:
     assert gpu_check.main(["--python-ready", "--json", "out.json", "--keep", "work"]) == 0
     result = json.loads((tmp_path / "out.json").read_text())
     assert result["gpu"]["name"] == "NVIDIA H100 80GB HBM3"
-    assert result["bench"] == {"format": "edge-bench gpu 1"}
+    assert (result["complete"], result["preflight"]["generator"]) == (True, "Ninja")
+    assert result["bench"]["notes"] == ["a part"] * 3  # of the decoder, the reports, the peers
+    files = [path.name for path in gpu_check.device_test_files()]
+    assert files[:4] == list(gpu_check.FIRST)
+    assert "test_cuda_draft.py" in files
+    assert "test_tensorrt.py" not in files
+    # The most valuable first: right, quick, clean; then whole reports, peers, and what needs no device.
     assert [(step["name"], step["status"]) for step in result["steps"]] == [
-        ("install", "skipped"), ("configure", "ok"), ("build", "ok"), ("device tests", "ok"), ("bundle", "ok"),
-        ("bench", "ok"), ("memcheck", "ok"), ("racecheck", "ok"), ("tests", "ok"),
+        ("install", "skipped"), ("configure", "ok"), ("build", "ok"), ("test libraries", "ok"),
+        *((f"device tests {name}", "ok") for name in files), ("weights", "ok"), ("decoder", "ok"), ("memcheck", "ok"),
+        ("racecheck", "ok"), ("bundle", "ok"), ("reports", "ok"), ("peers", "ok"), ("tests", "ok"),
     ]  # fmt: skip
     asked = (tmp_path / "work" / "build.asked").read_text()
     assert "-DEDGE_CUDA=ON" in asked
     assert "-DEDGE_CUDA_ARCHITECTURES=90-real" in asked
+    assert f"-G Ninja -DCMAKE_MAKE_PROGRAM={machine}/ninja" in asked
+    assert f"-DCMAKE_CUDA_COMPILER={machine}/nvcc" in asked
     stage = tmp_path / "work" / "stage"
     assert {path.name for path in stage.iterdir()} == {"edge", "edge_bench", "edge_export"}
     assert {path.name for path in (stage / "edge").glob("*.so")} == {"_kernel.cpython.so", "libedge_cuda.so"}
+    # The caller's packages are seen, behind ours and what was carried.
+    paths = {line.split(os.pathsep)[-3:][-1] for line in (tmp_path / "told").read_text().split()}
+    assert paths == {"/of/the/caller"}
+    assert (tmp_path / "told").read_text().startswith(f"{stage}{os.pathsep}{stage.with_name('site')}{os.pathsep}")
 
 
-def test_a_step_that_fails_is_told_and_the_rest_goes_on(
-    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake_machine(bare, bench="echo 'edge-bench: device: broken' >&2; exit 82")
-    stub(bare, "compute-sanitizer", 'case "$*" in *racecheck*) echo "RACECHECK SUMMARY: 1 hazard"; exit 9;; esac')
-    monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
+def test_wheels_are_installed_beside(machine: Path, tmp_path: Path) -> None:
+    """By this very Python, into a folder: an environment made within another would hide what the other has. A wheel
+    that does not fit costs itself."""
+    calls = tmp_path / "calls"
+    script = (machine / "python-of-the-check").read_text()
+    stub(
+        machine,
+        "python-of-the-check",
+        f'echo "$*" >> {calls}; case "$*" in *pip*bad-1*) exit 1;; esac\n' + script.partition("\n")[2],
+    )
+    (tmp_path / "wheels").mkdir()
+    for name in ("bad-1", "good-1"):
+        (tmp_path / "wheels" / f"{name}-py3-none-any.whl").touch()
+    assert gpu_check.main(["--wheels", "wheels", "--json", "out.json", "--keep", "work"]) == gpu_check.FAILED
+    steps = steps_of(tmp_path / "out.json")
+    assert steps["install good-1-py3-none-any.whl"]["status"] == "ok"
+    assert steps["install bad-1-py3-none-any.whl"]["status"] == "failed"
+    assert steps["decoder"]["status"] == "ok"
+    lines = calls.read_text().splitlines()
+    assert not any("venv" in line for line in lines)
+    installs = [line for line in lines if " pip " in line]
+    assert len(installs) == 3
+    assert all(f"--no-index --no-deps --no-compile --target {tmp_path}/work/site" in line for line in installs)
+
+
+def test_a_step_that_fails_is_told_and_the_rest_goes_on(machine: Path, tmp_path: Path) -> None:
+    fake_machine(machine, bench="echo 'edge-bench: device: broken' >&2; exit 82")
+    stub(
+        machine,
+        "compute-sanitizer",
+        'case "$*" in *racecheck*) echo "SUMMARY: 1 hazard"; exit 9;; esac\necho "Device not supported"; exit 1',
+    )
     assert gpu_check.main(["--python-ready", "--json", "out.json"]) == gpu_check.FAILED
+    steps = steps_of(tmp_path / "out.json")
+    assert steps["memcheck"]["status"] == "skipped"  # a machine whose sanitizer does not run says nothing about us
+    assert steps["racecheck"]["reason"] == "exit code 9: SUMMARY: 1 hazard"
+    for part in ("decoder", "reports", "peers"):
+        assert steps[part]["reason"] == "exit code 82: edge-bench: device: broken"
+    assert json.loads((tmp_path / "out.json").read_text())["bench"] is None
+
+
+def test_a_hang_costs_one_file(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of other files, and what comes behind them, are in the JSON, with what the hung one had printed."""
+    script = (machine / "python-of-the-check").read_text()
+    stub(
+        machine,
+        "python-of-the-check",
+        'case "$*" in *test_cuda_decoder.py) echo "test_one PASSED"; sleep 600;; *"not gpu"*) sleep 600;; esac\n'
+        + script.partition("\n")[2],
+    )
+    monkeypatch.setattr(steps_module, "SHORTEST", 0.5)
+    monkeypatch.setattr(gpu_check, "FILE_SECONDS", 1.0)
+    monkeypatch.setitem(gpu_check.PLAN, "tests", Time(1.0))
+    assert gpu_check.main(["--python-ready", "--json", "out.json"]) == gpu_check.FAILED
+    steps = steps_of(tmp_path / "out.json")
+    hung = steps["device tests test_cuda_decoder.py"]
+    assert (hung["status"], hung["reason"], hung["output"]) == ("late", "more than 1 s", "test_one PASSED")
+    others = [step for name, step in steps.items() if name.startswith("device tests") and step is not hung]
+    assert {step["status"] for step in others} == {"ok"}
+    assert [steps[name]["status"] for name in ("decoder", "racecheck", "peers", "tests")] == ["ok", "ok", "ok", "late"]
+
+
+def test_time_for_ordinary_tests_may_run_out(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (machine / "python-of-the-check").read_text()
+    stub(machine, "python-of-the-check", 'case "$*" in *"not gpu"*) sleep 600;; esac\n' + script.partition("\n")[2])
+    monkeypatch.setattr(steps_module, "SHORTEST", 0.5)
+    monkeypatch.setitem(gpu_check.PLAN, "tests", Time(1.0))
+    assert gpu_check.main(["--python-ready", "--json", "out.json"]) == 0
+    assert steps_of(tmp_path / "out.json")["tests"]["status"] == "late"
+
+
+def test_the_json_is_written_after_every_step(machine: Path, tmp_path: Path) -> None:
+    """Whoever ends the check finds what it had found, and nothing runs on."""
+    stub(machine, "compute-sanitizer", f"echo $$ > {tmp_path}/pid; exec sleep 600")
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from edge_bench import gpu_check\n"
+        f"gpu_check.ROOT = Path({str(ROOT)!r})\n"
+        "sys.executable = sys.argv[1]\n"
+        "sys.exit(gpu_check.main(['--python-ready', '--json', 'out.json']))\n"
+    )
+    process = subprocess.Popen([os.path.realpath("/proc/self/exe"), "-c", code, str(machine / "python-of-the-check")],
+                               env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, cwd=tmp_path)  # fmt: skip
+    end = time.monotonic() + 30
+    while not (tmp_path / "pid").is_file() and time.monotonic() < end:
+        time.sleep(0.05)
+    steps = steps_of(tmp_path / "out.json")
+    assert (steps["decoder"]["status"], "memcheck" in steps) == ("ok", False)
     result = json.loads((tmp_path / "out.json").read_text())
-    steps = {step["name"]: step for step in result["steps"]}
-    assert steps["memcheck"]["status"] == "ok"
-    assert steps["racecheck"]["reason"] == "exit code 9: RACECHECK SUMMARY: 1 hazard"
-    assert steps["bench"]["reason"] == "exit code 82: edge-bench: device: broken"
-    assert result["bench"] is None
+    assert (result["complete"], result["bench"]["notes"]) == (False, ["a part"])
+    process.terminate()
+    assert process.wait(20) == 128 + 15
+    assert not Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}").exists()
 
 
-def test_time_runs_out(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_machine(bare, bench="exit 0")
-    monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
+def test_time_runs_out(machine: Path, tmp_path: Path) -> None:
     assert gpu_check.main(["--python-ready", "--json", "out.json", "--seconds", "3"]) == 0
     steps = json.loads((tmp_path / "out.json").read_text())["steps"]
-    assert {step["reason"] for step in steps if step["name"] != "install"} == {"no time is left"}
+    told = {step["reason"] for step in steps if step["name"] in ("configure", "build", "decoder")}
+    assert told == {"no time is left"}
 
 
 def test_device_cuda_without_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -127,35 +264,57 @@ def test_device_cuda_without_one(capsys: pytest.CaptureFixture[str], tmp_path: P
     assert not (tmp_path / "out.json").exists()
 
 
-def test_steps_leave_time_to_those_behind_them() -> None:
+def test_steps_leave_time_to_those_behind_them(tmp_path: Path) -> None:
     """However long a step takes, what only a GPU can show has its least time; the whole is below eight minutes."""
     now = [0.0]
-    check = gpu_check.Check(gpu_check.TOTAL_SECONDS, {}, clock=lambda: now[0])
-    for name, most in gpu_check.MOST.items():
+    plan = gpu_check.PLAN
+    check = Check(gpu_check.TOTAL_SECONDS, plan, {}, tmp_path, clock=lambda: now[0])
+    for name, time_ in plan.items():
         limit = check.limit(name)
-        assert limit <= most
-        assert limit >= gpu_check.LEAST.get(name, -1e9)
+        assert limit <= time_.most
+        assert limit >= (time_.least or -1e9)
         now[0] += max(limit, 0.0)
     assert now[0] <= gpu_check.TOTAL_SECONDS < 480
-    assert set(gpu_check.LEAST) <= set(gpu_check.MOST)
 
 
-def test_without_the_full_size(bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_full_size(machine: Path, tmp_path: Path) -> None:
     """A bundle that cannot be made costs its own line and the reports of the full size, nothing else."""
-    fake_machine(bare, bench='for a in "$@"; do echo "$a" >> asked; done; exit 0')
-    script = (
-        (bare / "python-of-the-check")
-        .read_text()
-        .replace("case", 'case "$*" in *reference_bundle*) exit 1;; esac; case')
+    fake_machine(machine, bench='for a in "$@"; do echo "$a" >> asked; done; exit 0')
+    script = (machine / "python-of-the-check").read_text()
+    stub(
+        machine,
+        "python-of-the-check",
+        'case "$*" in *reference_bundle*) exit 1;; esac\n' + script.partition("\n")[2],
     )
-    (bare / "python-of-the-check").write_text(script)
-    monkeypatch.setattr(sys, "executable", str(bare / "python-of-the-check"))
     assert gpu_check.main(["--python-ready", "--json", "out.json", "--keep", "work"]) == gpu_check.FAILED
-    steps = {step["name"]: step["status"] for step in json.loads((tmp_path / "out.json").read_text())["steps"]}
-    assert (steps["bundle"], steps["bench"]) == ("failed", "ok")
+    steps = steps_of(tmp_path / "out.json")
+    assert (steps["bundle"]["status"], steps["reports"]["status"]) == ("failed", "ok")
     asked = (tmp_path / "work" / "asked").read_text().split()
     assert "--shape" not in asked
-    assert 100 <= int(asked[asked.index("--seconds") + 1]) < gpu_check.MOST["bench"]
+    assert [asked[n + 1] for n, word in enumerate(asked) if word == "--parts"] == ["decoder", "reports", "peers"]
+    seconds = [int(asked[n + 1]) for n, word in enumerate(asked) if word == "--seconds"]
+    assert all(
+        gpu_check.PLAN[name].most - 20 < limit < gpu_check.PLAN[name].most
+        for name, limit in zip(("decoder", "reports", "peers"), seconds, strict=True)
+    )
+
+
+def test_nvcc_is_found_where_cuda_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "TOOLKITS", (tmp_path / "usual",))
+    for name in ("usual", "named", "on-the-path"):
+        (tmp_path / name / "bin").mkdir(parents=True)
+        stub(tmp_path / name / "bin", "nvcc", "exit 0")
+    usual, named, on_the_path = (tmp_path / name / "bin" for name in ("usual", "named", "on-the-path"))
+    assert preflight.find_nvcc({"PATH": "/nowhere"}) == usual / "nvcc"
+    assert preflight.find_nvcc({"PATH": "/nowhere", "CUDA_HOME": str(named.parent)}) == named / "nvcc"
+    found = preflight.find_nvcc({"PATH": str(on_the_path), "CUDA_HOME": str(named.parent)})
+    assert found == on_the_path / "nvcc"
+
+
+def test_headers() -> None:
+    """The tests run where the kernel could be built, as a rule."""
+    found = preflight.find_headers()
+    assert found is None or (found / "Python.h").is_file()
 
 
 @pytest.mark.parametrize("extra", [["--quantize", "int8"], ["--kv", "int8"], ["--threads", "2"], ["--film", "x"]])
@@ -164,3 +323,10 @@ def test_what_does_not_go_with_cuda(extra: list[str], capsys: pytest.CaptureFixt
         cli.main(["--device", "cuda", *extra])
     assert stop.value.code == 1
     assert "does not go with --device cuda" in capsys.readouterr().err
+
+
+def test_parts_that_there_are_not(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--device", "cuda", "--parts", "decoder,others"], ["--parts", "decoder"]):
+        with pytest.raises(SystemExit):
+            cli.main(arguments)
+        assert "--parts" in capsys.readouterr().err
