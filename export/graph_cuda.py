@@ -23,10 +23,10 @@ KERNELS: dict[str, tuple[int, ...]] = {
     "Greater": (13,), "GreaterOrEqual": (16,), "Identity": (14, 19), "InstanceNormalization": (6,),
     "LayerNormalization": (17,), "LeakyRelu": (16,), "Less": (13,), "LessOrEqual": (16,), "Log": (13,), "MatMul": (13,),
     "Max": (13,), "MaxPool": (12,), "Min": (13,), "Mul": (14,), "Neg": (13,), "Not": (1,), "Or": (7,), "Pad": (13, 18),
-    "Pow": (15,), "Reciprocal": (13,), "ReduceMax": (18,), "ReduceMean": (18,), "ReduceMin": (18,), "ReduceSum": (13,),
-    "Relu": (14,), "Reshape": (14, 19), "Resize": (13, 18), "Sigmoid": (13,), "Sin": (7,), "Slice": (13,),
-    "Softmax": (13,), "Split": (13, 18), "Sqrt": (13,), "Squeeze": (13,), "Sub": (14,), "Tanh": (13,), "Tile": (13,),
-    "Transpose": (13,), "Unsqueeze": (13,), "Where": (16,),
+    "Pow": (15,), "Reciprocal": (13,), "ReduceL2": (18,), "ReduceMax": (18,), "ReduceMean": (18,), "ReduceMin": (18,),
+    "ReduceSum": (13,), "Relu": (14,), "Reshape": (14, 19), "Resize": (13, 18), "Sigmoid": (13,), "Sin": (7,),
+    "Slice": (13,), "Softmax": (13,), "Split": (13, 18), "Sqrt": (13,), "Squeeze": (13,), "Sub": (14,), "Tanh": (13,),
+    "Tile": (13,), "Transpose": (13,), "Unsqueeze": (13,), "Where": (16,),
 }  # fmt: skip
 """Versions of operators for which ONNX Runtime 1.21 and every later release has CUDA kernels for float and half
 (docs/OperatorKernels.md of ONNX Runtime). ``ArgMax`` ends at version 11; ``Equal`` 19, ``Pad`` 19, ``Resize`` 19 and

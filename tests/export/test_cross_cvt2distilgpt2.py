@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 import cvt2distilgpt2  # noqa: E402  (needs torch)
 import encoder_decoder as small  # noqa: E402
 from edge_export.cli import main  # noqa: E402
+from gpu_rules import check_vision_graph  # noqa: E402
 
 import edge  # noqa: E402
 
@@ -32,6 +33,7 @@ def check(folder: Path, model: Any, count: int, tokens: int) -> edge.Engine:
 
     source = cvt2distilgpt2.save(model, folder / "checkpoint")
     assert main([str(source), "--out", str(folder / "bundle"), "-q"]) == 0
+    check_vision_graph(folder / "bundle")
     engine = edge.load(folder / "bundle", threads=2)
     pictures = (255 * (small.pictures(count, 96)[:, 0] * 0.5 + 0.5)).numpy().astype(np.uint8)
     seen = torch.from_numpy(np.concatenate([prepare(p, engine.manifest.image, force=True).pixels for p in pictures]))

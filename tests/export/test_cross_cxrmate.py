@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 import cxrmate  # noqa: E402  (needs torch)
 import encoder_decoder as small  # noqa: E402
 from edge_export.cli import main  # noqa: E402
+from gpu_rules import check_vision_graph  # noqa: E402
 
 import edge  # noqa: E402
 
@@ -43,6 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
             model = cxrmate.random_model(kind)
             source = cxrmate.save(model, kind, folder / "folder", 32.0 if kind == LONGITUDINAL else None)
             assert main([str(source), "--out", str(folder / "bundle"), "-q"]) == 0
+            check_vision_graph(folder / "bundle")
             known[kind] = model, edge.load(folder / "bundle", threads=2)
         return known[kind]
 

@@ -19,6 +19,7 @@ from edge_export.cli import main  # noqa: E402
 from edge_export.errors import EdgeError  # noqa: E402
 from edge_export.families.cross import decoders as kinds  # noqa: E402
 from edge_export.families.cross.encoders import EncoderTokens  # noqa: E402
+from gpu_rules import check_vision_graph  # noqa: E402
 
 from edge.decoder import Decoder, GenerationOptions  # noqa: E402
 
@@ -82,6 +83,7 @@ def test_export(tmp_path: Path) -> None:
     engine = edge.load(tmp_path / "bundle", threads=2)
     manifest = engine.manifest
     assert manifest.family == "vit-bert"
+    check_vision_graph(tmp_path / "bundle")
     assert manifest.image["intensity"] == {"mode": "percentile", "low": 1.0, "high": 98.0, "equalize": True}
     assert manifest.has_cross
     assert not manifest.has_mask
@@ -103,12 +105,17 @@ def test_export(tmp_path: Path) -> None:
     assert any(s.evidence for s in report.sentences) or not report.sentences
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("encoder", small.ENCODERS)
-@pytest.mark.parametrize("quantize", ["none", "int8"])
+EVERY = [pytest.param(name, marks=[] if name == "swinv2" else pytest.mark.slow) for name in small.ENCODERS]
+"""The one with the most uncommon operators is always tried."""
+
+
+@pytest.mark.parametrize("encoder", EVERY)
+@pytest.mark.parametrize("quantize", ["none", pytest.param("int8", marks=pytest.mark.slow)])
 def test_export_of_every_encoder(tmp_path: Path, encoder: str, quantize: str) -> None:
     folder = small.save(small.random_model(encoder, "gpt2"), tmp_path / "folder")
     assert main([str(folder), "--out", str(tmp_path / "bundle"), "-q", "--quantize", quantize]) == 0
+    if quantize == "none":
+        check_vision_graph(tmp_path / "bundle")
 
 
 FULL: dict[str, dict[str, Any]] = {

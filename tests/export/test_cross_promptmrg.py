@@ -15,6 +15,7 @@ pytest.importorskip("transformers")
 import encoder_decoder as small  # noqa: E402  (needs torch)
 import promptmrg  # noqa: E402
 from edge_export.cli import main  # noqa: E402
+from gpu_rules import check_vision_graph  # noqa: E402
 
 import edge  # noqa: E402
 
@@ -31,6 +32,7 @@ def export(folder: Path, model: Any, *words: str) -> edge.Engine:
     source = promptmrg.save(model, folder / "checkpoint")
     retrieved = [] if model.reports is None else ["--retrieved", str(source.with_name("reports.npy"))]
     assert main([str(source), "--out", str(folder / "bundle"), "-q", *retrieved, *words]) == 0
+    check_vision_graph(folder / "bundle")
     return edge.load(folder / "bundle", threads=2)
 
 

@@ -78,7 +78,7 @@ def half(
     library = request.getfixturevalue("device_library")  # skips where there is no device
     monkeypatch.setattr(edge.cuda, "library_path", lambda: library)
     monkeypatch.setenv("EDGE_CUDA_TUNE", "off")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(both.parent / "plans"))  # built once for all tests
     if device == "cuda":
         needs_cuda()
     else:

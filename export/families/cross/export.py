@@ -20,6 +20,7 @@ from ...coding import name_coding, write_coding
 from ...draft_corpus import corpus_table
 from ...draft_table import save_table
 from ...errors import BadCheckpoint, UsageError
+from ...graph_cuda import for_cuda, without_cuda_kernel
 from ...graph_int8 import plan_products, quantize_graph
 from ...graph_static import write_static_graph
 from ...model_card import draft_section, model_card
@@ -67,6 +68,8 @@ def export_cross(
         progress("tracing the vision graph")
         image = manifest["image"]
         onnx_model = to_onnx(CrossGraph(model, decoder, image["height"], image["width"]))
+        if options.quantize == "none" and without_cuda_kernel(onnx_model):
+            onnx_model = for_cuda(onnx_model)  # the same bits: GPUs run this graph, there is no other for them
         arrays = decoder.arrays()
         pictures = images if images is not None else check_images(image)
         notes = []
