@@ -135,7 +135,8 @@ def test_all_steps(machine: Path, tmp_path: Path) -> None:
     # The most valuable first: right, quick, clean; then whole reports, peers, and what needs no device.
     assert [(step["name"], step["status"]) for step in result["steps"]] == [
         ("install", "skipped"), ("configure", "ok"), ("build", "ok"), ("test libraries", "ok"),
-        *((f"device tests {name}", "ok") for name in files), ("weights", "ok"), ("decoder", "ok"), ("memcheck", "ok"),
+        *((f"{kind}device tests {name}", "ok") for kind in ("", "slow ") for name in files),
+        ("weights", "ok"), ("decoder", "ok"), ("memcheck", "ok"),
         ("racecheck", "ok"), ("bundle", "ok"), ("reports", "ok"), ("peers", "ok"), ("tests", "ok"),
     ]  # fmt: skip
     asked = (tmp_path / "work" / "build.asked").read_text()
@@ -199,7 +200,7 @@ def test_a_hang_costs_one_file(machine: Path, tmp_path: Path, monkeypatch: pytes
     stub(
         machine,
         "python-of-the-check",
-        'case "$*" in *test_cuda_decoder.py) echo "test_one PASSED"; sleep 600;; *"not gpu"*) sleep 600;; esac\n'
+        'case "$*" in *"not slow"*test_cuda_decoder.py) echo "one PASSED"; sleep 600;; *"not gpu"*) sleep 9;; esac\n'
         + script.partition("\n")[2],
     )
     monkeypatch.setattr(steps_module, "SHORTEST", 0.5)
@@ -208,10 +209,25 @@ def test_a_hang_costs_one_file(machine: Path, tmp_path: Path, monkeypatch: pytes
     assert gpu_check.main(["--python-ready", "--json", "out.json"]) == gpu_check.FAILED
     steps = steps_of(tmp_path / "out.json")
     hung = steps["device tests test_cuda_decoder.py"]
-    assert (hung["status"], hung["reason"], hung["output"]) == ("late", "more than 1 s", "test_one PASSED")
+    assert (hung["status"], hung["reason"], hung["output"]) == ("late", "more than 1 s", "one PASSED")
     others = [step for name, step in steps.items() if name.startswith("device tests") and step is not hung]
     assert {step["status"] for step in others} == {"ok"}
     assert [steps[name]["status"] for name in ("decoder", "racecheck", "peers", "tests")] == ["ok", "ok", "ok", "late"]
+
+
+def test_device_tests_that_do_not_reach_the_device(machine: Path, tmp_path: Path) -> None:
+    """Where there is a GPU, tests that skip themselves have not shown anything."""
+    script = (machine / "python-of-the-check").read_text()
+    lines = (
+        'case "$*" in *"not slow"*test_cuda_steps.py) echo "=== 3 skipped in 2 s ===";; *"gpu and slow"*) exit 5;; esac'
+    )
+    stub(machine, "python-of-the-check", f"{lines}\n" + script.partition("\n")[2])
+    assert gpu_check.main(["--python-ready", "--json", "out.json"]) == gpu_check.FAILED
+    steps = steps_of(tmp_path / "out.json")
+    step = steps["device tests test_cuda_steps.py"]
+    assert (step["status"], step["reason"]) == ("failed", "nothing ran on the device: 3 skipped in 2 s")
+    assert steps["slow device tests test_cuda_steps.py"]["status"] == "skipped"
+    assert [name for name, step in steps.items() if step["status"] == "failed"] == ["device tests test_cuda_steps.py"]
 
 
 def test_time_for_ordinary_tests_may_run_out(machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
