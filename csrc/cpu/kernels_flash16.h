@@ -53,58 +53,57 @@ struct Flash16Row {
   float keep, step;  // on what was gathered before, and on the block's sums of integers
 };
 
-// Scores of one block, of which the row sees `count` > 0 keys, to weights of its values.
-inline void weigh(const Flash16Args& a, const Flash16Block& keys, int64_t block, int64_t row, int64_t count,
-                  const int32_t* scores, int16_t* weights, Flash16Row& state) {
-  alignas(64) float line[kKeyBlock];
-  const Vec scale = set1(a.q_scale[row]), lowest = set1(-FLT_MAX), none = set1(0.0f);
+// The `count` > 0 keys of one block that a row sees, from sums of integers to scores, in place. Returns the
+// largest.
+inline float block_scores(const Flash16Args& a, const Flash16Block& keys, int64_t block, int64_t row,
+                          int64_t count, int32_t* sums) {
+  float* scores = static_cast<float*>(static_cast<void*>(sums));
+  const Vec scale = set1(a.q_scale[row]), lowest = set1(-FLT_MAX);
   const float* bias = a.bias ? a.bias + block * kKeyBlock : nullptr;
-  const int64_t whole = count - count % kLanes;
   Vec top = lowest;
   const auto score = [&](int64_t j) {
-    Vec v = mul(to_floats(load_ints(scores + j)), mul(scale, load(keys.key_scale + j)));
+    const Vec v = mul(to_floats(load_ints(sums + j)), mul(scale, load(keys.key_scale + j)));
     // A hidden key's bias is the lowest finite number: keep the sum finite, or max - score would be NaN.
-    if (bias) v = max(lowest, add(v, load(bias + j)));
-    store(line + j, v);
+    return bias ? max(lowest, add(v, load(bias + j))) : v;
   };
-  // A key's weight; the sum, and the largest product with its value's scale.
+  const int64_t whole = count - count % kLanes;
+  for (int64_t j = 0; j < whole; j += kLanes) {
+    const Vec v = score(j);
+    store(scores + j, v);
+    top = max(top, v);
+  }
+  if (whole < count) {
+    store(scores + whole, score(whole));
+    for (int64_t j = count; j < whole + kLanes; ++j) scores[j] = -FLT_MAX;
+    top = max(top, load(scores + whole));
+  }
+  return hmax(top);
+}
+
+// Scores to what a key's value counts, in place: its weight times its value's scale. Adds the weights up and
+// returns the largest of the products.
+inline float weigh(const Flash16Block& keys, int64_t count, float largest_score, float* scores,
+                   float* total) {
+  const Vec shift = set1(largest_score), none = set1(0.0f);
   Vec sum = none, most = none;
   const auto weight = [&](int64_t j, Vec p, Vec value_scale) {
     const Vec weighted = mul(p, value_scale);
     sum = add(sum, fma(weighted, none, p));  // not a number where a value's scale is none
     most = max(most, weighted);
-    store(line + j, weighted);
+    store(scores + j, weighted);
   };
-  for (int64_t j = 0; j < whole; j += kLanes) {
-    score(j);
-    top = max(top, load(line + j));
-  }
-  if (whole < count) {
-    score(whole);
-    for (int64_t j = count; j < whole + kLanes; ++j) line[j] = -FLT_MAX;
-    top = max(top, load(line + whole));
-  }
-  const float m = hmax(top), before = state.max;
-  state.max = m > before ? m : before;
-  const Vec shift = set1(state.max);
+  const int64_t whole = count - count % kLanes;
   for (int64_t j = 0; j < whole; j += kLanes)
-    weight(j, exp_vec(sub(load(line + j), shift)), load(keys.value_scale + j));
+    weight(j, exp_vec(sub(load(scores + j), shift)), load(keys.value_scale + j));
   if (whole < count) {
-    store(line + whole, exp_vec(sub(load(line + whole), shift)));
+    store(scores + whole, exp_vec(sub(load(scores + whole), shift)));
     // Where every key of the block is hidden the padding would count as much as they do.
-    for (int64_t j = count; j < whole + kLanes; ++j) line[j] = 0.0f;
+    for (int64_t j = count; j < whole + kLanes; ++j) scores[j] = 0.0f;
     // Behind the last row lies what an earlier film left, which may not be a number.
-    weight(whole, load(line + whole), load_part(keys.value_scale + whole, count - whole));
+    weight(whole, load(scores + whole), load_part(keys.value_scale + whole, count - whole));
   }
-  const float largest = hmax(most);
-  const bool tiny = !(largest >= 1e-30f);
-  const Vec levels = set1(tiny ? 0.0f : kWeightLevels / largest);
-  for (int64_t j = 0; j < count; j += kLanes) store_int16(weights + j, mul(load(line + j), levels));
-  alignas(64) float keep[kLanes];
-  store(keep, exp_vec(set1(before - state.max)));
-  state.keep = keep[0];
-  state.step = tiny ? 0.0f : largest / kWeightLevels;
-  state.sum = state.sum * state.keep + hsum(sum);
+  *total = hsum(sum);
+  return hmax(most);
 }
 
 // sums = keep * sums + step * sum_j weights[j] v[j]. The lines so many bytes behind the values are fetched.
@@ -159,12 +158,38 @@ inline void flash16_rows(const Flash16Args& a, int64_t first, int64_t block, Fla
                                scores + g * kKeyGroup);
   for (; g < groups; ++g)
     score_pairs<ROWS, 1>(q, keys.k + 2 * g * kKeyGroup * pairs, pairs, to_values, scores + g * kKeyGroup);
+  // Each step for all rows before the next: a row's steps wait for each other.
+  int64_t counts[ROWS];
+  constexpr int kPadded = (ROWS + kLanes - 1) / kLanes * kLanes;
+  alignas(64) float keep[kPadded] = {}, levels[ROWS];
   for (int r = 0; r < ROWS; ++r) {
-    const int64_t own = left - ROWS + r + 1, count = own < 0 ? 0 : own < kKeyBlock ? own : kKeyBlock;
-    rows[r].keep = 1.0f, rows[r].step = 0.0f;
+    const int64_t own = left - ROWS + r + 1;
+    counts[r] = own < 0 ? 0 : own < kKeyBlock ? own : kKeyBlock;
+    const float before = rows[r].max;
+    if (counts[r] > 0) {
+      const float top = block_scores(a, keys, block, first + r, counts[r], scores + r * kKeyBlock);
+      rows[r].max = top > before ? top : before;
+      keep[r] = before - rows[r].max;
+    }
+  }
+  for (int r = 0; r < kPadded; r += kLanes) store(keep + r, exp_vec(load(keep + r)));
+  for (int r = 0; r < ROWS; ++r) {
+    rows[r].keep = keep[r], rows[r].step = 0.0f, levels[r] = 0.0f;
+    if (counts[r] == 0) continue;
+    float* line = static_cast<float*>(static_cast<void*>(scores + r * kKeyBlock));
+    float total;
+    const float largest = weigh(keys, counts[r], rows[r].max, line, &total);
+    rows[r].sum = rows[r].sum * keep[r] + total;
+    if (!(largest >= 1e-30f)) continue;
+    rows[r].step = largest / kWeightLevels;
+    levels[r] = kWeightLevels / largest;
+  }
+  for (int r = 0; r < ROWS; ++r) {
+    const float* line = static_cast<const float*>(static_cast<const void*>(scores + r * kKeyBlock));
     int16_t* weight = weights + r * kKeyBlock;
-    if (count > 0) weigh(a, keys, block, first + r, count, scores + r * kKeyBlock, weight, rows[r]);
-    for (int64_t j = (count + kLanes - 1) / kLanes * kLanes; j < groups * kKeyGroup; ++j) weight[j] = 0;
+    int64_t j = 0;
+    for (; j < counts[r]; j += kLanes) store_int16(weight + j, mul(load(line + j), set1(levels[r])));
+    for (; j < groups * kKeyGroup; ++j) weight[j] = 0;
   }
   float* sums = a.sums + first * dims;
   int64_t d = 0;
