@@ -43,7 +43,10 @@ extern dim3 gridDim, blockDim;
 
 namespace host {
 void barrier();
-uint64_t shuffle(uint64_t value, int lane_mask, unsigned lanes);
+uint64_t shuffle(uint64_t value, unsigned source, unsigned lanes);
+unsigned lane();
+long long cycles();
+[[noreturn]] void fail(const char* what);
 void pause();
 // Block after block; together: all blocks at once, so that they can wait for each other.
 void run(dim3 grid, dim3 block, size_t shared, bool together, const std::function<void()>& kernel);
@@ -54,14 +57,21 @@ inline void __nanosleep(unsigned) { host::pause(); }
 inline void __threadfence() {}
 inline void __threadfence_system() {}
 
+inline long long clock64() { return host::cycles(); }
+inline void __trap() { host::fail("a trap"); }
+
 template <class T>
-T __shfl_xor_sync(unsigned lanes, T value, int lane_mask) {
+T __shfl_sync(unsigned lanes, T value, int source) {
   static_assert(sizeof(T) <= 8);
   uint64_t bits = 0;
   memcpy(&bits, &value, sizeof(T));
-  bits = host::shuffle(bits, lane_mask, lanes);
+  bits = host::shuffle(bits, static_cast<unsigned>(source) % 32, lanes);
   memcpy(&value, &bits, sizeof(T));
   return value;
+}
+template <class T>
+T __shfl_xor_sync(unsigned lanes, T value, int lane_mask) {
+  return __shfl_sync(lanes, value, static_cast<int>(host::lane()) ^ lane_mask);
 }
 
 template <class T>
@@ -119,7 +129,12 @@ struct cudaPointerAttributes {
   int device;
 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal };
-enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrCooperativeLaunch = 95 };
+enum cudaDeviceAttr {
+  cudaDevAttrClockRate = 13,
+  cudaDevAttrMultiProcessorCount = 16,
+  cudaDevAttrL2CacheSize = 38,
+  cudaDevAttrCooperativeLaunch = 95
+};
 enum cudaLaunchAttributeID { cudaLaunchAttributeCooperative = 2 };
 struct cudaLaunchAttribute {
   cudaLaunchAttributeID id;

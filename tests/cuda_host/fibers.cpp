@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <ucontext.h>
 
+#include <chrono>
 #include <memory>
 #include <vector>
 
@@ -152,7 +153,13 @@ void barrier() {
   yield();
 }
 
-uint64_t shuffle(uint64_t value, int lane_mask, unsigned lanes) {
+unsigned lane() { return current % 32; }
+
+long long cycles() {
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+uint64_t shuffle(uint64_t value, unsigned source, unsigned lanes) {
   const unsigned warp = current / 32, lane = current % 32;  // blocks are whole warps
   Fiber& own = *fibers[current];
   WarpSlots& slots = warps[warp];
@@ -173,7 +180,6 @@ uint64_t shuffle(uint64_t value, int lane_mask, unsigned lanes) {
     own.wait = Wait::shuffle;
     yield();
   }
-  const unsigned source = lane ^ static_cast<unsigned>(lane_mask);
   if (!(lanes >> source & 1)) fail("a shuffle from a lane that the mask does not name");
   return slots.value[side][source];
 }

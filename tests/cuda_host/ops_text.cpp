@@ -2,6 +2,8 @@
 // Test only: the kernels around the layers on host arrays, for ctypes; as ops.cpp.
 #include <cuda_runtime.h>
 
+#include <algorithm>
+#include <bit>
 #include <vector>
 
 #include "cuda/device/kernels.h"
@@ -84,10 +86,11 @@ EXPORT int ops_propose(int* drafts, int n, int vocab, unsigned char* flags, int*
 }
 
 // The choice in a pass of n rows. numbers: keys, limit, count, max_new, end and the first id, all changed;
-// found and logprobs [max_new] take the tokens from the count on; mail: what the host is told.
+// found and logprobs [max_new] take the tokens from the count on; told [n]: what the host is told of each
+// word.
 EXPORT int ops_choose(BlockStats* stats, float* logits, int vocab, int n, unsigned char* flags, int* stop,
                       int stops, int* ids, int advance, int* numbers, int* found, float* logprobs,
-                      uint64_t* mail) {
+                      int* told) {
   return answer([&] {
     Stream stream;
     check(prepare_steps(), "prepare");
@@ -104,23 +107,23 @@ EXPORT int ops_choose(BlockStats* stats, float* logits, int vocab, int n, unsign
     state.stops = stops;
     for (int i = 0; i < n; ++i) state.ids[i] = ids[i];
     const auto state_ = up(&state, 1, stream);
-    const Pinned<Token> tokens(numbers[3] + kMaxRows);
-    const Pinned<Mailbox> mailbox(1);
-    mailbox.host()->mail = 0;
+    const Pinned<Word> tokens(numbers[3] + kMaxRows);
+    std::fill_n(tokens.host(), numbers[3] + kMaxRows, Word{0});
     check(launch_choose({stats_.get(), logits_.get(), flags_.get(), stop_.get(), tokens.device(),
-                         mailbox.device(), state_.get(), n, blocks, vocab, advance},
+                         state_.get(), n, blocks, vocab, advance},
                         stream),
           "choose");
     down(flags, flags_, stream);
     down(&state, state_, stream);
     for (int i = numbers[2]; i < state.count; ++i) {
-      found[i] = tokens.host()[i].id;
-      logprobs[i] = tokens.host()[i].logprob;
+      const Word word = tokens.host()[i];
+      found[i] = static_cast<int>(word >> 32 & ((1u << kIdBits) - 1));
+      logprobs[i] = std::bit_cast<float>(static_cast<uint32_t>(word));
     }
+    for (int i = 0; i < n; ++i) told[i] = static_cast<int>(tokens.host()[numbers[2] + i] >> kToldShift);
     numbers[0] = state.keys;
     numbers[2] = state.count;
     numbers[4] = state.end;
     numbers[5] = state.ids[0];
-    *mail = mailbox.host()->mail;
   });
 }

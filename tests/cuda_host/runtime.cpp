@@ -194,7 +194,10 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
 }
 cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
-  *value = static_cast<int>(attribute == cudaDevAttrCooperativeLaunch ? cooperates : processors);
+  *value = static_cast<int>(attribute == cudaDevAttrCooperativeLaunch ? cooperates
+                            : attribute == cudaDevAttrL2CacheSize     ? 8192 * processors
+                            : attribute == cudaDevAttrClockRate       ? 1000000
+                                                                      : processors);
   return cudaSuccess;
 }
 cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {

@@ -17,6 +17,7 @@ from test_cuda_kernels import TYPES, pointer, stored
 STATS = np.dtype([("max", "f4"), ("sum_exp", "f4"), ("best", "f4"), ("id", "i4")])
 GENERATED, SUPPRESSED = 1, 2
 STOP, LENGTH, NOT_FINITE = 1, 2, 4
+TOKEN, MORE, LAST, STOPPED, NAN = 1, 2, 3, 4, 5
 LIBRARIES: dict[Path, Any] = {}
 
 
@@ -161,16 +162,21 @@ def test_choose(library: Path, case: str, vocab: int) -> None:
     if case == "nan":
         stats[1, 0]["sum_exp"] = np.nan
     state = np.array(list(numbers.values()), np.int32)
-    found, logprobs, mail = np.zeros(64, np.int32), np.zeros(64, np.float32), np.zeros(1, np.uint64)
+    found, logprobs, told = np.zeros(64, np.int32), np.zeros(64, np.float32), np.zeros(n, np.int32)
     call(
         library, "ops_choose", stats, logits, vocab, n, proposed, np.array(stop, np.int32), len(stop),
-        np.array(ids, np.int32), advance, state, found, logprobs, mail,
+        np.array(ids, np.int32), advance, state, found, logprobs, told,
     )  # fmt: skip
     count = 3 + len(want.tokens)
     assert found[3:count].tolist() == [token for token, _ in want.tokens]
     np.testing.assert_allclose(logprobs[3:count], [logprob for _, logprob in want.tokens], atol=1e-5)
     assert (state[0], state[2], state[4]) == (want.keys, count, want.end)
-    assert int(mail[0]) == want.end << 32 | count
+    words = [MORE] * len(want.tokens)
+    if want.end in (STOP, NOT_FINITE):
+        words.append(STOPPED if want.end == STOP else NAN)
+    else:
+        words[-1] = LAST if want.end == LENGTH else TOKEN
+    assert told.tolist() == (words + [0] * n)[:n]  # and nothing behind them
     if want.tokens:
         assert state[5] == want.tokens[-1][0]
     after = flags.copy()

@@ -8,7 +8,12 @@ namespace {
 template <class C, int ROWS>
 __global__ void __launch_bounds__(kAttendThreads) attend(const AttendArgs a) {
   if (a.state->end) return;
-  attend_block<C, ROWS>(a, static_cast<int>(blockIdx.x), static_cast<int>(blockIdx.y));
+  const int head = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
+  // A replayed graph has blocks for the keys to come.
+  if (block * kKeyBlock >= a.state->keys + a.rows) return;
+  Held<C> held;
+  fetch_known<C>(a, head, block, held);
+  attend_block<C, ROWS>(a, head, block, held);
 }
 
 template <class C, int ROWS>
@@ -41,7 +46,7 @@ __global__ void store_prefix(const PrefixArgs a) {
 template <class C, int ROWS>
 cudaError_t prepare_rows() {
   return cudaFuncSetAttribute(attend<C, ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(attend_shared<C, ROWS>(kMostHeadDim)));
+                              static_cast<int>(most_attend_shared<C, ROWS>()));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "cuda/device/common.h"
 #include "cuda/device/kernels.h"
+#include "cuda/device/order.cuh"
 #include "cuda/device/store.h"
 
 namespace edge::cuda {
@@ -11,8 +12,24 @@ namespace {
 
 constexpr int kAttendThreads = 256;
 constexpr int kAttendWarps = kAttendThreads / kWarp;
-constexpr int kLanesPerKey = 8;
-constexpr int kKeysAtOnce = kWarp / kLanesPerKey;
+// Lanes that share a key: in int8 a head of 64 has but four words.
+template <class C>
+constexpr int kLanesPerKey = C::kVec == I8::kVec ? 4 : 8;
+template <class C>
+constexpr int kKeysAtOnce = kWarp / kLanesPerKey<C>;
+
+// Words of keys, and of values, that a lane has on their way at once.
+template <class C>
+constexpr int kKeyTurns = kKeyBlock / kAttendWarps / kKeysAtOnce<C>;
+constexpr int kValueTurns = 4;
+
+// What a thread reads of a block of keys before it computes anything.
+template <class C>
+struct Held {
+  uint4 key[kKeyTurns<C>], value[kValueTurns];
+  float key_scale[kKeyTurns<C>], value_scale[kValueTurns];  // 1 but in int8
+  float bias[kKeyBlock / kWarp];                            // of keys lane, lane + kWarp and so on
+};
 
 template <class C>
 __device__ inline const unsigned char* row_at(const void* base, int64_t row, int stride) {
@@ -34,79 +51,129 @@ __device__ inline void store_new(const AttendArgs& a, int head, int first) {
   }
 }
 
-// Words of keys, or of values, that a lane has on their way at once.
-constexpr int kTurns = kKeyBlock / kAttendWarps / kKeysAtOnce;
-
-// The key of a lane's turn: eight lanes share one, a warp has kKeysAtOnce of them at once.
+// The key of a lane's turn: a few lanes share one, a warp has kKeysAtOnce of them at once.
+template <class C>
 __device__ inline int key_of(int turn) {
   const int thread = static_cast<int>(threadIdx.x);
-  return thread / kWarp * (kKeyBlock / kAttendWarps) + turn * kKeysAtOnce + thread % kWarp / kLanesPerKey;
+  return thread / kWarp * (kKeyBlock / kAttendWarps) + turn * kKeysAtOnce<C> +
+         thread % kWarp / kLanesPerKey<C>;
 }
 
-// Word v of the lane's keys, as far as they are among the first `count` of the block.
+// Word v of the lane's keys, as far as they are among those from `from` to `to` of the block.
 template <class C>
-__device__ inline void fetch_keys(const AttendArgs& a, int head, int first, int count, int v,
-                                  uint4 (&words)[kTurns]) {
+__device__ inline void fetch_keys(const AttendArgs& a, int head, int first, int from, int to, int v,
+                                  Held<C>& held) {
 #pragma unroll
-  for (int t = 0; t < kTurns; ++t) {
-    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + key_of(t);
-    if (key_of(t) < count && v < a.stride / C::kVec)
-      words[t] = reinterpret_cast<const uint4*>(row_at<C>(a.cache.keys, at, a.stride))[v];
+  for (int t = 0; t < kKeyTurns<C>; ++t) {
+    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + key_of<C>(t);
+    if (key_of<C>(t) < from || key_of<C>(t) >= to) continue;
+    if (v < a.stride / C::kVec)
+      held.key[t] = __ldcg(reinterpret_cast<const uint4*>(row_at<C>(a.cache.keys, at, a.stride)) + v);
+    held.key_scale[t] = a.cache.key_scales ? __ldcg(a.cache.key_scales + at) : 1.0f;
   }
 }
 
-// scores[r][j] = q[r] . k[j] for the first `count` keys of the block; `words` are those of the first turn.
+// The values of keys j, j + n and so on, n being the number of slices, as far as they are from `from` to
+// `to`.
+template <class C>
+__device__ inline void fetch_values(const AttendArgs& a, int head, int first, int from, int to, int j,
+                                    Held<C>& held) {
+  const int thread = static_cast<int>(threadIdx.x), vectors = a.stride / C::kVec,
+            n = kAttendThreads / vectors;
+#pragma unroll
+  for (int t = 0; t < kValueTurns; ++t) {
+    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + j + t * n;
+    if (j + t * n < from || j + t * n >= to) continue;
+    held.value[t] =
+        __ldcg(reinterpret_cast<const uint4*>(row_at<C>(a.cache.values, at, a.stride)) + thread % vectors);
+    held.value_scale[t] = a.cache.value_scales ? __ldcg(a.cache.value_scales + at) : 1.0f;
+  }
+}
+
+// The first words of the keys and values from `from` to `to` of a block.
+template <class C>
+__device__ inline void fetch_block(const AttendArgs& a, int head, int first, int from, int to,
+                                   Held<C>& held) {
+  const int thread = static_cast<int>(threadIdx.x);
+  fetch_keys<C>(a, head, first, from, to, thread % kLanesPerKey<C>, held);
+  fetch_values<C>(a, head, first, from, to, thread / (a.stride / C::kVec), held);
+}
+
+// All that was there before this pass: nothing that another block of threads writes in it.
+template <class C>
+__device__ inline void fetch_known(const AttendArgs& a, int head, int block, Held<C>& held) {
+  const int first = block * kKeyBlock;
+  fetch_block<C>(a, head, first, 0, min(a.state->keys - first, kKeyBlock), held);
+  const bool biased = a.state->bias != 0;
+#pragma unroll
+  for (int k = 0; k < kKeyBlock / kWarp; ++k)
+    held.bias[k] = biased ? __ldg(a.bias + first + static_cast<int>(threadIdx.x) % kWarp + k * kWarp) : 0.0f;
+}
+
+// scores[r][j] = q[r] . k[j] for the first `count` keys of the block; held: the first words.
 template <class C, int ROWS>
 __device__ inline void score(const AttendArgs& a, int head, int first, int count, const float* q,
-                             uint4 (&words)[kTurns], float* scores) {
-  const int sub = static_cast<int>(threadIdx.x) % kLanesPerKey, vectors = a.stride / C::kVec;
-  float sums[kTurns][ROWS];
+                             Held<C>& held, float* scores) {
+  const int sub = static_cast<int>(threadIdx.x) % kLanesPerKey<C>, vectors = a.stride / C::kVec;
+  float sums[kKeyTurns<C>][ROWS];
 #pragma unroll
-  for (int t = 0; t < kTurns; ++t)
+  for (int t = 0; t < kKeyTurns<C>; ++t)
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) sums[t][r] = 0.0f;
 #pragma unroll 1
-  for (int v = sub; v < vectors; v += kLanesPerKey) {
-    if (v != sub) fetch_keys<C>(a, head, first, count, v, words);
+  for (int v = sub; v < vectors; v += kLanesPerKey<C>) {
+    if (v != sub) fetch_keys<C>(a, head, first, 0, count, v, held);
 #pragma unroll
-    for (int t = 0; t < kTurns; ++t) {
-      if (key_of(t) >= count) continue;
+    for (int t = 0; t < kKeyTurns<C>; ++t) {
+      if (key_of<C>(t) >= count) continue;
       float k[C::kVec];
-      C::unpack(words[t], k);
+      C::unpack(held.key[t], k);
 #pragma unroll
-      for (int r = 0; r < ROWS; ++r)
+      for (int r = 0; r < ROWS; ++r) {
+        const float4* own = reinterpret_cast<const float4*>(q + r * a.stride + v * C::kVec);
 #pragma unroll
-        for (int e = 0; e < C::kVec; ++e)
-          sums[t][r] = fmaf(q[r * a.stride + v * C::kVec + e], k[e], sums[t][r]);
+        for (int p = 0; p < C::kVec / 4; ++p) {
+          const float4 four = own[p];
+          float sum = sums[t][r];
+          sum = fmaf(four.x, k[4 * p], sum);
+          sum = fmaf(four.y, k[4 * p + 1], sum);
+          sum = fmaf(four.z, k[4 * p + 2], sum);
+          sums[t][r] = fmaf(four.w, k[4 * p + 3], sum);
+        }
+      }
     }
   }
 #pragma unroll
-  for (int t = 0; t < kTurns; ++t) {
-    const int j = key_of(t);
-    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + j;
-    const float scale = a.cache.key_scales && j < count ? a.cache.key_scales[at] : 1.0f;
+  for (int t = 0; t < kKeyTurns<C>; ++t) {
+    const int j = key_of<C>(t);
 #pragma unroll
     for (int r = 0; r < ROWS; ++r) {
 #pragma unroll
-      for (int distance = kLanesPerKey / 2; distance > 0; distance /= 2)
+      for (int distance = kLanesPerKey<C> / 2; distance > 0; distance /= 2)
         sums[t][r] += __shfl_xor_sync(kAllLanes, sums[t][r], distance);
-      if (sub == 0) scores[r * kKeyBlock + j] = sums[t][r] * scale;
+      if (sub == 0) scores[r * kKeyBlock + j] = j < count ? sums[t][r] * held.key_scale[t] : 0.0f;
     }
   }
 }
 
 // One warp: the scores of a row become exp(score - max), zero from `count` on.
-__device__ inline void soften(const AttendArgs& a, int head, int block, int row, int count, float* scores) {
+template <class C>
+__device__ inline void soften(const AttendArgs& a, int head, int block, int row, int count,
+                              const Held<C>& held, float* scores) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const float* bias = a.state->bias ? a.bias + block * kKeyBlock : nullptr;
+  const bool biased = a.state->bias != 0;
+  constexpr int kEach = kKeyBlock / kWarp;
+  float own[kEach];
   float top = kLowest;
-  for (int j = lane; j < count; j += kWarp) {
-    float s = scores[j] * a.scale;
-    if (bias) s += bias[j];
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    if (lane + k * kWarp >= count) continue;
+    float s = scores[lane + k * kWarp] * a.scale;
+    if (biased) s += held.bias[k];
     // A hidden key's bias is the lowest finite number: the sum must stay finite, or max - score would be NaN.
     // Not fmaxf, which would drop a NaN instead of handing it on.
     s = s < kLowest ? kLowest : s;
-    scores[j] = s;
+    own[k] = s;
     top = s > top ? s : top;
   }
   top = warp_max(top);
@@ -114,8 +181,10 @@ __device__ inline void soften(const AttendArgs& a, int head, int block, int row,
   float* mass = a.mass
                     ? a.mass + (static_cast<int64_t>(row) * a.heads + head) * a.capacity + block * kKeyBlock
                     : nullptr;
-  for (int j = lane; j < kKeyBlock; j += kWarp) {
-    const float p = j < count ? expf(scores[j] - top) : 0.0f;
+#pragma unroll
+  for (int k = 0; k < kEach; ++k) {
+    const int j = lane + k * kWarp;
+    const float p = j < count ? expf(own[k] - top) : 0.0f;
     scores[j] = p;
     sum += p;
     if (mass) mass[j] = p;
@@ -127,27 +196,16 @@ __device__ inline void soften(const AttendArgs& a, int head, int block, int row,
   a.sum[at] = sum;
 }
 
-// The values of keys j, j + n and so on, n being the number of slices, as far as they are below `count`.
-template <class C>
-__device__ inline void fetch_values(const AttendArgs& a, int head, int first, int count, int j,
-                                    uint4 (&words)[kTurns]) {
-  const int thread = static_cast<int>(threadIdx.x), vectors = a.stride / C::kVec,
-            n = kAttendThreads / vectors;
-#pragma unroll
-  for (int t = 0; t < kTurns; ++t) {
-    const int64_t at = static_cast<int64_t>(head) * a.capacity + first + j + t * n;
-    if (j + t * n < count)
-      words[t] = reinterpret_cast<const uint4*>(row_at<C>(a.cache.values, at, a.stride))[thread % vectors];
-  }
-}
+// Floats of a slice in shared memory: further apart than they are long where that keeps banks apart.
+__host__ __device__ constexpr int pitch_of(int stride) { return stride < 64 ? stride : stride + 8; }
 
-// partial[r] = sum_j p[r][j] v[j]: slices of threads take every n-th key, then the slices are added in order.
-// `words` are the values of the first turns.
+// partial[r] = sum_j p[r][j] v[j]: slices of threads take every n-th key, then four threads add every fourth
+// slice, and their sums are added. held: the values of the first turns.
 template <class C, int ROWS>
 __device__ inline void weigh(const AttendArgs& a, int head, int block, int row, int count,
-                             const float* scores, uint4 (&words)[kTurns], float* slices) {
+                             const float* scores, Held<C>& held, float* slices) {
   const int thread = static_cast<int>(threadIdx.x), vectors = a.stride / C::kVec,
-            n = kAttendThreads / vectors;
+            n = kAttendThreads / vectors, pitch = pitch_of(a.stride);
   const int v = thread % vectors, slice = thread / vectors;
   if (slice < n) {
     float sums[ROWS][C::kVec];
@@ -156,43 +214,65 @@ __device__ inline void weigh(const AttendArgs& a, int head, int block, int row, 
 #pragma unroll
       for (int e = 0; e < C::kVec; ++e) sums[r][e] = 0.0f;
 #pragma unroll 1
-    for (int begin = slice; begin < count; begin += kTurns * n) {
-      if (begin != slice) fetch_values<C>(a, head, block * kKeyBlock, count, begin, words);
+    for (int begin = slice; begin < count; begin += kValueTurns * n) {
+      if (begin != slice) fetch_values<C>(a, head, block * kKeyBlock, 0, count, begin, held);
 #pragma unroll
-      for (int t = 0; t < kTurns; ++t) {
+      for (int t = 0; t < kValueTurns; ++t) {
         const int j = begin + t * n;
         if (j >= count) continue;
         float value[C::kVec];
-        C::unpack(words[t], value);
-        const int64_t at = static_cast<int64_t>(head) * a.capacity + block * kKeyBlock + j;
-        const float scale = a.cache.value_scales ? a.cache.value_scales[at] : 1.0f;
+        C::unpack(held.value[t], value);
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
-          const float p = scores[r * kKeyBlock + j] * scale;
+          const float p = scores[r * kKeyBlock + j] * held.value_scale[t];
 #pragma unroll
           for (int e = 0; e < C::kVec; ++e) sums[r][e] = fmaf(p, value[e], sums[r][e]);
         }
       }
     }
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r)
+    for (int r = 0; r < ROWS; ++r) {
+      float4* to = reinterpret_cast<float4*>(slices + (r * n + slice) * pitch + v * C::kVec);
 #pragma unroll
-      for (int e = 0; e < C::kVec; ++e) slices[(slice * ROWS + r) * a.stride + v * C::kVec + e] = sums[r][e];
+      for (int p = 0; p < C::kVec / 4; ++p)
+        to[p] = {sums[r][4 * p], sums[r][4 * p + 1], sums[r][4 * p + 2], sums[r][4 * p + 3]};
+    }
   }
   __syncthreads();
-  for (int i = thread; i < ROWS * a.head_dim; i += kAttendThreads) {
-    const int r = i / a.head_dim, d = i % a.head_dim;
-    if (row + r >= a.rows) continue;
+  constexpr int kShare = 4;
+  const int outputs = ROWS * a.head_dim;
+  // Whole warps, which shuffle.
+  for (int i = thread; i < (outputs * kShare + kWarp - 1) / kWarp * kWarp; i += kAttendThreads) {
+    const int r = i / kShare / a.head_dim, d = i / kShare % a.head_dim;
+    const bool there = i < outputs * kShare;
     float sum = 0.0f;
-    for (int s = 0; s < n; ++s) sum += slices[(s * ROWS + r) * a.stride + d];
-    a.partial[((static_cast<int64_t>(row + r) * a.heads + head) * a.max_blocks + block) * a.head_dim + d] =
-        sum;
+    if (there)
+      for (int s = i % kShare; s < n; s += kShare) sum += slices[(r * n + s) * pitch + d];
+    sum += __shfl_xor_sync(kAllLanes, sum, 1);
+    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    if (there && i % kShare == 0 && row + r < a.rows)
+      a.partial[((static_cast<int64_t>(row + r) * a.heads + head) * a.max_blocks + block) * a.head_dim + d] =
+          sum;
   }
 }
 
-// The block that finishes last joins all blocks of its head.
-__device__ inline void join(const AttendArgs& a, int head, int blocks) {
+constexpr int kParts = 12;  // partial results of a sum on their way at once
+
+__device__ inline void fetch_parts(const AttendArgs& a, int head, int blocks, int i, int begin,
+                                   float (&part)[kParts]) {
+  const int r = i / a.head_dim, d = i % a.head_dim;
+  const int64_t at = (static_cast<int64_t>(r) * a.heads + head) * a.max_blocks;
+#pragma unroll
+  for (int k = 0; k < kParts; ++k)
+    part[k] = r < a.rows && begin + k < blocks ? __ldcg(a.partial + (at + begin + k) * a.head_dim + d) : 0.0f;
+}
+
+// The block that finishes last joins all blocks of its head. shared: [kMaxRows][kWarp].
+__device__ inline void join(const AttendArgs& a, int head, int blocks, float* shared) {
   const int thread = static_cast<int>(threadIdx.x), lane = thread % kWarp;
+  // The first partial results come while it is made out what they count.
+  float part[kParts];
+  fetch_parts(a, head, blocks, thread, 0, part);
   for (int r = thread / kWarp; r < a.rows; r += kAttendWarps) {
     const int64_t at = (static_cast<int64_t>(r) * a.heads + head) * a.max_blocks;
     // A lane's first block stays in registers: there are seldom more.
@@ -206,6 +286,7 @@ __device__ inline void join(const AttendArgs& a, int head, int blocks) {
     for (int b = lane + kWarp; b < blocks; b += kWarp)
       total = fmaf(expf(__ldcg(a.max + at + b) - top), __ldcg(a.sum + at + b), total);
     total = warp_sum(total);
+    shared[r * kWarp + lane] = own / total;
     if (lane < blocks) a.factors[at + lane] = own / total;
     for (int b = lane + kWarp; b < blocks; b += kWarp)
       a.factors[at + b] = expf(__ldcg(a.max + at + b) - top) / total;
@@ -214,68 +295,61 @@ __device__ inline void join(const AttendArgs& a, int head, int blocks) {
   for (int i = thread; i < a.rows * a.head_dim; i += kAttendThreads) {
     const int r = i / a.head_dim, d = i % a.head_dim;
     const int64_t at = (static_cast<int64_t>(r) * a.heads + head) * a.max_blocks;
-    constexpr int kBatch = 12;  // parts on their way at once
     float sum = 0.0f;
 #pragma unroll 1
-    for (int begin = 0; begin < blocks; begin += kBatch) {
-      float part[kBatch];
+    for (int begin = 0; begin < blocks; begin += kParts) {
+      if (i != thread || begin > 0) fetch_parts(a, head, blocks, i, begin, part);
 #pragma unroll
-      for (int k = 0; k < kBatch; ++k)
-        part[k] = begin + k < blocks ? __ldcg(a.partial + (at + begin + k) * a.head_dim + d) : 0.0f;
-#pragma unroll
-      for (int k = 0; k < kBatch; ++k)
-        if (begin + k < blocks) sum = fmaf(a.factors[at + begin + k], part[k], sum);
+      for (int k = 0; k < kParts; ++k) {
+        const int b = begin + k;
+        if (b < blocks) sum = fmaf(b < kWarp ? shared[r * kWarp + b] : a.factors[at + b], part[k], sum);
+      }
     }
     a.out[static_cast<int64_t>(r) * a.heads * a.head_dim + head * a.head_dim + d] = sum;
   }
 }
 
+// held: what fetch_known has fetched of the block.
 template <class C, int ROWS>
-__device__ inline void attend_block(const AttendArgs& a, int head, int block) {
+__device__ inline void attend_block(const AttendArgs& a, int head, int block, Held<C>& held) {
   const int thread = static_cast<int>(threadIdx.x), first = block * kKeyBlock;
   const int keys = a.state->keys, blocks = (keys + a.rows + kKeyBlock - 1) / kKeyBlock;
-  if (block >= blocks) return;                       // a replayed graph has blocks for the keys to come
   float* q = reinterpret_cast<float*>(edge_shared);  // [ROWS][stride]
   float* scores = q + ROWS * a.stride;               // [ROWS][kKeyBlock]
-  float* slices = scores + ROWS * kKeyBlock;         // [slices][ROWS][stride]
-  store_new<C>(a, head, first);
+  float* slices = scores + ROWS * kKeyBlock;         // [ROWS][slices][pitch]
   for (int row = 0; row < a.rows; row += ROWS) {
-    __syncthreads();
-    const int count = min(max(keys + min(row + ROWS, a.rows) - first, 0), kKeyBlock);
-    // Keys and values depend on nothing here: both come while the queries are made ready.
-    uint4 key_words[kTurns], value_words[kTurns];
-    fetch_keys<C>(a, head, first, count, thread % kLanesPerKey, key_words);
-    fetch_values<C>(a, head, first, count, thread / (a.stride / C::kVec), value_words);
+    if (row > 0) __syncthreads();
     for (int i = thread; i < ROWS * a.stride; i += kAttendThreads) {
       const int r = row + i / a.stride, d = i % a.stride;
       q[i] = r < a.rows && d < a.head_dim
                  ? __ldcg(a.qkv + static_cast<int64_t>(r) * 3 * a.heads * a.head_dim + head * a.head_dim + d)
                  : 0.0f;
     }
+    if (row == 0) store_new<C>(a, head, first);
     __syncthreads();
-    score<C, ROWS>(a, head, first, count, q, key_words, scores);
+    const int count = min(max(keys + min(row + ROWS, a.rows) - first, 0), kKeyBlock);
+    const int known = row == 0 ? max(keys - first, 0) : 0;  // of the words held
+    if (known < count) fetch_block<C>(a, head, first, known, count, held);
+    score<C, ROWS>(a, head, first, count, q, held, scores);
     __syncthreads();
     for (int r = thread / kWarp; r < ROWS; r += kAttendWarps) {
       if (row + r < a.rows)
-        soften(a, head, block, row + r, min(max(keys + row + r + 1 - first, 0), kKeyBlock),
-               scores + r * kKeyBlock);
+        soften<C>(a, head, block, row + r, min(max(keys + row + r + 1 - first, 0), kKeyBlock), held,
+                  scores + r * kKeyBlock);
       else
         for (int j = thread % kWarp; j < kKeyBlock; j += kWarp) scores[r * kKeyBlock + j] = 0.0f;
     }
     __syncthreads();
-    weigh<C, ROWS>(a, head, block, row, count, scores, value_words, slices);
+    weigh<C, ROWS>(a, head, block, row, count, scores, held, slices);
   }
-  __threadfence();
   __syncthreads();
   uint32_t* last = reinterpret_cast<uint32_t*>(edge_shared);
   if (thread == 0) {
-    *last = atomicAdd(a.arrived + head, 1u) == static_cast<uint32_t>(blocks - 1);
+    *last = add_acquire_release(a.arrived + head, 1u) == static_cast<uint32_t>(blocks - 1);
     if (*last) a.arrived[head] = 0;
   }
   __syncthreads();
-  if (!*last) return;
-  __threadfence();
-  join(a, head, blocks);
+  if (*last) join(a, head, blocks, q + 4);
 }
 
 // Evidence of the prefix keys from 256 * unit on.
@@ -296,7 +370,16 @@ __device__ inline void evidence_unit(const EvidenceArgs& a, int unit) {
 
 template <class C, int ROWS>
 constexpr size_t attend_shared(int stride) {
-  return sizeof(float) * static_cast<size_t>(ROWS * (stride + kKeyBlock + kAttendThreads * C::kVec));
+  const int slices = kAttendThreads / (stride / C::kVec);
+  return sizeof(float) * static_cast<size_t>(ROWS * (stride + kKeyBlock + slices * pitch_of(stride)));
+}
+
+// For any head: at both ends of the strides that have a pitch.
+template <class C, int ROWS>
+constexpr size_t most_attend_shared() {
+  return attend_shared<C, ROWS>(64) > attend_shared<C, ROWS>(kMostHeadDim)
+             ? attend_shared<C, ROWS>(64)
+             : attend_shared<C, ROWS>(kMostHeadDim);
 }
 
 }  // namespace

@@ -14,15 +14,21 @@ struct Verdict {
   int32_t end;  // an EdgeCudaEnd: stop, not finite, or running
 };
 
-// One thread: of an id that is drafted twice the first row counts.
-__device__ inline void propose_drafts(const ProposeArgs& a) {
-  if (threadIdx.x != 0) return;
-  for (int r = 1; r < a.rows; ++r) {
-    // Pinned memory, which the host changes between passes.
-    const int32_t id = static_cast<const volatile int32_t*>(a.proposal->ids)[r - 1];
-    a.state->ids[r] = id;
-    if (!(a.flags[id] >> kDraftShift)) a.flags[id] |= static_cast<uint8_t>(r << kDraftShift);
-  }
+// One warp, a lane per draft: of an id that is drafted twice the first row counts. `ids`: of the rows after
+// the first.
+__device__ inline void propose_drafts(const ProposeArgs& a, const int32_t* ids) {
+  const int row = static_cast<int>(threadIdx.x);
+  if (row >= kWarp) return;
+  const bool drafted = row > 0 && row < a.rows;
+  // Pinned memory, which the host changes between passes.
+  const int32_t id = drafted ? static_cast<const volatile int32_t*>(ids)[row - 1] : -1;
+  bool again = false;
+#pragma unroll
+  for (int other = 1; other < kMaxRows; ++other)
+    again |= __shfl_sync(kAllLanes, id, other) == id && other < row;
+  if (!drafted) return;
+  a.state->ids[row] = id;
+  if (!again) a.flags[id] |= static_cast<uint8_t>(row << kDraftShift);  // the last pass has left no row there
 }
 
 // One warp joins the blocks of a row.
@@ -66,6 +72,13 @@ __device__ inline Verdict judge(const ChooseArgs& a, int row) {
   return {id, logprob, stopped ? EDGE_CUDA_STOP : EDGE_CUDA_RUNNING};
 }
 
+// A token for the host, in one store.
+__device__ inline void tell(Word* to, Told told, int32_t id, float logprob) {
+  *static_cast<volatile Word*>(to) = static_cast<Word>(told) << kToldShift |
+                                     static_cast<Word>(static_cast<uint32_t>(id)) << 32 |
+                                     __float_as_uint(logprob);
+}
+
 // Writes the chosen tokens down and decides whether the text goes on. Uses kMaxRows verdicts of shared
 // memory.
 __device__ inline void choose_rows(const ChooseArgs& a) {
@@ -79,28 +92,27 @@ __device__ inline void choose_rows(const ChooseArgs& a) {
   if (thread != 0) return;
 
   State& state = *a.state;
-  int32_t end = EDGE_CUDA_RUNNING, count = state.count, id = state.ids[0];
+  int32_t end = EDGE_CUDA_RUNNING, count = state.count, id = state.ids[0], keys = state.keys;
   for (int r = 0; r < a.rows; ++r) {
-    state.keys += a.advance;
+    keys += a.advance;
     end = verdicts[r].end;
-    if (end != EDGE_CUDA_RUNNING) break;
-    id = verdicts[r].id;
-    a.tokens[count] = {id, verdicts[r].logprob};
-    a.flags[id] |= kGenerated;
-    ++count;
-    if (count >= state.max_new || state.keys >= state.limit) {
-      end = EDGE_CUDA_LENGTH;
+    if (end != EDGE_CUDA_RUNNING) {
+      tell(a.tokens + count, end == EDGE_CUDA_STOP ? Told::stop : Told::not_finite, 0, 0.0f);
       break;
     }
-    if (r + 1 < a.rows && state.ids[r + 1] != id) break;
+    id = verdicts[r].id;
+    const int at = count++;
+    if (count >= state.max_new || keys >= state.limit) end = EDGE_CUDA_LENGTH;
+    const bool more = end == EDGE_CUDA_RUNNING && r + 1 < a.rows && state.ids[r + 1] == id;
+    tell(a.tokens + at, end ? Told::last : more ? Told::more : Told::token, id, verdicts[r].logprob);
+    a.flags[id] |= kGenerated;
+    if (!more) break;
   }
   for (int r = 1; r < a.rows; ++r) a.flags[state.ids[r]] &= kGenerated | kSuppressed;
+  state.keys = keys;
   state.ids[0] = id;
   state.count = count;
   state.end = end;
-  __threadfence_system();
-  a.mailbox->mail =
-      static_cast<unsigned long long>(static_cast<unsigned>(end)) << 32 | static_cast<unsigned>(count);
 }
 
 }  // namespace edge::cuda

@@ -8,8 +8,7 @@
 namespace edge::cuda {
 
 template <class W>
-__device__ inline void embed_row(const EmbedArgs& a, int row) {
-  const int id = a.state->ids[row];
+__device__ inline void embed_row(const EmbedArgs& a, int row, int32_t id) {
   const int64_t position = a.state->keys + row + a.position_offset;
   const int64_t at = static_cast<int64_t>(id) * a.embed.padded;
   for (int c = static_cast<int>(threadIdx.x); c < a.hidden; c += static_cast<int>(blockDim.x)) {

@@ -24,17 +24,19 @@ struct State {
   int32_t ids[kMaxRows];
 };
 
-struct Token {
-  int32_t id;
-  float logprob;
+// What the host is told of a text, in pinned memory: a word per token, 0 until it is written. Its 8 bytes are
+// written and read as one, so neither a fence nor a counter stands beside it: in the lower half the
+// log-probability's bits, above it the id, and in the four upper bits what it is.
+using Word = unsigned long long;
+enum class Told : uint32_t {
+  nothing,
+  token,      // the last one of its pass
+  more,       // a token, and the pass has another word
+  last,       // the last token of a text that has its length
+  stop,       // no token: the text has ended before it
+  not_finite  // no token: nor will there be
 };
-
-// In pinned host memory. The device writes tokens[n] before the mail that counts them, and the host reads
-// them the other way. Count and end are one word: the host never sees the last tokens of a text without its
-// end.
-struct __align__(8) Mailbox {
-  volatile unsigned long long mail;  // count, and an EdgeCudaEnd in the upper half
-};
+inline constexpr int kToldShift = 60, kIdBits = 28;
 
 // In pinned host memory: the drafted ids of a pass, for the rows after its first.
 struct Proposal {
@@ -151,8 +153,7 @@ struct ChooseArgs {
   const float* logits;      // [rows, vocab]
   uint8_t* flags;
   const int32_t* stop;
-  Token* tokens;     // pinned
-  Mailbox* mailbox;  // pinned
+  Word* tokens;  // pinned
   State* state;
   int32_t rows, blocks, vocab;
   int32_t advance;  // 1: the pass before has appended the rows

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix times up to 16 rows: a warp per output (two where several rows share the weights), the input rows in
-// shared memory as float, every sum in the order of the columns whatever the number of rows.
+// shared memory as float, every sum in an order that depends on the number of columns alone.
 #pragma once
 
 #include "cuda/device/common.h"
@@ -25,7 +25,7 @@ struct Plan {
       16384 / (ROWS < 2 ? 2 : ROWS);  // columns in shared memory, a multiple of kChunk
   // 16-byte words of a row of weights that a lane has on their way at once: a load takes hundreds of cycles.
   // Fewer where the code that multiplies them would grow long.
-  static constexpr int kLong = 256 / (W::kVec * ROWS * kOut), kMost = 4;
+  static constexpr int kLong = 256 / (W::kVec * ROWS * kOut), kMost = ROWS == 1 ? 8 : 4;
   static constexpr int kAhead = kLong < 1 ? 1 : kLong > kMost ? kMost : kLong;
 };
 
@@ -39,6 +39,34 @@ __device__ inline int slot(int c) {
 
 // Columns of a row that a lane loads at once, and holds while the row is no longer than that.
 constexpr int kHeld = 24;
+static_assert(kHeld % kWarps == 0);
+
+// Sums over a row have one order, whoever makes them: a thread of a block of kThreads adds every kThreads-th
+// column, then the warps' sums are added lane by lane, then the lanes. Here one warp does all of it, with the
+// sums of the block's warps beside each other.
+struct RowSum {
+  float part[kWarps] = {};
+  __device__ float total() const {
+    float sum = part[0];
+#pragma unroll
+    for (int w = 1; w < kWarps; ++w) sum += part[w];
+    return warp_sum(sum);
+  }
+};
+
+// And here the block; `parts`: kThreads floats of shared memory, written by every thread before a barrier.
+__device__ inline float block_total(const float* parts) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float sum = parts[lane];
+#pragma unroll
+  for (int w = 1; w < kWarps; ++w) sum += parts[w * kWarp + lane];
+  return warp_sum(sum);
+}
+
+__device__ inline float deviation(float square, float rest, float count, float eps) {
+  const float variance = square / count - rest * rest;
+  return 1.0f / sqrtf(fmaxf(variance, 0.0f) + eps);
+}
 
 // Mean, rest of the mean and 1 / deviation of every row, by a warp each; the mean of the deviations takes out
 // what rounding left in the mean, as on the CPU. norms: [rows][3].
@@ -50,16 +78,16 @@ __device__ inline void row_norms(const float* from, int64_t stride, int rows, in
   for (int r = static_cast<int>(threadIdx.x) / kWarp; r < rows; r += kWarps) {
     const float* x = from + r * stride;
     float held[kHeld];
-    float sum = 0.0f, rest = 0.0f, square = 0.0f;
+    RowSum sum, rests, squares;
 #pragma unroll 1
     for (int begin = lane; begin < cols; begin += kHeld * kWarp) {
 #pragma unroll
       for (int k = 0; k < kHeld; ++k)
         held[k] = begin + k * kWarp < cols ? __ldcg(x + begin + k * kWarp) : 0.0f;
 #pragma unroll
-      for (int k = 0; k < kHeld; ++k) sum += held[k];
+      for (int k = 0; k < kHeld; ++k) sum.part[k % kWarps] += held[k];
     }
-    const float mean = warp_sum(sum) / count;
+    const float mean = sum.total() / count;
 #pragma unroll 1
     for (int begin = lane; begin < cols; begin += kHeld * kWarp) {
       if (cols > kHeld * kWarp) {
@@ -70,24 +98,64 @@ __device__ inline void row_norms(const float* from, int64_t stride, int rows, in
 #pragma unroll
       for (int k = 0; k < kHeld; ++k) {
         const float d = begin + k * kWarp < cols ? held[k] - mean : 0.0f;
-        rest += d;
-        square = fmaf(d, d, square);
+        rests.part[k % kWarps] += d;
+        squares.part[k % kWarps] = fmaf(d, d, squares.part[k % kWarps]);
       }
     }
-    rest = warp_sum(rest) / count;
-    const float variance = warp_sum(square) / count - rest * rest;
+    const float rest = rests.total() / count, scale = deviation(squares.total(), rest, count, eps);
     if (lane == 0) {
       norms[3 * r] = mean;
       norms[3 * r + 1] = rest;
-      norms[3 * r + 2] = 1.0f / sqrtf(fmaxf(variance, 0.0f) + eps);
+      norms[3 * r + 2] = scale;
     }
+  }
+}
+
+// Columns that a thread holds of a row which the whole block normalises.
+constexpr int kOwn = 8;
+
+// One row, read once and normalised by all threads, with the bits of the above. parts: [3][kThreads].
+template <class W>
+__device__ inline void norm_row(const MatmulArgs& a, float* parts, float* tile) {
+  const int thread = static_cast<int>(threadIdx.x), cols = a.w.cols;
+  const float count = static_cast<float>(cols);
+  float x[kOwn], weight[kOwn], bias[kOwn];
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const int c = thread + k * kThreads;
+    x[k] = c < cols ? __ldcg(a.x + c) : 0.0f;
+    weight[k] = c < cols ? __ldg(a.norm_weight + c) : 0.0f;
+    bias[k] = c < cols ? __ldg(a.norm_bias + c) : 0.0f;
+  }
+  float sum = 0.0f, rests = 0.0f, squares = 0.0f;
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) sum += x[k];
+  parts[thread] = sum;
+  __syncthreads();
+  const float mean = block_total(parts) / count;
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const float d = thread + k * kThreads < cols ? x[k] - mean : 0.0f;
+    rests += d;
+    squares = fmaf(d, d, squares);
+  }
+  parts[kThreads + thread] = rests;
+  parts[2 * kThreads + thread] = squares;
+  __syncthreads();
+  const float rest = block_total(parts + kThreads) / count;
+  const float scale = deviation(block_total(parts + 2 * kThreads), rest, count, a.eps);
+#pragma unroll
+  for (int k = 0; k < kOwn; ++k) {
+    const int c = thread + k * kThreads;
+    if (c < a.tile)
+      tile[slot<W>(c)] = c < cols ? fmaf((x[k] - mean - rest) * scale, weight[k], bias[k]) : 0.0f;
   }
 }
 
 // Columns [from, from + a.tile) of the rows, normalised, zero where there are none.
 template <class W, int ROWS>
-__device__ inline void load_tile(const MatmulArgs& a, const float* norms, int from, float* tile) {
-  constexpr int kBatch = ROWS == 1 ? 4 : 8;  // loads on their way at once
+__device__ inline void load_normed(const MatmulArgs& a, const float* norms, int from, float* tile) {
+  constexpr int kBatch = 8;  // loads on their way at once
 #pragma unroll 1
   for (int begin = static_cast<int>(threadIdx.x); begin < ROWS * a.tile; begin += kBatch * kThreads) {
     float value[kBatch], weight[kBatch], bias[kBatch];
@@ -96,18 +164,49 @@ __device__ inline void load_tile(const MatmulArgs& a, const float* norms, int fr
       const int i = begin + k * kThreads, r = ROWS == 1 ? 0 : i / a.tile, column = from + i - r * a.tile;
       const bool there = i < ROWS * a.tile && r < a.rows && column < a.w.cols;
       value[k] = there ? __ldcg(a.x + r * a.x_stride + column) : 0.0f;
-      weight[k] = there && a.norm_weight ? a.norm_weight[column] : 0.0f;
-      bias[k] = there && a.norm_weight ? a.norm_bias[column] : 0.0f;
+      weight[k] = there ? __ldg(a.norm_weight + column) : 0.0f;
+      bias[k] = there ? __ldg(a.norm_bias + column) : 0.0f;
     }
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
       const int i = begin + k * kThreads, r = ROWS == 1 ? 0 : i / a.tile, c = i - r * a.tile;
       if (i >= ROWS * a.tile) continue;
-      if (a.norm_weight && r < a.rows && from + c < a.w.cols) {
-        const float d = value[k] - norms[3 * r] - norms[3 * r + 1];
-        value[k] = fmaf(d * norms[3 * r + 2], weight[k], bias[k]);
-      }
+      if (r < a.rows && from + c < a.w.cols)
+        value[k] = fmaf((value[k] - norms[3 * r] - norms[3 * r + 1]) * norms[3 * r + 2], weight[k], bias[k]);
       tile[r * a.tile + slot<W>(c)] = value[k];
+    }
+  }
+}
+
+// The same as they are.
+template <class W, int ROWS>
+__device__ inline void load_plain(const MatmulArgs& a, int from, float* tile) {
+  constexpr int kBatch = 4;              // loads of 16 bytes on their way at once
+  const bool whole = a.w.cols % 4 == 0;  // four columns are there or not
+  const int each = whole ? 4 : 1;
+#pragma unroll 1
+  for (int begin = static_cast<int>(threadIdx.x) * each; begin < ROWS * a.tile;
+       begin += kBatch * kThreads * each) {
+    float4 value[kBatch];
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      const int i = begin + k * kThreads * each, r = ROWS == 1 ? 0 : i / a.tile,
+                column = from + i - r * a.tile;
+      const bool there = i < ROWS * a.tile && r < a.rows && column < a.w.cols;
+      const float* p = a.x + r * a.x_stride + column;
+      value[k] = {0.0f, 0.0f, 0.0f, 0.0f};
+      if (there && whole) value[k] = __ldcg(reinterpret_cast<const float4*>(p));
+      if (there && !whole) value[k].x = __ldcg(p);
+    }
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      const int i = begin + k * kThreads * each, r = ROWS == 1 ? 0 : i / a.tile, c = i - r * a.tile;
+      if (i >= ROWS * a.tile) continue;
+      float* to = tile + r * a.tile + slot<W>(c);
+      if (whole)
+        *reinterpret_cast<float4*>(to) = value[k];
+      else
+        *to = value[k].x;
     }
   }
 }
@@ -120,60 +219,100 @@ struct Ahead {
   __half scale[P::kAhead][kGrouped<W> ? P::kOut : 1];
 };
 
-// Words `begin`, `begin` + kWarp and so on of the rows of outputs `out` on, none from `end` on.
+// Where a warp is: it goes through the words of its rows, batch after batch of the tiles that fit the shared
+// memory, then through those of the next outputs. The next batch is fetched while this one is multiplied.
+struct Place {
+  int unit, first;  // of outputs: the block's unit, and the first output of all its warps
+  int word, end;    // of a row: first of the batch, and end of its tile
+};
+
 template <class W, int ROWS>
-__device__ inline void fetch_words(const MatmulArgs& a, int out, int begin, int end, Ahead<W, ROWS>& ahead) {
+__device__ inline Place place_at(const MatmulArgs& a, int block) {
+  return {block, block * a.span, 0, min(a.tile, a.w.padded) / W::kVec};
+}
+
+// Another place in the rows of weights; none left: nothing lies before its end.
+template <class W, int ROWS>
+__device__ inline Place place_after(const MatmulArgs& a, int blocks, Place p) {
   using P = Plan<W, ROWS>;
-  const int words = a.w.padded / W::kVec;
+  const int words = a.w.padded / W::kVec, tile = a.tile / W::kVec;
+  p.word += kWarp * P::kAhead;
+  if (p.word < p.end) return p;
+  p.word = p.end;
+  if (p.word == words) {
+    p.word = p.end = 0;
+    p.first += kWarps * P::kOut;
+    if (p.first >= (p.unit + 1) * a.span || p.first >= a.w.rows) {
+      p.unit += blocks;
+      p.first = p.unit * a.span;
+      if (p.first >= a.w.rows) return p;
+    }
+  }
+  p.end = min(p.word + tile, words);
+  return p;
+}
+
+// The lane's word k of the place.
+template <class W, int ROWS>
+__device__ inline void fetch_word(const MatmulArgs& a, const Place& p, int k, Ahead<W, ROWS>& ahead) {
+  using P = Plan<W, ROWS>;
+  const int thread = static_cast<int>(threadIdx.x), v = p.word + k * kWarp + thread % kWarp;
+  if (v >= p.end) return;
 #pragma unroll
   for (int i = 0; i < P::kOut; ++i) {
     // Beyond the last output its row is read again, and the result dropped.
-    const int64_t row = static_cast<int64_t>(min(out + i, a.w.rows - 1)) * words;
-#pragma unroll
-    for (int k = 0; k < P::kAhead; ++k) {
-      const int v = begin + k * kWarp;
-      if (v >= end) continue;
-      ahead.word[k][i] = __ldg(static_cast<const uint4*>(a.w.data) + row + v);
-      if constexpr (kGrouped<W>) ahead.scale[k][i] = __ldg(static_cast<const __half*>(a.w.scale) + row + v);
-    }
+    const int out = min(p.first + thread / kWarp * P::kOut + i, a.w.rows - 1);
+    const int64_t at = static_cast<int64_t>(out) * (a.w.padded / W::kVec) + v;
+    ahead.word[k][i] = __ldg(static_cast<const uint4*>(a.w.data) + at);
+    if constexpr (kGrouped<W>) ahead.scale[k][i] = __ldg(static_cast<const __half*>(a.w.scale) + at);
   }
 }
 
-// Adds the products of these words; x: the rows in shared memory, from column 0 of the words' tile on.
 template <class W, int ROWS>
-__device__ inline void multiply(const Ahead<W, ROWS>& ahead, int begin, int end, const float* tile,
-                                int columns, float (&sums)[Plan<W, ROWS>::kOut][ROWS]) {
+__device__ inline void fetch_words(const MatmulArgs& a, const Place& p, Ahead<W, ROWS>& ahead) {
+#pragma unroll
+  for (int k = 0; k < Plan<W, ROWS>::kAhead; ++k) fetch_word<W, ROWS>(a, p, k, ahead);
+}
+
+// Adds the products of the words of `here`, and fetches those of `next` as soon as one has been used; tile:
+// the rows in shared memory, `columns` of them, from word `before` on.
+template <class W, int ROWS>
+__device__ inline void multiply(const MatmulArgs& a, const Place& here, const Place& next, int before,
+                                const float* tile, Ahead<W, ROWS>& ahead,
+                                float (&sums)[Plan<W, ROWS>::kOut][ROWS]) {
   using P = Plan<W, ROWS>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll
   for (int k = 0; k < P::kAhead; ++k) {
-    const int v = begin + k * kWarp;
-    if (v >= end) continue;
-    float w[P::kOut][W::kVec];
+    const int v = here.word + k * kWarp;
+    if (v + lane < here.end) {
+      float w[P::kOut][W::kVec];
 #pragma unroll
-    for (int i = 0; i < P::kOut; ++i) {
-      W::unpack(ahead.word[k][i], w[i]);
-      if constexpr (kGrouped<W>) {
-        const float scale = __half2float(ahead.scale[k][i]) / 128.0f;
+      for (int i = 0; i < P::kOut; ++i) {
+        W::unpack(ahead.word[k][i], w[i]);
+        if constexpr (kGrouped<W>) {
+          const float scale = __half2float(ahead.scale[k][i]) / 128.0f;
 #pragma unroll
-        for (int e = 0; e < W::kVec; ++e) w[i][e] *= scale;
-      }
-    }
-    const float4* x = reinterpret_cast<const float4*>(tile) + v / kWarp * (W::kVec / 4 * kWarp) + lane;
-#pragma unroll
-    for (int p = 0; p < W::kVec / 4; ++p)
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) {
-        const float4 four = x[r * (columns / 4) + p * kWarp];
-#pragma unroll
-        for (int i = 0; i < P::kOut; ++i) {
-          float sum = sums[i][r];
-          sum = fmaf(w[i][4 * p], four.x, sum);
-          sum = fmaf(w[i][4 * p + 1], four.y, sum);
-          sum = fmaf(w[i][4 * p + 2], four.z, sum);
-          sums[i][r] = fmaf(w[i][4 * p + 3], four.w, sum);
+          for (int e = 0; e < W::kVec; ++e) w[i][e] *= scale;
         }
       }
+      const float4* x = reinterpret_cast<const float4*>(tile) + (v - before) * (W::kVec / 4) + lane;
+#pragma unroll
+      for (int p = 0; p < W::kVec / 4; ++p)
+#pragma unroll
+        for (int r = 0; r < ROWS; ++r) {
+          const float4 four = x[r * (a.tile / 4) + p * kWarp];
+#pragma unroll
+          for (int i = 0; i < P::kOut; ++i) {
+            float sum = sums[i][r];
+            sum = fmaf(w[i][4 * p], four.x, sum);
+            sum = fmaf(w[i][4 * p + 1], four.y, sum);
+            sum = fmaf(w[i][4 * p + 2], four.z, sum);
+            sums[i][r] = fmaf(w[i][4 * p + 3], four.w, sum);
+          }
+        }
+    }
+    fetch_word<W, ROWS>(a, next, k, ahead);
   }
 }
 
@@ -194,92 +333,117 @@ __host__ __device__ inline void plan(MatmulArgs& a) {
   a.span = a.output == Output::logits ? kVocabBlock : kWarps * P::kOut;
 }
 
-// Where the norms of rows lie in shared memory.
-__device__ inline float* shared_norms() { return reinterpret_cast<float*>(edge_shared); }
+// Floats of shared memory: norms [ROWS][4], or what a block adds up; the rows' tile; two units' logits.
+template <int ROWS>
+constexpr int kNorms = ROWS == 1 ? 3 * kThreads : 4 * ROWS;
 
-// Every blocks-th unit of a.span outputs, from unit `block` on, by one block of threads. NORMS: it makes the
-// rows' norms; otherwise they lie in shared memory.
-template <class W, int ROWS, bool NORMS>
-__device__ inline void matmul_units(const MatmulArgs& a, int block, int blocks) {
+// The rows' tile from column `from` on. `fresh`: nothing of the rows has been read yet.
+template <class W, int ROWS>
+__device__ inline void make_tile(const MatmulArgs& a, int from, bool fresh, float* norms, float* tile) {
+  if (!a.norm_weight) {
+    load_plain<W, ROWS>(a, from, tile);
+  } else if (ROWS == 1 && a.tile >= a.w.cols && a.w.cols <= kOwn * kThreads) {
+    norm_row<W>(a, norms, tile);
+  } else {
+    if (fresh) {
+      row_norms(a.x, a.x_stride, a.rows, a.w.cols, a.eps, norms);
+      __syncthreads();
+    }
+    load_normed<W, ROWS>(a, norms, from, tile);
+  }
+}
+
+// Every blocks-th unit of a.span outputs, from the one of `here` on, by one block of threads. `ahead`: the
+// words there.
+template <class W, int ROWS>
+__device__ inline void matmul_units(const MatmulArgs& a, int blocks, Place here, Ahead<W, ROWS>& ahead) {
   using P = Plan<W, ROWS>;
   static_assert(ROWS <= kWarp);
-  float* norms = shared_norms();         // [ROWS][3], of [ROWS][4]
-  float* tile = norms + 4 * ROWS;        // [ROWS][a.tile]
-  float* logits = tile + ROWS * a.tile;  // [ROWS][kVocabBlock]
+  float* norms = reinterpret_cast<float*>(edge_shared);
+  float* tile = norms + kNorms<ROWS>;     // [ROWS][a.tile]
+  float* written = tile + ROWS * a.tile;  // [2][ROWS][kVocabBlock]
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int units = (a.w.rows + a.span - 1) / a.span;
-  bool fresh = true;  // no tile yet
-  for (int unit = block; unit < units; unit += blocks) {
-    const int begin = unit * a.span, end = min(begin + a.span, a.w.rows);
+  bool fresh = true;
+  float* logits = written;
 #pragma unroll 1
-    for (int first = begin; first < end; first += kWarps * P::kOut) {
-      const int out = first + warp * P::kOut;
-      float sums[P::kOut][ROWS];
+  while (here.first < a.w.rows) {
+    const int unit = here.unit, begin = unit * a.span, end = min(begin + a.span, a.w.rows);
+    const int out = here.first + warp * P::kOut;
+    // What is needed at the end is on its way from the beginning; lane r finishes row r.
+    float scale[P::kOut], bias[P::kOut], old[P::kOut], sums[P::kOut][ROWS];
 #pragma unroll
-      for (int i = 0; i < P::kOut; ++i)
+    for (int i = 0; i < P::kOut; ++i) {
+      const int o = out + i;
+      const bool mine = lane < a.rows && o < end;
+      scale[i] = !kGrouped<W> && a.w.scale && mine ? __ldg(static_cast<const float*>(a.w.scale) + o) : 1.0f;
+      bias[i] = a.w.bias && mine ? __ldg(a.w.bias + o) : 0.0f;
+      old[i] = a.output == Output::residual && mine ? __ldcg(a.y + lane * a.y_stride + o) : 0.0f;
 #pragma unroll
-        for (int r = 0; r < ROWS; ++r) sums[i][r] = 0.0f;
-      // The first weights come while the rows are made ready.
-      Ahead<W, ROWS> ahead;
-      fetch_words<W, ROWS>(a, out, lane, min(a.tile, a.w.padded) / W::kVec, ahead);
+      for (int r = 0; r < ROWS; ++r) sums[i][r] = 0.0f;
+    }
 #pragma unroll 1
-      for (int from = 0; from < a.w.cols; from += a.tile) {
-        if (fresh || a.tile < a.w.cols) {
-          __syncthreads();
-          if (NORMS && fresh && a.norm_weight) {
-            row_norms(a.x, a.x_stride, a.rows, a.w.cols, a.eps, norms);
-            __syncthreads();
-          }
-          load_tile<W, ROWS>(a, norms, from, tile);
-          __syncthreads();
-          fresh = false;
-        }
-        const int before = from / W::kVec, words = min(a.tile, a.w.padded - from) / W::kVec;
-#pragma unroll 1
-        for (int v = lane; v < words; v += kWarp * P::kAhead) {
-          if (from > 0 || v != lane) fetch_words<W, ROWS>(a, out, before + v, before + words, ahead);
-          multiply<W, ROWS>(ahead, v, words, tile, a.tile, sums);
-        }
+    for (int from = 0; from < a.w.cols; from += a.tile) {
+      if (fresh || a.tile < a.w.cols) {
+        if (!fresh) __syncthreads();
+        make_tile<W, ROWS>(a, from, fresh, norms, tile);
+        __syncthreads();
+        fresh = false;
       }
-#pragma unroll
-      for (int i = 0; i < P::kOut; ++i) {
-        const int o = out + i;
-        float value = 0.0f;  // lane r finishes row r
-#pragma unroll
-        for (int r = 0; r < ROWS; ++r) {
-          const float sum = warp_sum(sums[i][r]);
-          if (lane == r) value = sum;
-        }
-        if (lane < a.rows && o < end) {
-          if (!kGrouped<W> && a.w.scale) value *= static_cast<const float*>(a.w.scale)[o];
-          if (a.w.bias) value += a.w.bias[o];
-          value = activate(a.output, value);
-          float* y = a.y + lane * a.y_stride + o;
-          *y = a.output == Output::residual ? __ldcg(y) + value : value;
-          if (a.output == Output::logits) logits[lane * kVocabBlock + o - begin] = value;
-        }
+      const int before = from / W::kVec, tile_end = here.end;
+      bool more = true;
+#pragma unroll 1
+      while (more) {
+        const Place next = place_after<W, ROWS>(a, blocks, here);
+        multiply<W, ROWS>(a, here, next, before, tile, ahead, sums);
+        more = next.word > here.word && next.word < tile_end;
+        here = next;
       }
     }
-    if (a.output != Output::logits) continue;
+#pragma unroll
+    for (int i = 0; i < P::kOut; ++i) {
+      const int o = out + i;
+      float value = 0.0f;
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r) {
+        const float sum = warp_sum(sums[i][r]);
+        if (lane == r) value = sum;
+      }
+      if (lane < a.rows && o < end) {
+        if (!kGrouped<W> && a.w.scale) value *= scale[i];
+        if (a.w.bias) value += bias[i];
+        value = activate(a.output, value);
+        a.y[lane * a.y_stride + o] = a.output == Output::residual ? old[i] + value : value;
+        if (a.output == Output::logits) logits[lane * kVocabBlock + o - begin] = value;
+      }
+    }
+    if (a.output != Output::logits || here.unit == unit) continue;
+    BlockFlags flags{};
+    if (warp < a.rows) flags = block_flags(a.flags, end - begin, begin);
     __syncthreads();
     for (int r = warp; r < a.rows; r += kWarps) {
       const BlockStats stats =
-          block_stats(logits + r * kVocabBlock, end - begin, begin, a.flags, a.state->penalty, r);
+          block_stats(logits + r * kVocabBlock, end - begin, begin, flags, a.state->penalty, r);
       if (lane == 0) a.stats[r * units + unit] = stats;
     }
-    __syncthreads();  // the next unit writes its logits where these were read
+    // The next unit writes elsewhere, and the one after it behind another barrier.
+    logits = logits == written ? written + ROWS * kVocabBlock : written;
   }
 }
 
 template <class W, int ROWS>
 __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 1) matmul(const MatmulArgs a) {
   if (a.state->end) return;
-  matmul_units<W, ROWS, true>(a, static_cast<int>(blockIdx.x), static_cast<int>(gridDim.x));
+  Ahead<W, ROWS> ahead;
+  const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
+  // The first weights come while the rows are made ready.
+  fetch_words<W, ROWS>(a, begin, ahead);
+  matmul_units<W, ROWS>(a, static_cast<int>(gridDim.x), begin, ahead);
 }
 
 template <class W, int ROWS>
 constexpr size_t shared_bytes(int tile) {
-  return sizeof(float) * static_cast<size_t>(ROWS * tile + 4 * ROWS + ROWS * kVocabBlock);
+  return sizeof(float) * static_cast<size_t>(ROWS * tile + kNorms<ROWS> + 2 * ROWS * kVocabBlock);
 }
 
 template <class W, int ROWS>

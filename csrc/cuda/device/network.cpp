@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cmath>
 #include <thread>
 
@@ -22,6 +23,7 @@ const EdgeCudaModel& checked(const EdgeCudaModel& m) {
   if (m.head_dim > kMostHeadDim)
     throw Failure{EDGE_CUDA_UNSUPPORTED,
                   "the CUDA kernels take a head_dim of at most 256, not " + std::to_string(m.head_dim)};
+  if (m.vocab >> kIdBits) throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels take no more than 2^28 ids"};
   if (m.cache_type != EDGE_CUDA_F32 && m.cache_type != EDGE_CUDA_F16 && m.cache_type != EDGE_CUDA_I8)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the CUDA kernels have no such cache type"};
   if (m.float_type != EDGE_CUDA_F32 && m.float_type != EDGE_CUDA_F16 && m.float_type != EDGE_CUDA_BF16)
@@ -73,8 +75,8 @@ Network::Network(const EdgeCudaModel& model)
       weights_(model, stream_),
       sent_(1),
       tokens_(capacity_ + 1),
-      mailbox_(1),
-      proposal_(1) {
+      proposal_(1),
+      trace_(model.layers, kTogether) {
   const EdgeCudaModel& m = model_;
   for (int64_t i = 0; i < m.layers; ++i) {
     evidence_layer_.push_back(m.layer[i].evidence);
@@ -117,7 +119,7 @@ Network::Network(const EdgeCudaModel& model)
 }
 
 void Network::describe_passes() {
-  int held = 0, processors = 0, cooperates = 0;
+  int held = 0, processors = 0, cooperates = 0, cache_bytes = 0;
   check(prepare_text(&held), "to load the kernels");
   check(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, 0), "to describe itself");
   check(cudaDeviceGetAttribute(&cooperates, cudaDevAttrCooperativeLaunch, 0), "to describe itself");
@@ -126,6 +128,8 @@ void Network::describe_passes() {
                   "this GPU does not launch cooperative kernels, which the persistent one is"};
   if (held < 1)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the persistent kernel does not fit on this GPU's multiprocessors"};
+  check(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, 0), "to describe itself");
+  fetched_ = cache_bytes / 2 / processors;  // half of the cache between all blocks
   std::vector<PassLayer> layers;
   for (int64_t i = 0; i < model_.layers; ++i) {
     const DeviceLayer& from = weights_.layers[bytes(i)];
@@ -325,7 +329,6 @@ ChooseArgs Network::choose_args(int rows, bool advance) const {
   a.flags = flags_.get();
   a.stop = stop_.get();
   a.tokens = tokens_.device();
-  a.mailbox = mailbox_.device();
   a.state = state_.get();
   a.rows = rows;
   a.blocks = static_cast<int>(vocab_blocks_);
@@ -359,7 +362,7 @@ PassArgs Network::pass_args(int rows, int passes) const {
   p.attend = attend_args(rows);
   p.evidence = evidence_args(rows, 0);
   p.choose = choose_args(rows, true);
-  p.proposal = proposal_.device();
+  if (rows > 1) p.proposal = *proposal_.host();
   p.barrier = barrier_.get();
   p.qkv = qkv_.get();
   p.mlp = mlp_.get();
@@ -372,6 +375,8 @@ PassArgs Network::pass_args(int rows, int passes) const {
   p.rows = rows;
   p.cache_type = model_.cache_type;
   p.passes = passes;
+  p.fetched = fetched_;
+  p.trace = trace_.device();
   return p;
 }
 
@@ -442,7 +447,9 @@ void Network::begin_text(const EdgeCudaGreedy& greedy, int64_t text_rows, int64_
     if (evidence_layers_)
       check(cudaMemsetAsync(evidence_.get(), 0, bytes(prefix_) * 4, stream_), "to begin a text");
   }
-  mailbox_.host()->mail = 0;
+  // Nothing is running that could still write there.
+  std::fill_n(tokens_.host(), most + 1, Word{0});
+  std::atomic_thread_fence(std::memory_order_release);
   check(
       launch_measure(
           {logits_.get(), flags_.get(), stats_.get(), state_.get(), static_cast<int>(model_.vocab)}, stream_),
@@ -455,29 +462,36 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
   const int64_t most = std::min<int64_t>(greedy.max_new, limit - prefix_ - text_rows + 1);
   const int key_blocks = blocks_for(std::min(prefix_ + text_rows + most, limit));
   const bool persistent = greedy.persistent && together_;
+  trace_.begin(stream_);
   begin_text(greedy, text_rows, most);
 
   int end = EDGE_CUDA_RUNNING;
   int64_t seen = 0, queued = 0;  // tokens; tokens that passes were queued for
-  bool idle = false;
+  bool idle = false, more = false;
   while (end == EDGE_CUDA_RUNNING) {
-    const unsigned long long mail = mailbox_.host()->mail;
-    std::atomic_thread_fence(std::memory_order_acquire);
-    const auto count = static_cast<int64_t>(mail & 0xffffffffu);
-    const int told = static_cast<int>(mail >> 32);
-    bool active = seen < count || told != EDGE_CUDA_RUNNING;
-    while (seen < count && end == EDGE_CUDA_RUNNING) {
-      const Token token = tokens_.host()[seen++];
-      if (!greedy.on_token(greedy.user, token.id, token.logprob))
+    bool active = false;
+    while (end == EDGE_CUDA_RUNNING) {
+      const Word word = static_cast<const volatile Word*>(tokens_.host())[seen];
+      const auto told = static_cast<Told>(word >> kToldShift);
+      if (told == Told::nothing) break;
+      active = true;
+      more = told == Told::more;
+      if (told == Told::stop || told == Told::not_finite) {
+        end = told == Told::stop ? EDGE_CUDA_STOP : EDGE_CUDA_NOT_FINITE;
+        break;
+      }
+      ++seen;
+      const auto id = static_cast<int32_t>(word >> 32 & ((1u << kIdBits) - 1));
+      if (!greedy.on_token(greedy.user, id, std::bit_cast<float>(static_cast<uint32_t>(word))) ||
+          (seen < most && greedy.cancelled(greedy.user)))
         end = EDGE_CUDA_CANCELLED;
-      else if (seen < most && greedy.cancelled(greedy.user))
-        end = EDGE_CUDA_CANCELLED;
+      else if (told == Told::last)
+        end = EDGE_CUDA_LENGTH;
     }
     if (end != EDGE_CUDA_RUNNING) break;
-    end = told;
     if (greedy.draft) {
       // What a draft follows must have been seen: one pass at a time.
-      if (end == EDGE_CUDA_RUNNING && seen > queued) {
+      if (seen > queued && !more) {
         const int64_t room = std::min<int64_t>(most - seen, kMaxRows) - 1;
         const int64_t drafted = greedy.draft(greedy.user, proposal_.host()->ids, room);
         std::atomic_thread_fence(std::memory_order_release);
@@ -488,7 +502,7 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
     } else {
       // The persistent kernel writes several tokens before the host has to look again.
       const int64_t step = persistent ? kTogether : 1;
-      while (end == EDGE_CUDA_RUNNING && queued < most - 1 && queued < seen + kAhead * step - 1) {
+      while (queued < most - 1 && queued < seen + kAhead * step - 1) {
         if (persistent)
           start_text(1, kTogether);
         else
@@ -511,6 +525,7 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
     idle = true;  // what it wrote last may have come after the look above
   }
   check(cudaStreamSynchronize(stream_), "while it wrote");
+  if (persistent) trace_.print(stream_);
   if (evidence && evidence_layers_ && seen > 0) {
     check(cudaMemcpyAsync(evidence, evidence_.get(), bytes(seen * prefix_) * 4, cudaMemcpyDeviceToHost,
                           stream_),

@@ -5,6 +5,7 @@
 #include "cuda/device/kernels.h"
 #include "cuda/device/memory.h"
 #include "cuda/device/persistent.h"
+#include "cuda/device/trace.h"
 #include "cuda/device/weights.h"
 
 namespace edge::cuda {
@@ -66,10 +67,11 @@ class Network {
   Buffer<uint32_t> arrived_;
   Buffer<State> state_;
   Pinned<State> sent_;
-  Pinned<Token> tokens_;
-  Pinned<Mailbox> mailbox_;
+  Pinned<Word> tokens_;
   Pinned<Proposal> proposal_;
   int together_ = 0;  // blocks of the persistent kernel; 0: it has not been made ready
+  int fetched_ = 0;   // bytes that each of them fetches into the second-level cache at once
+  Trace trace_;
   Buffer<PassLayer> pass_layers_;
   Buffer<Barrier> barrier_;
   // Recorded passes by their number of rows, and the blocks of keys they reach.

@@ -1,24 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // A text by one kernel: every block of threads stays, and goes through the stages of a pass with all others.
-// The stages are those of the single kernels, so the bits are theirs. Between stages stands a barrier of the
-// whole grid; while it is waited for, what the next stage reads of the weights is on its way into the
-// second-level cache.
+// The stages are those of the single kernels, so the bits are theirs. Between stages all blocks meet; a block
+// that has come fetches what its next stage needs of nobody else, the first words into registers and the rest
+// into the second-level cache, before it waits.
 #pragma once
 
 #include "cuda/device/attention.cuh"
 #include "cuda/device/choose.cuh"
 #include "cuda/device/common.h"
 #include "cuda/device/embed.cuh"
+#include "cuda/device/grid.cuh"
 #include "cuda/device/matmul.cuh"
 #include "cuda/device/persistent.h"
 
 namespace edge::cuda {
 namespace {
 
-// Bytes of a block's share that are fetched ahead of a barrier.
-constexpr int64_t kFetched = 48 << 10;
+// A sector of the second-level cache. No promise: a hint that the memory is free for meanwhile.
+constexpr int kSector = 32;
 
-// One 128-byte line. No promise: a hint that the memory is free for meanwhile.
 __device__ inline void fetch(const unsigned char* p) {
 #ifdef __CUDA_ARCH__
   asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
@@ -27,219 +27,254 @@ __device__ inline void fetch(const unsigned char* p) {
 #endif
 }
 
+// By all threads; a null pointer is no range.
 __device__ inline void fetch_range(const void* from, int64_t bytes) {
   const auto* p = static_cast<const unsigned char*>(from);
-  if (bytes > kFetched) bytes = kFetched;
-  for (int64_t at = static_cast<int64_t>(threadIdx.x) * 128; at < bytes; at += kThreads * 128) fetch(p + at);
+  if (!p) return;
+  for (int64_t at = static_cast<int64_t>(threadIdx.x) * kSector; at < bytes; at += kThreads * kSector)
+    fetch(p + at);
 }
 
-// The rows of a matrix that this block begins with.
-__device__ inline void fetch_rows(const DeviceMatrix& w, int span) {
-  const int first = static_cast<int>(blockIdx.x) * span;
-  if (first >= w.rows) return;
+// What the block's units of a product read, as far as all blocks' shares fit the cache.
+__device__ inline void fetch_rows(const MatmulArgs& a, int64_t most) {
+  const DeviceMatrix& w = a.w;
   const int64_t bits = w.type == EDGE_CUDA_F32  ? 32
                        : w.type == EDGE_CUDA_I8 ? 8
                        : w.type == EDGE_CUDA_I4 ? 4
                                                 : 16;
   const int64_t row = w.padded * bits / 8;
-  fetch_range(static_cast<const unsigned char*>(w.data) + first * row, min(span, w.rows - first) * row);
+  const int blocks = static_cast<int>(gridDim.x);
+  for (int first = static_cast<int>(blockIdx.x) * a.span; first < w.rows && most > 0;
+       first += blocks * a.span) {
+    const int64_t rows = min(a.span, w.rows - first), bytes = rows * row < most ? rows * row : most;
+    fetch_range(static_cast<const unsigned char*>(w.data) + first * row, bytes);
+    fetch_range(w.bias ? w.bias + first : nullptr, rows * 4);
+    if (w.type == EDGE_CUDA_I8) fetch_range(static_cast<const float*>(w.scale) + first, rows * 4);
+    if (w.type == EDGE_CUDA_I4)
+      fetch_range(static_cast<const __half*>(w.scale) + static_cast<int64_t>(first) * (w.padded / kGroup4),
+                  rows * (w.padded / kGroup4) * 2);
+    most -= bytes;
+  }
+  // All blocks read the norm: the one with the least to do fetches it for them.
+  if (a.norm_weight && blockIdx.x == gridDim.x - 1) {
+    fetch_range(a.norm_weight, w.cols * 4);
+    fetch_range(a.norm_bias, w.cols * 4);
+  }
 }
 
-// Waits until every block of the grid has come here; the last one to come does the work before the others go
-// on. Uses the beginning of the shared memory.
-template <class Work>
-__device__ inline void meet(Barrier* barrier, Work work) {
-  auto* last = reinterpret_cast<volatile int*>(edge_shared);
-  unsigned turn = 0;
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    turn = barrier->turn;
-    __threadfence();
-    *last = atomicAdd(&barrier->arrived, 1u) == gridDim.x - 1;
+// Where a block is in a launch.
+struct Spot {
+  const PassArgs& p;
+  Meeting& meeting;
+  int pass, stage;
+
+  // Cycles of the first block, where a trace is wanted: 0 where it begins, 1 where it is done.
+  __device__ void note(int which) const {
+    if (p.trace && blockIdx.x == 0 && threadIdx.x == 0)
+      p.trace[trace_at(p.layers, pass, stage) + which] = static_cast<Word>(clock64());
   }
-  __syncthreads();
-  const bool is_last = *last != 0;
-  __syncthreads();
-  if (is_last) {
-    __threadfence();
-    work();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      barrier->arrived = 0;
-      __threadfence();
-      barrier->turn = turn + 1;
-    }
-  } else if (threadIdx.x == 0) {
-    while (barrier->turn == turn) __nanosleep(20);
+  // For the stage before, unless that was the embedding.
+  __device__ void wait() const {
+    if (stage > 0) meeting.wait();
+    note(0);
   }
-  __threadfence();
-  __syncthreads();
+};
+
+// Fetches, waits, multiplies.
+template <class W, int ROWS>
+__device__ inline void product_of(MatmulArgs& a, const Spot& spot) {
+  plan<W, ROWS>(a);
+  const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
+  Ahead<W, ROWS> ahead;
+  if (begin.first < a.w.rows) fetch_words<W, ROWS>(a, begin, ahead);
+  if (spot.stage > 0) fetch_rows(a, spot.p.fetched);
+  spot.wait();
+  matmul_units<W, ROWS>(a, static_cast<int>(gridDim.x), begin, ahead);
 }
 
 template <int ROWS>
-__device__ inline void product(MatmulArgs& a) {
-  if (a.norm_weight) row_norms(a.x, a.x_stride, a.rows, a.w.cols, a.eps, shared_norms());
-  const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
+__device__ inline void product(MatmulArgs& a, const Spot& spot) {
   switch (a.w.type) {
     case EDGE_CUDA_F32:
-      plan<F32, ROWS>(a);
-      return matmul_units<F32, ROWS, false>(a, block, blocks);
+      return product_of<F32, ROWS>(a, spot);
     case EDGE_CUDA_F16:
-      plan<F16, ROWS>(a);
-      return matmul_units<F16, ROWS, false>(a, block, blocks);
+      return product_of<F16, ROWS>(a, spot);
     case EDGE_CUDA_BF16:
-      plan<BF16, ROWS>(a);
-      return matmul_units<BF16, ROWS, false>(a, block, blocks);
+      return product_of<BF16, ROWS>(a, spot);
     case EDGE_CUDA_I4:
-      plan<I4, ROWS>(a);
-      return matmul_units<I4, ROWS, false>(a, block, blocks);
+      return product_of<I4, ROWS>(a, spot);
     default:
-      plan<I8, ROWS>(a);
-      return matmul_units<I8, ROWS, false>(a, block, blocks);
+      return product_of<I8, ROWS>(a, spot);
   }
 }
 
 template <class C, int ROWS>
-__device__ inline void attention_of(const AttendArgs& a, int blocks) {
-  for (int unit = static_cast<int>(blockIdx.x); unit < a.heads * blocks;
-       unit += static_cast<int>(gridDim.x)) {
-    attend_block<C, ROWS>(a, unit % a.heads, unit / a.heads);
+__device__ inline void attention_of(const AttendArgs& a, int blocks, const Spot& spot) {
+  const int units = a.heads * blocks, at_once = static_cast<int>(gridDim.x);
+  int unit = static_cast<int>(blockIdx.x);
+  Held<C> held;
+  if (unit < units) fetch_known<C>(a, unit % a.heads, unit / a.heads, held);
+  for (int later = unit + at_once; later < units; later += at_once) {
+    const int64_t row = static_cast<int64_t>(later % a.heads) * a.capacity + later / a.heads * kKeyBlock;
+    const int64_t bytes = kKeyBlock * (a.stride / C::kVec) * 16;
+    fetch_range(row_at<C>(a.cache.keys, row, a.stride), bytes);
+    fetch_range(row_at<C>(a.cache.values, row, a.stride), bytes);
+  }
+  spot.wait();
+  while (unit < units) {
+    attend_block<C, ROWS>(a, unit % a.heads, unit / a.heads, held);
+    unit += at_once;
+    if (unit >= units) break;
     __syncthreads();
+    fetch_known<C>(a, unit % a.heads, unit / a.heads, held);
   }
 }
 
 template <int ROWS>
-__device__ inline void attention(int cache_type, const AttendArgs& a, int blocks) {
-  if (cache_type == EDGE_CUDA_F32) return attention_of<F32, ROWS>(a, blocks);
-  if (cache_type == EDGE_CUDA_F16) return attention_of<F16, ROWS>(a, blocks);
-  return attention_of<I8, ROWS>(a, blocks);
+__device__ inline void attention(int cache_type, const AttendArgs& a, int blocks, const Spot& spot) {
+  if (cache_type == EDGE_CUDA_F32) return attention_of<F32, ROWS>(a, blocks, spot);
+  if (cache_type == EDGE_CUDA_F16) return attention_of<F16, ROWS>(a, blocks, spot);
+  return attention_of<I8, ROWS>(a, blocks, spot);
 }
 
-// Keys and values that this block attends to first.
-__device__ inline void fetch_cache(const PassArgs& p, const AttendArgs& a, int blocks) {
-  const int unit = static_cast<int>(blockIdx.x);
-  if (unit >= a.heads * blocks) return;
-  const int element = p.cache_type == EDGE_CUDA_F32 ? 4 : p.cache_type == EDGE_CUDA_F16 ? 2 : 1;
-  const int64_t row = static_cast<int64_t>(a.stride) * element;
-  const int64_t at = (static_cast<int64_t>(unit % a.heads) * a.capacity + unit / a.heads * kKeyBlock) * row;
-  fetch_range(static_cast<const unsigned char*>(a.cache.keys) + at, kKeyBlock * row);
-  fetch_range(static_cast<const unsigned char*>(a.cache.values) + at, kKeyBlock * row);
-}
-
-__device__ inline void embed_rows(const EmbedArgs& a, int rows) {
-  for (int row = 0; row < rows; ++row) switch (a.embed.type) {
+__device__ inline void embed_rows(const EmbedArgs& a, int rows, const Proposal& proposal) {
+  for (int row = 0; row < rows; ++row) {
+    const int32_t id = row == 0 ? a.state->ids[0] : proposal.ids[row - 1];
+    switch (a.embed.type) {
       case EDGE_CUDA_F32:
-        embed_row<F32>(a, row);
+        embed_row<F32>(a, row, id);
         break;
       case EDGE_CUDA_F16:
-        embed_row<F16>(a, row);
+        embed_row<F16>(a, row, id);
         break;
       case EDGE_CUDA_BF16:
-        embed_row<BF16>(a, row);
+        embed_row<BF16>(a, row, id);
         break;
       case EDGE_CUDA_I4:
-        embed_row<I4>(a, row);
+        embed_row<I4>(a, row, id);
         break;
       default:
-        embed_row<I8>(a, row);
+        embed_row<I8>(a, row, id);
     }
+  }
 }
 
-// The stages of a layer, with a barrier after each; the head comes after the last layer's.
-enum Stage { kQkv, kAttend, kOut, kMlpIn, kMlpOut, kStages };
-
-// One loop over all stages, so that the code of each is there once.
-template <int ROWS>
-__device__ inline void pass(const PassArgs& p) {
-  constexpr int kSpan = kWarps * Plan<F32, ROWS>::kOut;
-  if (p.rows > 1) {
-    if (blockIdx.x == 0) propose_drafts({p.proposal, p.choose.flags, p.choose.state, p.rows});
-    meet(p.barrier, [] {});
-  }
-  // Every block writes all of it, the same numbers: cheaper than a barrier.
-  embed_rows(p.embed, p.rows);
-  __syncthreads();
-  const int blocks = (p.choose.state->keys + p.rows + kKeyBlock - 1) / kKeyBlock;
-  AttendArgs attend = p.attend;
+// What product `what` of a layer, or the head, works on.
+__device__ inline MatmulArgs product_args(const PassArgs& p, const PassLayer& layer, int what, bool head) {
+  const bool residual = !head && (what == kOut || what == kMlpOut);
+  const DeviceNorm norm = head ? p.final_norm : what == kQkv ? layer.attn_norm : layer.mlp_norm;
   MatmulArgs a{};
+  a.w = head             ? p.head
+        : what == kQkv   ? layer.qkv
+        : what == kOut   ? layer.attn_out
+        : what == kMlpIn ? layer.mlp_in
+                         : layer.mlp_out;
+  a.x = what == kOut ? p.attend.out : what == kMlpOut ? p.mlp : p.embed.x;
+  a.x_stride = a.w.cols;
+  a.norm_weight = residual ? nullptr : norm.weight;
+  a.norm_bias = norm.bias;
   a.eps = p.eps;
+  a.y = head ? p.logits : what == kQkv ? p.qkv : what == kMlpIn ? p.mlp : p.embed.x;
+  a.y_stride = a.w.rows;
   a.rows = p.rows;
+  a.output = head           ? Output::logits
+             : residual     ? Output::residual
+             : what == kQkv ? Output::store
+                            : p.activation;
   a.flags = p.choose.flags;
   a.stats = p.stats;
   a.state = p.choose.state;
+  return a;
+}
+
+// One loop over all stages, so that the code of each is there once. All but the first begin with waiting for
+// the one before, whose end is an arrival.
+template <int ROWS>
+__device__ inline void pass(const PassArgs& p, const PassLayer* layers, Meeting& meeting, int number) {
+  // Every block writes all of it, the same numbers: cheaper than a barrier.
+  embed_rows(p.embed, p.rows, p.proposal);
+  // They are read again when all blocks have met many times.
+  if (p.rows > 1 && blockIdx.x == 0)
+    propose_drafts({nullptr, p.choose.flags, p.choose.state, p.rows}, p.proposal.ids);
+  __syncthreads();
+  const int blocks = (p.choose.state->keys + p.rows + kKeyBlock - 1) / kKeyBlock;
+  AttendArgs attend = p.attend;
   bool first = true;
 #pragma unroll 1
   for (int stage = 0; stage <= kStages * p.layers; ++stage) {
     const bool head = stage == kStages * p.layers;
     const int what = stage % kStages;
-    const PassLayer& layer = p.layer[head ? 0 : stage / kStages];
-    attend.cache = layer.cache;
+    const PassLayer& layer = layers[head ? 0 : stage / kStages];
+    const Spot spot{p, meeting, number, stage};
     if (what == kAttend) {
+      attend.cache = layer.cache;
       attend.bias = layer.bias;
       attend.mass = layer.gathers ? p.mass : nullptr;
-      attention<(ROWS < 4 ? ROWS : 4)>(p.cache_type, attend, blocks);
+      attention<(ROWS < 4 ? ROWS : 4)>(p.cache_type, attend, blocks, spot);
     } else {
+      MatmulArgs a = product_args(p, layer, what, head);
+      product<ROWS>(a, spot);
       if (what == kOut && layer.gathers) {
+        // From the last block on: the first ones have had rows of the product.
         EvidenceArgs evidence = p.evidence;
         evidence.first = first;
-        for (int unit = static_cast<int>(blockIdx.x); unit * kAttendThreads < evidence.prefix;
+        for (int unit = static_cast<int>(gridDim.x - 1 - blockIdx.x); unit * kAttendThreads < evidence.prefix;
              unit += static_cast<int>(gridDim.x))
           evidence_unit(evidence, unit);
         first = false;
       }
-      const bool residual = what == kOut || what == kMlpOut;
-      const DeviceNorm norm = head ? p.final_norm : what == kQkv ? layer.attn_norm : layer.mlp_norm;
-      a.w = head             ? p.head
-            : what == kQkv   ? layer.qkv
-            : what == kOut   ? layer.attn_out
-            : what == kMlpIn ? layer.mlp_in
-                             : layer.mlp_out;
-      a.x = what == kOut ? attend.out : what == kMlpOut ? p.mlp : p.embed.x;
-      a.x_stride = a.w.cols;
-      a.norm_weight = residual ? nullptr : norm.weight;
-      a.norm_bias = norm.bias;
-      a.y = head ? p.logits : what == kQkv ? p.qkv : what == kMlpIn ? p.mlp : p.embed.x;
-      a.y_stride = a.w.rows;
-      a.output = head           ? Output::logits
-                 : residual     ? Output::residual
-                 : what == kQkv ? Output::store
-                                : p.activation;
-      product<ROWS>(a);
     }
-    // What this block reads first in the next stage is on its way while it waits.
-    if (head)
-      fetch_rows(layer.qkv, kSpan);
-    else if (what == kQkv)
-      fetch_cache(p, attend, blocks);
-    else if (what == kAttend)
-      fetch_rows(layer.attn_out, kSpan);
-    else if (what == kOut)
-      fetch_rows(layer.mlp_in, kSpan);
-    else if (what == kMlpIn)
-      fetch_rows(layer.mlp_out, kSpan);
-    else if (stage + 1 < kStages * p.layers)
-      fetch_rows((&layer)[1].qkv, kSpan);
-    else
-      fetch_rows(p.head, kVocabBlock);
-    meet(p.barrier, [&] {
-      if (head) choose_rows(p.choose);
-    });
+    spot.note(1);
+    if (!head) meeting.arrive();
   }
+}
+
+// Floats before the layers' table in shared memory.
+template <int ROWS>
+constexpr size_t work_shared() {
+  // The most that any stage takes: products of the smallest number of columns per tile, or attention.
+  constexpr size_t matmul = shared_bytes<F32, ROWS>(Plan<F32, ROWS>::kTile);
+  constexpr size_t attend = most_attend_shared<I8, (ROWS < 4 ? ROWS : 4)>();
+  return matmul > attend ? matmul : attend;
+}
+
+// The product that a pass begins with, as far as it can be fetched.
+template <int ROWS>
+__device__ inline MatmulArgs first_product(const PassArgs& p, const PassLayer* layers) {
+  MatmulArgs a = product_args(p, layers[0], kQkv, false);
+  plan<F32, ROWS>(a);  // the units of all types are the same
+  return a;
 }
 
 template <int ROWS>
 __global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant__ PassArgs p) {
   // All blocks read the same: the end changes only while they wait.
-  for (int n = 0; n < p.passes && !static_cast<const volatile State*>(p.choose.state)->end; ++n)
-    pass<ROWS>(p);
+  if (p.passes < 1 || p.choose.state->end) return;
+  // What the stages work on is asked for again and again.
+  const PassLayer* layers = p.layer;
+  if (p.layers <= kLayersHeld) {
+    auto* held = reinterpret_cast<uint64_t*>(edge_shared + work_shared<ROWS>());
+    const auto* from = reinterpret_cast<const uint64_t*>(p.layer);
+    for (int i = static_cast<int>(threadIdx.x); i < p.layers * static_cast<int>(sizeof(PassLayer) / 8);
+         i += kThreads)
+      held[i] = from[i];
+    layers = reinterpret_cast<const PassLayer*>(held);
+    __syncthreads();
+  }
+  Meeting meeting(p.barrier);
+#pragma unroll 1
+  for (int n = 0; n < p.passes; ++n) {
+    pass<ROWS>(p, layers, meeting, n);
+    const bool more = n + 1 < p.passes;
+    if (more) fetch_rows(first_product<ROWS>(p, layers), p.fetched);
+    meeting.last_one_works(more, [&] { choose_rows(p.choose); });
+    if (!more || static_cast<const volatile State*>(p.choose.state)->end) return;
+  }
 }
 
 template <int ROWS>
-constexpr size_t text_shared() {
-  // The most that any stage takes: products of the smallest number of columns per tile, or attention.
-  constexpr size_t matmul = shared_bytes<F32, ROWS>(Plan<F32, ROWS>::kTile);
-  constexpr size_t attend = attend_shared<I8, (ROWS < 4 ? ROWS : 4)>(kMostHeadDim);
-  return matmul > attend ? matmul : attend;
+size_t text_shared(int layers) {
+  return work_shared<ROWS>() + sizeof(PassLayer) * static_cast<size_t>(layers <= kLayersHeld ? layers : 0);
 }
 
 }  // namespace
@@ -247,16 +282,17 @@ constexpr size_t text_shared() {
 template <int ROWS>
 cudaError_t launch_text_of(const PassArgs& args, int blocks, cudaStream_t stream) {
   return launch_together(write_text<ROWS>, dim3(static_cast<unsigned>(blocks), 1, 1), kThreads,
-                         text_shared<ROWS>(), stream, args);
+                         text_shared<ROWS>(args.layers), stream, args);
 }
 
 template <int ROWS>
 cudaError_t prepare_text_of(int* blocks_per_processor) {
+  const size_t shared = text_shared<ROWS>(kLayersHeld);
   const cudaError_t status = cudaFuncSetAttribute(
-      write_text<ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(text_shared<ROWS>()));
+      write_text<ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
   if (status != cudaSuccess) return status;
   return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks_per_processor, write_text<ROWS>, kThreads,
-                                                       text_shared<ROWS>());
+                                                       shared);
 }
 
 }  // namespace edge::cuda

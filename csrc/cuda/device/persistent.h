@@ -7,11 +7,19 @@
 
 namespace edge::cuda {
 
-// Where all blocks of a grid meet.
+// Where all blocks of a grid meet (grid.cuh); a line of the cache each, as one is written while others are
+// read.
 struct Barrier {
-  unsigned arrived;
-  volatile unsigned turn;
+  __align__(128) unsigned met;      // of all blocks: bit 31 flips
+  __align__(128) unsigned arrived;  // of those that come before one of them works
+  __align__(128) unsigned turn;
 };
+
+// The stages of a layer; all blocks meet after each. The head comes after the last layer's.
+enum Stage { kQkv, kAttend, kOut, kMlpIn, kMlpOut, kStages };
+// Layers whose descriptions fit beside all else in a block's shared memory; those of more are read where they
+// lie.
+inline constexpr int kLayersHeld = 48;
 
 struct PassLayer {
   DeviceNorm attn_norm, mlp_norm;
@@ -29,8 +37,9 @@ struct PassArgs {
   AttendArgs attend;      // but cache, bias and mass
   EvidenceArgs evidence;  // but first
   ChooseArgs choose;
-  const Proposal* proposal;
+  Proposal proposal;  // as it is when the pass is started: the device need not read the host's memory
   Barrier* barrier;
+  Word* trace;  // or null: of the first block (trace.h)
   float* qkv;
   float* mlp;
   float* mass;
@@ -39,8 +48,15 @@ struct PassArgs {
   float eps;
   Output activation;
   int32_t layers, rows, cache_type;
-  int32_t passes;  // at most so many in one launch
+  int32_t passes;   // at most so many in one launch
+  int32_t fetched;  // bytes that a block fetches ahead of a barrier at most: all of them fit the second-level
+                    // cache
 };
+
+// Where a trace has the two words of a stage: cycles when it had waited, and when it was done.
+__host__ __device__ constexpr int64_t trace_at(int layers, int pass, int stage) {
+  return 2 * (static_cast<int64_t>(pass) * (kStages * layers + 1) + stage);
+}
 
 // Rows of a pass at most: wider ones are recorded, with the same bits. Their code would double the build.
 inline constexpr int kPersistentRows = 4;

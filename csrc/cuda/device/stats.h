@@ -24,16 +24,34 @@ __device__ inline void warp_best(float& best, int32_t& id) {
   }
 }
 
+// Of a lane's ids of a block, loaded ahead of their logits.
+struct BlockFlags {
+  uint8_t of[kVocabBlock / kWarp];
+};
+
+__device__ inline BlockFlags block_flags(const uint8_t* flags, int n, int first) {
+  BlockFlags held{};
+#pragma unroll
+  for (int k = 0; k < kVocabBlock / kWarp; ++k) {
+    const int j = static_cast<int>(threadIdx.x) % kWarp + k * kWarp;
+    if (j < n) held.of[k] = __ldcg(flags + first + j);
+  }
+  return held;
+}
+
 // `row` of the pass counts the drafts before it as generated.
-__device__ inline BlockStats block_stats(const float* logits, int n, int first, const uint8_t* flags,
+__device__ inline BlockStats block_stats(const float* logits, int n, int first, const BlockFlags& flags,
                                          float penalty, int row) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const float never = -__uint_as_float(0x7f800000u);
   float top = never, best = never;
   int32_t id = first;
-  for (int j = lane; j < n; j += kWarp) {
+#pragma unroll
+  for (int k = 0; k < kVocabBlock / kWarp; ++k) {
+    const int j = lane + k * kWarp;
+    if (j >= n) continue;
     const float x = logits[j];
-    const uint8_t flag = flags[first + j];
+    const uint8_t flag = flags.of[k];
     float score = x;
     const int drafted = flag >> kDraftShift;
     if (flag & kGenerated || (drafted > 0 && drafted <= row)) score = x < 0.0f ? x * penalty : x / penalty;
@@ -44,7 +62,9 @@ __device__ inline BlockStats block_stats(const float* logits, int n, int first, 
   top = warp_max(top);
   warp_best(best, id);
   float sum = 0.0f;
-  for (int j = lane; j < n; j += kWarp) sum += expf(logits[j] - top);
+#pragma unroll
+  for (int k = 0; k < kVocabBlock / kWarp; ++k)
+    if (lane + k * kWarp < n) sum += expf(logits[lane + k * kWarp] - top);
   return {top, warp_sum(sum), best, id};
 }
 

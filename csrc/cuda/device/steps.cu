@@ -15,19 +15,21 @@ constexpr int kThreads = 256;
 template <class W>
 __global__ void embed(const EmbedArgs a) {
   if (a.state->end) return;
-  embed_row<W>(a, static_cast<int>(blockIdx.x));
+  const int row = static_cast<int>(blockIdx.x);
+  embed_row<W>(a, row, a.state->ids[row]);
 }
 
 __global__ void measure(const MeasureArgs a) {
   const int first = static_cast<int>(blockIdx.x) * kVocabBlock;
+  const int n = min(kVocabBlock, a.vocab - first);
   const BlockStats stats =
-      block_stats(a.logits + first, min(kVocabBlock, a.vocab - first), first, a.flags, a.state->penalty, 0);
+      block_stats(a.logits + first, n, first, block_flags(a.flags, n, first), a.state->penalty, 0);
   if (threadIdx.x == 0) a.stats[blockIdx.x] = stats;
 }
 
 __global__ void propose(const ProposeArgs a) {
   if (a.state->end) return;
-  propose_drafts(a);
+  propose_drafts(a, a.proposal->ids);
 }
 
 __global__ void __launch_bounds__(kWarp* kMaxRows) choose(const ChooseArgs a) {
