@@ -100,6 +100,20 @@ def test_matmul_with_norm(library: Path, rows: int, output: str) -> None:
     assert twin.nmse(got, want) < 1e-11
 
 
+@pytest.mark.parametrize("cols", [96, 1024, 1100])
+def test_norms_have_one_order(library: Path, cols: int) -> None:
+    """A row alone is normalised by all threads of a block, in one go or, where it is long, in steps; several rows by a
+    warp each. The bits are the same."""
+    rng = np.random.default_rng(cols)
+    w = (rng.standard_normal((9, cols)) / 30).astype(np.float32)
+    x = (rng.standard_normal((5, cols)) * 3 + 10).astype(np.float32)
+    norm = (rng.random(cols, dtype=np.float32) + 0.5, rng.standard_normal(cols).astype(np.float32))
+    whole, _, _, bias = run_matmul(library, "fp32", w, x, norm=norm)
+    assert twin.nmse(whole, twin.matmul(w, None, twin.layer_norm(x, *norm, 1e-5), bias)) < 1e-11
+    for first, last in ((0, 1), (2, 3), (1, 4)):
+        np.testing.assert_array_equal(run_matmul(library, "fp32", w, x[first:last], norm=norm)[0], whole[first:last])
+
+
 @pytest.mark.parametrize("rows", [1, 5])
 def test_head(library: Path, rows: int) -> None:
     """Logits, and per block of 128 what the choice of the next token needs."""

@@ -142,3 +142,21 @@ def test_the_way_is_chosen(host_library: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("EDGE_CUDA_WAY", "faster")
     with pytest.raises(UsageError, match="'faster' is not one of steps, persistent, auto"):
         CudaDecoder(spec, weights, library=host_library)
+
+
+def test_trace(host_library: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Where the time goes, stage by stage, on standard error; the text is the same."""
+    spec = spec_of(layers=2, mlp=96)
+    weights, prefix = weights_of(spec), prefix_of(spec, 40)
+    texts = []
+    for wanted in (None, "1"):
+        if wanted:
+            monkeypatch.setenv("EDGE_CUDA_TRACE", wanted)
+        decoder = cuda_of(host_library, spec, weights, prefix, way="persistent")
+        texts.append(decoder.generate(prefix["first_logits"], max_new_tokens=13, repetition_penalty=1.2))
+        told = capfd.readouterr().err.splitlines()
+        assert not told or wanted
+    same(texts[0], texts[1])
+    assert "persistent kernel, first block, 8 passes: " in told[0]
+    assert [line.split()[0] for line in told[1:]] == ["stage", "qkv", "attend", "attn_out", "mlp_in", "mlp_out", "head"]
+    assert all(float(number) > 0 for line in told[3:] for number in line.split()[1:])

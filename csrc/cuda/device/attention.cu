@@ -6,12 +6,12 @@ namespace edge::cuda {
 namespace {
 
 template <class C, int ROWS>
-__global__ void __launch_bounds__(kAttendThreads) attend(const AttendArgs a) {
+__global__ void __launch_bounds__(kAttendThreads, 1) attend(const AttendArgs a) {
   if (a.state->end) return;
   const int head = static_cast<int>(blockIdx.x), block = static_cast<int>(blockIdx.y);
   // A replayed graph has blocks for the keys to come.
   if (block * kKeyBlock >= a.state->keys + a.rows) return;
-  Held<C> held;
+  Held<C> held{};
   fetch_known<C>(a, head, block, held);
   attend_block<C, ROWS>(a, head, block, held);
 }

@@ -23,7 +23,7 @@ template <class C>
 constexpr int kKeyTurns = kKeyBlock / kAttendWarps / kKeysAtOnce<C>;
 constexpr int kValueTurns = 4;
 
-// What a thread reads of a block of keys before it computes anything.
+// What a thread reads of a block of keys before it computes anything; zero at first, as Ahead in matmul.cuh.
 template <class C>
 struct Held {
   uint4 key[kKeyTurns<C>], value[kValueTurns];
@@ -163,7 +163,7 @@ __device__ inline void soften(const AttendArgs& a, int head, int block, int row,
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const bool biased = a.state->bias != 0;
   constexpr int kEach = kKeyBlock / kWarp;
-  float own[kEach];
+  float own[kEach] = {};
   float top = kLowest;
 #pragma unroll
   for (int k = 0; k < kEach; ++k) {

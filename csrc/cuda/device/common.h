@@ -16,6 +16,18 @@ inline constexpr float kLowest = -3.402823466e+38f;
 // All shared memory is dynamic and laid out by the kernel.
 extern __shared__ __align__(16) unsigned char edge_shared[];
 
+// The thread's number, asked for anew: a long kernel with many stages would otherwise keep what all of them
+// compute from it in registers that none has to spare.
+__device__ inline int this_thread() {
+#ifdef __CUDA_ARCH__
+  int thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread & 1023;  // never negative, which makes its parts cheap
+#else
+  return static_cast<int>(threadIdx.x);
+#endif
+}
+
 // Number types as they are stored. kVec of them fill 16 bytes; unpack widens 16 bytes exactly.
 struct F32 {
   static constexpr int kVec = 4;

@@ -25,7 +25,7 @@ struct Plan {
       16384 / (ROWS < 2 ? 2 : ROWS);  // columns in shared memory, a multiple of kChunk
   // 16-byte words of a row of weights that a lane has on their way at once: a load takes hundreds of cycles.
   // Fewer where the code that multiplies them would grow long.
-  static constexpr int kLong = 256 / (W::kVec * ROWS * kOut), kMost = ROWS == 1 ? 8 : 4;
+  static constexpr int kLong = 256 / (W::kVec * ROWS * kOut), kMost = 4;
   static constexpr int kAhead = kLong < 1 ? 1 : kLong > kMost ? kMost : kLong;
 };
 
@@ -55,8 +55,7 @@ struct RowSum {
 };
 
 // And here the block; `parts`: kThreads floats of shared memory, written by every thread before a barrier.
-__device__ inline float block_total(const float* parts) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+__device__ inline float block_total(const float* parts, int lane) {
   float sum = parts[lane];
 #pragma unroll
   for (int w = 1; w < kWarps; ++w) sum += parts[w * kWarp + lane];
@@ -70,12 +69,12 @@ __device__ inline float deviation(float square, float rest, float count, float e
 
 // Mean, rest of the mean and 1 / deviation of every row, by a warp each; the mean of the deviations takes out
 // what rounding left in the mean, as on the CPU. norms: [rows][3].
-__device__ inline void row_norms(const float* from, int64_t stride, int rows, int cols, float eps,
+__device__ inline void row_norms(int thread, const float* from, int64_t stride, int rows, int cols, float eps,
                                  float* norms) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int lane = thread % kWarp;
   const float count = static_cast<float>(cols);
 #pragma unroll 1
-  for (int r = static_cast<int>(threadIdx.x) / kWarp; r < rows; r += kWarps) {
+  for (int r = thread / kWarp; r < rows; r += kWarps) {
     const float* x = from + r * stride;
     float held[kHeld];
     RowSum sum, rests, squares;
@@ -112,12 +111,12 @@ __device__ inline void row_norms(const float* from, int64_t stride, int rows, in
 }
 
 // Columns that a thread holds of a row which the whole block normalises.
-constexpr int kOwn = 8;
+constexpr int kOwn = 4;
 
 // One row, read once and normalised by all threads, with the bits of the above. parts: [3][kThreads].
 template <class W>
-__device__ inline void norm_row(const MatmulArgs& a, float* parts, float* tile) {
-  const int thread = static_cast<int>(threadIdx.x), cols = a.w.cols;
+__device__ inline void norm_row(int thread, const MatmulArgs& a, float* parts, float* tile) {
+  const int lane = thread % kWarp, cols = a.w.cols;
   const float count = static_cast<float>(cols);
   float x[kOwn], weight[kOwn], bias[kOwn];
 #pragma unroll
@@ -132,7 +131,7 @@ __device__ inline void norm_row(const MatmulArgs& a, float* parts, float* tile) 
   for (int k = 0; k < kOwn; ++k) sum += x[k];
   parts[thread] = sum;
   __syncthreads();
-  const float mean = block_total(parts) / count;
+  const float mean = block_total(parts, lane) / count;
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
     const float d = thread + k * kThreads < cols ? x[k] - mean : 0.0f;
@@ -142,8 +141,8 @@ __device__ inline void norm_row(const MatmulArgs& a, float* parts, float* tile) 
   parts[kThreads + thread] = rests;
   parts[2 * kThreads + thread] = squares;
   __syncthreads();
-  const float rest = block_total(parts + kThreads) / count;
-  const float scale = deviation(block_total(parts + 2 * kThreads), rest, count, a.eps);
+  const float rest = block_total(parts + kThreads, lane) / count;
+  const float scale = deviation(block_total(parts + 2 * kThreads, lane), rest, count, a.eps);
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
     const int c = thread + k * kThreads;
@@ -152,12 +151,39 @@ __device__ inline void norm_row(const MatmulArgs& a, float* parts, float* tile) 
   }
 }
 
+// The same for a row of any length, which is read once more for each step; norms: as of row_norms.
+__device__ inline void long_norm(int thread, const MatmulArgs& a, float* parts, float* norms) {
+  const int lane = thread % kWarp;
+  const float count = static_cast<float>(a.w.cols);
+  float sum = 0.0f, rests = 0.0f, squares = 0.0f;
+  for (int c = thread; c < a.w.cols; c += kThreads) sum += __ldcg(a.x + c);
+  parts[thread] = sum;
+  __syncthreads();
+  const float mean = block_total(parts, lane) / count;
+  for (int c = thread; c < a.w.cols; c += kThreads) {
+    const float d = __ldcg(a.x + c) - mean;
+    rests += d;
+    squares = fmaf(d, d, squares);
+  }
+  parts[kThreads + thread] = rests;
+  parts[2 * kThreads + thread] = squares;
+  __syncthreads();
+  const float rest = block_total(parts + kThreads, lane) / count;
+  const float scale = deviation(block_total(parts + 2 * kThreads, lane), rest, count, a.eps);
+  if (thread == 0) {
+    norms[0] = mean;
+    norms[1] = rest;
+    norms[2] = scale;
+  }
+}
+
 // Columns [from, from + a.tile) of the rows, normalised, zero where there are none.
 template <class W, int ROWS>
-__device__ inline void load_normed(const MatmulArgs& a, const float* norms, int from, float* tile) {
-  constexpr int kBatch = 8;  // loads on their way at once
+__device__ inline void load_normed(int thread, const MatmulArgs& a, const float* norms, int from,
+                                   float* tile) {
+  constexpr int kBatch = ROWS == 1 ? 2 : 8;  // loads on their way at once
 #pragma unroll 1
-  for (int begin = static_cast<int>(threadIdx.x); begin < ROWS * a.tile; begin += kBatch * kThreads) {
+  for (int begin = thread; begin < ROWS * a.tile; begin += kBatch * kThreads) {
     float value[kBatch], weight[kBatch], bias[kBatch];
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
@@ -180,13 +206,12 @@ __device__ inline void load_normed(const MatmulArgs& a, const float* norms, int 
 
 // The same as they are.
 template <class W, int ROWS>
-__device__ inline void load_plain(const MatmulArgs& a, int from, float* tile) {
+__device__ inline void load_plain(int thread, const MatmulArgs& a, int from, float* tile) {
   constexpr int kBatch = 4;              // loads of 16 bytes on their way at once
   const bool whole = a.w.cols % 4 == 0;  // four columns are there or not
   const int each = whole ? 4 : 1;
 #pragma unroll 1
-  for (int begin = static_cast<int>(threadIdx.x) * each; begin < ROWS * a.tile;
-       begin += kBatch * kThreads * each) {
+  for (int begin = thread * each; begin < ROWS * a.tile; begin += kBatch * kThreads * each) {
     float4 value[kBatch];
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
@@ -211,7 +236,8 @@ __device__ inline void load_plain(const MatmulArgs& a, int from, float* tile) {
   }
 }
 
-// Words of a few rows of weights on their way, and their scales where words have their own.
+// Words of a few rows of weights on their way, and their scales where words have their own. Who declares one
+// sets it to zero: registers that are only written under a condition are taken for the whole of a kernel.
 template <class W, int ROWS>
 struct Ahead {
   using P = Plan<W, ROWS>;
@@ -254,9 +280,10 @@ __device__ inline Place place_after(const MatmulArgs& a, int blocks, Place p) {
 
 // The lane's word k of the place.
 template <class W, int ROWS>
-__device__ inline void fetch_word(const MatmulArgs& a, const Place& p, int k, Ahead<W, ROWS>& ahead) {
+__device__ inline void fetch_word(int thread, const MatmulArgs& a, const Place& p, int k,
+                                  Ahead<W, ROWS>& ahead) {
   using P = Plan<W, ROWS>;
-  const int thread = static_cast<int>(threadIdx.x), v = p.word + k * kWarp + thread % kWarp;
+  const int v = p.word + k * kWarp + thread % kWarp;
   if (v >= p.end) return;
 #pragma unroll
   for (int i = 0; i < P::kOut; ++i) {
@@ -269,19 +296,19 @@ __device__ inline void fetch_word(const MatmulArgs& a, const Place& p, int k, Ah
 }
 
 template <class W, int ROWS>
-__device__ inline void fetch_words(const MatmulArgs& a, const Place& p, Ahead<W, ROWS>& ahead) {
+__device__ inline void fetch_words(int thread, const MatmulArgs& a, const Place& p, Ahead<W, ROWS>& ahead) {
 #pragma unroll
-  for (int k = 0; k < Plan<W, ROWS>::kAhead; ++k) fetch_word<W, ROWS>(a, p, k, ahead);
+  for (int k = 0; k < Plan<W, ROWS>::kAhead; ++k) fetch_word<W, ROWS>(thread, a, p, k, ahead);
 }
 
 // Adds the products of the words of `here`, and fetches those of `next` as soon as one has been used; tile:
 // the rows in shared memory, `columns` of them, from word `before` on.
 template <class W, int ROWS>
-__device__ inline void multiply(const MatmulArgs& a, const Place& here, const Place& next, int before,
-                                const float* tile, Ahead<W, ROWS>& ahead,
+__device__ inline void multiply(int thread, const MatmulArgs& a, const Place& here, const Place& next,
+                                int before, const float* tile, Ahead<W, ROWS>& ahead,
                                 float (&sums)[Plan<W, ROWS>::kOut][ROWS]) {
   using P = Plan<W, ROWS>;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int lane = thread % kWarp;
 #pragma unroll
   for (int k = 0; k < P::kAhead; ++k) {
     const int v = here.word + k * kWarp;
@@ -312,7 +339,7 @@ __device__ inline void multiply(const MatmulArgs& a, const Place& here, const Pl
           }
         }
     }
-    fetch_word<W, ROWS>(a, next, k, ahead);
+    fetch_word<W, ROWS>(thread, a, next, k, ahead);
   }
 }
 
@@ -333,36 +360,42 @@ __host__ __device__ inline void plan(MatmulArgs& a) {
   a.span = a.output == Output::logits ? kVocabBlock : kWarps * P::kOut;
 }
 
-// Floats of shared memory: norms [ROWS][4], or what a block adds up; the rows' tile; two units' logits.
+// Floats of shared memory before the rows' tile: norms [ROWS][3] of [ROWS][4], and of one row what all
+// threads add up.
 template <int ROWS>
-constexpr int kNorms = ROWS == 1 ? 3 * kThreads : 4 * ROWS;
+constexpr int kNorms = 4 * ROWS + (ROWS == 1 ? 3 * kThreads : 0);
 
 // The rows' tile from column `from` on. `fresh`: nothing of the rows has been read yet.
 template <class W, int ROWS>
-__device__ inline void make_tile(const MatmulArgs& a, int from, bool fresh, float* norms, float* tile) {
+__device__ inline void make_tile(int thread, const MatmulArgs& a, int from, bool fresh, float* norms,
+                                 float* tile) {
   if (!a.norm_weight) {
-    load_plain<W, ROWS>(a, from, tile);
+    load_plain<W, ROWS>(thread, a, from, tile);
   } else if (ROWS == 1 && a.tile >= a.w.cols && a.w.cols <= kOwn * kThreads) {
-    norm_row<W>(a, norms, tile);
+    norm_row<W>(thread, a, norms + 4, tile);
   } else {
     if (fresh) {
-      row_norms(a.x, a.x_stride, a.rows, a.w.cols, a.eps, norms);
+      if constexpr (ROWS == 1)
+        long_norm(thread, a, norms + 4, norms);
+      else
+        row_norms(thread, a.x, a.x_stride, a.rows, a.w.cols, a.eps, norms);
       __syncthreads();
     }
-    load_normed<W, ROWS>(a, norms, from, tile);
+    load_normed<W, ROWS>(thread, a, norms, from, tile);
   }
 }
 
 // Every blocks-th unit of a.span outputs, from the one of `here` on, by one block of threads. `ahead`: the
 // words there.
 template <class W, int ROWS>
-__device__ inline void matmul_units(const MatmulArgs& a, int blocks, Place here, Ahead<W, ROWS>& ahead) {
+__device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks, Place here,
+                                    Ahead<W, ROWS>& ahead) {
   using P = Plan<W, ROWS>;
   static_assert(ROWS <= kWarp);
   float* norms = reinterpret_cast<float*>(edge_shared);
   float* tile = norms + kNorms<ROWS>;     // [ROWS][a.tile]
   float* written = tile + ROWS * a.tile;  // [2][ROWS][kVocabBlock]
-  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = thread / kWarp, lane = thread % kWarp;
   const int units = (a.w.rows + a.span - 1) / a.span;
   bool fresh = true;
   float* logits = written;
@@ -386,7 +419,7 @@ __device__ inline void matmul_units(const MatmulArgs& a, int blocks, Place here,
     for (int from = 0; from < a.w.cols; from += a.tile) {
       if (fresh || a.tile < a.w.cols) {
         if (!fresh) __syncthreads();
-        make_tile<W, ROWS>(a, from, fresh, norms, tile);
+        make_tile<W, ROWS>(thread, a, from, fresh, norms, tile);
         __syncthreads();
         fresh = false;
       }
@@ -395,7 +428,7 @@ __device__ inline void matmul_units(const MatmulArgs& a, int blocks, Place here,
 #pragma unroll 1
       while (more) {
         const Place next = place_after<W, ROWS>(a, blocks, here);
-        multiply<W, ROWS>(a, here, next, before, tile, ahead, sums);
+        multiply<W, ROWS>(thread, a, here, next, before, tile, ahead, sums);
         more = next.word > here.word && next.word < tile_end;
         here = next;
       }
@@ -434,11 +467,12 @@ __device__ inline void matmul_units(const MatmulArgs& a, int blocks, Place here,
 template <class W, int ROWS>
 __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 1) matmul(const MatmulArgs a) {
   if (a.state->end) return;
-  Ahead<W, ROWS> ahead;
+  const int thread = static_cast<int>(threadIdx.x);
+  Ahead<W, ROWS> ahead{};
   const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
   // The first weights come while the rows are made ready.
-  fetch_words<W, ROWS>(a, begin, ahead);
-  matmul_units<W, ROWS>(a, static_cast<int>(gridDim.x), begin, ahead);
+  fetch_words<W, ROWS>(thread, a, begin, ahead);
+  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead);
 }
 
 template <class W, int ROWS>

@@ -74,7 +74,7 @@ Network::Network(const EdgeCudaModel& model)
       vocab_blocks_((model.vocab + kVocabBlock - 1) / kVocabBlock),
       weights_(model, stream_),
       sent_(1),
-      tokens_(capacity_ + 1),
+      tokens_(capacity_ + 2),
       proposal_(1),
       trace_(model.layers, kTogether) {
   const EdgeCudaModel& m = model_;

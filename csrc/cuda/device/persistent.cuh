@@ -28,37 +28,38 @@ __device__ inline void fetch(const unsigned char* p) {
 }
 
 // By all threads; a null pointer is no range.
-__device__ inline void fetch_range(const void* from, int64_t bytes) {
+__device__ inline void fetch_range(int thread, const void* from, int bytes) {
   const auto* p = static_cast<const unsigned char*>(from);
   if (!p) return;
-  for (int64_t at = static_cast<int64_t>(threadIdx.x) * kSector; at < bytes; at += kThreads * kSector)
-    fetch(p + at);
+#pragma unroll 1
+  for (int at = thread * kSector; at < bytes; at += kThreads * kSector) fetch(p + at);
 }
 
 // What the block's units of a product read, as far as all blocks' shares fit the cache.
-__device__ inline void fetch_rows(const MatmulArgs& a, int64_t most) {
+__device__ inline void fetch_rows(int thread, const MatmulArgs& a, int most) {
   const DeviceMatrix& w = a.w;
-  const int64_t bits = w.type == EDGE_CUDA_F32  ? 32
-                       : w.type == EDGE_CUDA_I8 ? 8
-                       : w.type == EDGE_CUDA_I4 ? 4
-                                                : 16;
-  const int64_t row = w.padded * bits / 8;
-  const int blocks = static_cast<int>(gridDim.x);
+  const int bits = w.type == EDGE_CUDA_F32  ? 32
+                   : w.type == EDGE_CUDA_I8 ? 8
+                   : w.type == EDGE_CUDA_I4 ? 4
+                                            : 16;
+  const int row = w.padded / 8 * bits, blocks = static_cast<int>(gridDim.x);
+#pragma unroll 1
   for (int first = static_cast<int>(blockIdx.x) * a.span; first < w.rows && most > 0;
        first += blocks * a.span) {
-    const int64_t rows = min(a.span, w.rows - first), bytes = rows * row < most ? rows * row : most;
-    fetch_range(static_cast<const unsigned char*>(w.data) + first * row, bytes);
-    fetch_range(w.bias ? w.bias + first : nullptr, rows * 4);
-    if (w.type == EDGE_CUDA_I8) fetch_range(static_cast<const float*>(w.scale) + first, rows * 4);
+    const int rows = min(a.span, w.rows - first), bytes = min(rows * row, most);
+    fetch_range(thread, static_cast<const unsigned char*>(w.data) + static_cast<int64_t>(first) * row, bytes);
+    fetch_range(thread, w.bias ? w.bias + first : nullptr, rows * 4);
+    if (w.type == EDGE_CUDA_I8) fetch_range(thread, static_cast<const float*>(w.scale) + first, rows * 4);
     if (w.type == EDGE_CUDA_I4)
-      fetch_range(static_cast<const __half*>(w.scale) + static_cast<int64_t>(first) * (w.padded / kGroup4),
+      fetch_range(thread,
+                  static_cast<const __half*>(w.scale) + static_cast<int64_t>(first) * (w.padded / kGroup4),
                   rows * (w.padded / kGroup4) * 2);
     most -= bytes;
   }
   // All blocks read the norm: the one with the least to do fetches it for them.
   if (a.norm_weight && blockIdx.x == gridDim.x - 1) {
-    fetch_range(a.norm_weight, w.cols * 4);
-    fetch_range(a.norm_bias, w.cols * 4);
+    fetch_range(thread, a.norm_weight, w.cols * 4);
+    fetch_range(thread, a.norm_bias, w.cols * 4);
   }
 }
 
@@ -82,29 +83,33 @@ struct Spot {
 
 // Fetches, waits, multiplies.
 template <class W, int ROWS>
-__device__ inline void product_of(MatmulArgs& a, const Spot& spot) {
+__device__ inline void product_of(int thread, MatmulArgs& a, const Spot& spot) {
   plan<W, ROWS>(a);
   const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
-  Ahead<W, ROWS> ahead;
-  if (begin.first < a.w.rows) fetch_words<W, ROWS>(a, begin, ahead);
-  if (spot.stage > 0) fetch_rows(a, spot.p.fetched);
+  Ahead<W, ROWS> ahead{};
+  if (begin.first < a.w.rows) fetch_words<W, ROWS>(thread, a, begin, ahead);
   spot.wait();
-  matmul_units<W, ROWS>(a, static_cast<int>(gridDim.x), begin, ahead);
+  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead);
 }
 
 template <int ROWS>
 __device__ inline void product(MatmulArgs& a, const Spot& spot) {
+  const int thread = this_thread();
+  if (spot.stage > 0) {
+    plan<F32, ROWS>(a);  // the units of all types are the same
+    fetch_rows(thread, a, spot.p.fetched);
+  }
   switch (a.w.type) {
     case EDGE_CUDA_F32:
-      return product_of<F32, ROWS>(a, spot);
+      return product_of<F32, ROWS>(thread, a, spot);
     case EDGE_CUDA_F16:
-      return product_of<F16, ROWS>(a, spot);
+      return product_of<F16, ROWS>(thread, a, spot);
     case EDGE_CUDA_BF16:
-      return product_of<BF16, ROWS>(a, spot);
+      return product_of<BF16, ROWS>(thread, a, spot);
     case EDGE_CUDA_I4:
-      return product_of<I4, ROWS>(a, spot);
+      return product_of<I4, ROWS>(thread, a, spot);
     default:
-      return product_of<I8, ROWS>(a, spot);
+      return product_of<I8, ROWS>(thread, a, spot);
   }
 }
 
@@ -112,13 +117,13 @@ template <class C, int ROWS>
 __device__ inline void attention_of(const AttendArgs& a, int blocks, const Spot& spot) {
   const int units = a.heads * blocks, at_once = static_cast<int>(gridDim.x);
   int unit = static_cast<int>(blockIdx.x);
-  Held<C> held;
+  Held<C> held{};
   if (unit < units) fetch_known<C>(a, unit % a.heads, unit / a.heads, held);
   for (int later = unit + at_once; later < units; later += at_once) {
     const int64_t row = static_cast<int64_t>(later % a.heads) * a.capacity + later / a.heads * kKeyBlock;
-    const int64_t bytes = kKeyBlock * (a.stride / C::kVec) * 16;
-    fetch_range(row_at<C>(a.cache.keys, row, a.stride), bytes);
-    fetch_range(row_at<C>(a.cache.values, row, a.stride), bytes);
+    const int bytes = kKeyBlock * (a.stride / C::kVec) * 16;
+    fetch_range(static_cast<int>(threadIdx.x), row_at<C>(a.cache.keys, row, a.stride), bytes);
+    fetch_range(static_cast<int>(threadIdx.x), row_at<C>(a.cache.values, row, a.stride), bytes);
   }
   spot.wait();
   while (unit < units) {
@@ -237,6 +242,8 @@ constexpr size_t work_shared() {
   constexpr size_t attend = most_attend_shared<I8, (ROWS < 4 ? ROWS : 4)>();
   return matmul > attend ? matmul : attend;
 }
+template <int ROWS>
+constexpr size_t kWork = work_shared<ROWS>();
 
 // The product that a pass begins with, as far as it can be fetched.
 template <int ROWS>
@@ -253,7 +260,7 @@ __global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant_
   // What the stages work on is asked for again and again.
   const PassLayer* layers = p.layer;
   if (p.layers <= kLayersHeld) {
-    auto* held = reinterpret_cast<uint64_t*>(edge_shared + work_shared<ROWS>());
+    auto* held = reinterpret_cast<uint64_t*>(edge_shared + kWork<ROWS>);
     const auto* from = reinterpret_cast<const uint64_t*>(p.layer);
     for (int i = static_cast<int>(threadIdx.x); i < p.layers * static_cast<int>(sizeof(PassLayer) / 8);
          i += kThreads)
@@ -266,7 +273,7 @@ __global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant_
   for (int n = 0; n < p.passes; ++n) {
     pass<ROWS>(p, layers, meeting, n);
     const bool more = n + 1 < p.passes;
-    if (more) fetch_rows(first_product<ROWS>(p, layers), p.fetched);
+    if (more) fetch_rows(static_cast<int>(threadIdx.x), first_product<ROWS>(p, layers), p.fetched);
     meeting.last_one_works(more, [&] { choose_rows(p.choose); });
     if (!more || static_cast<const volatile State*>(p.choose.state)->end) return;
   }
@@ -274,7 +281,7 @@ __global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant_
 
 template <int ROWS>
 size_t text_shared(int layers) {
-  return work_shared<ROWS>() + sizeof(PassLayer) * static_cast<size_t>(layers <= kLayersHeld ? layers : 0);
+  return kWork<ROWS> + sizeof(PassLayer) * static_cast<size_t>(layers <= kLayersHeld ? layers : 0);
 }
 
 }  // namespace
