@@ -160,3 +160,16 @@ def test_trace(host_library: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytes
     assert "persistent kernel, first block, 8 passes: " in told[0]
     assert [line.split()[0] for line in told[1:]] == ["stage", "qkv", "attend", "attn_out", "mlp_in", "mlp_out", "head"]
     assert all(float(number) > 0 for line in told[3:] for number in line.split()[1:])
+
+
+def test_many_blocks_of_keys(host_library: Path) -> None:
+    """More than the product behind attention joins by itself."""
+    spec = spec_of(layers=1, hidden=32, heads=2, kv_heads=2, mlp=32, vocab=40, max_positions=4300)
+    weights, prefix = weights_of(spec), prefix_of(spec, 4100)
+    texts = [
+        cuda_of(host_library, spec, weights, prefix, evidence_layers=[0], way=way).generate(
+            prefix["first_logits"], max_new_tokens=3, repetition_penalty=1.2
+        )
+        for way in ("steps", "persistent")
+    ]
+    same(texts[0], texts[1])

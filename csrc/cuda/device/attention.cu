@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kAttendThreads, 1) attend(const AttendArgs a) 
   if (block * kKeyBlock >= a.state->keys + a.rows) return;
   Held<C> held{};
   fetch_known<C>(a, head, block, held);
-  attend_block<C, ROWS>(a, head, block, held);
+  attend_block<C, ROWS>(a, head, block, true, held);
 }
 
 template <class C, int ROWS>

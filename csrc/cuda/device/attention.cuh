@@ -309,9 +309,10 @@ __device__ inline void join(const AttendArgs& a, int head, int blocks, float* sh
   }
 }
 
-// held: what fetch_known has fetched of the block.
+// held: what fetch_known has fetched of the block. joins: whether the last block of a head joins them all;
+// otherwise whoever needs the result does it.
 template <class C, int ROWS>
-__device__ inline void attend_block(const AttendArgs& a, int head, int block, Held<C>& held) {
+__device__ inline void attend_block(const AttendArgs& a, int head, int block, bool joins, Held<C>& held) {
   const int thread = static_cast<int>(threadIdx.x), first = block * kKeyBlock;
   const int keys = a.state->keys, blocks = (keys + a.rows + kKeyBlock - 1) / kKeyBlock;
   float* q = reinterpret_cast<float*>(edge_shared);  // [ROWS][stride]
@@ -342,6 +343,7 @@ __device__ inline void attend_block(const AttendArgs& a, int head, int block, He
     __syncthreads();
     weigh<C, ROWS>(a, head, block, row, count, scores, held, slices);
   }
+  if (!joins) return;
   __syncthreads();
   uint32_t* last = reinterpret_cast<uint32_t*>(edge_shared);
   if (thread == 0) {
@@ -350,6 +352,70 @@ __device__ inline void attend_block(const AttendArgs& a, int head, int block, He
   }
   __syncthreads();
   if (*last) join(a, head, blocks, q + 4);
+}
+
+// Floats of shared memory that a row's factors may take.
+constexpr int kFactors = 256;
+
+// Whether there are few enough blocks for join_all: one lane for each, and room for what they count.
+__device__ inline bool join_later(const AttendArgs& a, int blocks) {
+  return blocks <= kWarp && a.heads * blocks <= kFactors;
+}
+
+// All heads of all rows by one block of threads, with the bits of join: to(r, c, value) takes them. For
+// evidence one block of threads `tells` what the blocks of keys count. factors: [rows][kFactors] of shared
+// memory.
+template <class To>
+__device__ inline void join_all(int thread, const AttendArgs& a, int blocks, bool tells, float* factors,
+                                To to) {
+  constexpr int kColumns = 3, kEach = 8;  // 24 partial results on their way at once
+  const int lane = thread % kWarp, hidden = a.heads * a.head_dim, all = a.rows * hidden;
+  float part[kColumns][kEach];
+  const auto fetch_some = [&](int begin, int first) {
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      const int i = begin + k * kAttendThreads, r = i / hidden, h = i % hidden / a.head_dim,
+                d = i % a.head_dim;
+      const int64_t at = (static_cast<int64_t>(r) * a.heads + h) * a.max_blocks + first;
+#pragma unroll
+      for (int b = 0; b < kEach; ++b)
+        part[k][b] = i < all && first + b < blocks ? __ldcg(a.partial + (at + b) * a.head_dim + d) : 0.0f;
+    }
+  };
+  fetch_some(thread, 0);
+  for (int task = thread / kWarp; task < a.rows * a.heads; task += kAttendWarps) {
+    const int64_t at = static_cast<int64_t>(task) * a.max_blocks + lane;
+    const float own_max = lane < blocks ? __ldcg(a.max + at) : kLowest;
+    const float own_sum = lane < blocks ? __ldcg(a.sum + at) : 0.0f;
+    const float own = expf(own_max - warp_max(own_max));
+    const float factor = own / warp_sum(own * own_sum);
+    if (lane < blocks) {
+      factors[task / a.heads * kFactors + task % a.heads * blocks + lane] = factor;
+      if (tells) a.factors[at] = factor;
+    }
+  }
+  __syncthreads();
+#pragma unroll 1
+  for (int begin = thread; begin < all; begin += kColumns * kAttendThreads) {
+    float sum[kColumns] = {};
+#pragma unroll 1
+    for (int first = 0; first < blocks; first += kEach) {
+      if (begin != thread || first > 0) fetch_some(begin, first);
+#pragma unroll
+      for (int k = 0; k < kColumns; ++k) {
+        const int i = begin + k * kAttendThreads, r = i / hidden, h = i % hidden / a.head_dim;
+#pragma unroll
+        for (int b = 0; b < kEach; ++b)
+          if (i < all && first + b < blocks)
+            sum[k] = fmaf(factors[r * kFactors + h * blocks + first + b], part[k][b], sum[k]);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < kColumns; ++k) {
+      const int i = begin + k * kAttendThreads;
+      if (i < all) to(i / hidden, i % hidden, sum[k]);
+    }
+  }
 }
 
 // Evidence of the prefix keys from 256 * unit on.

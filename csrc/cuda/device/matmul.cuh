@@ -386,10 +386,11 @@ __device__ inline void make_tile(int thread, const MatmulArgs& a, int from, bool
 }
 
 // Every blocks-th unit of a.span outputs, from the one of `here` on, by one block of threads. `ahead`: the
-// words there.
-template <class W, int ROWS>
+// words there; make(from, fresh, norms, tile, spare): as make_tile, spare being where two units' logits go
+// later.
+template <class W, int ROWS, class Make>
 __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks, Place here,
-                                    Ahead<W, ROWS>& ahead) {
+                                    Ahead<W, ROWS>& ahead, Make make) {
   using P = Plan<W, ROWS>;
   static_assert(ROWS <= kWarp);
   float* norms = reinterpret_cast<float*>(edge_shared);
@@ -419,7 +420,7 @@ __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks,
     for (int from = 0; from < a.w.cols; from += a.tile) {
       if (fresh || a.tile < a.w.cols) {
         if (!fresh) __syncthreads();
-        make_tile<W, ROWS>(thread, a, from, fresh, norms, tile);
+        make(from, fresh, norms, tile, written);
         __syncthreads();
         fresh = false;
       }
@@ -472,7 +473,10 @@ __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 1) matmul(const Matm
   const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
   // The first weights come while the rows are made ready.
   fetch_words<W, ROWS>(thread, a, begin, ahead);
-  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead);
+  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead,
+                        [&](int from, bool fresh, float* norms, float* tile, float*) {
+                          make_tile<W, ROWS>(thread, a, from, fresh, norms, tile);
+                        });
 }
 
 template <class W, int ROWS>

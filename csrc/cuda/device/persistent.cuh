@@ -81,19 +81,28 @@ struct Spot {
   }
 };
 
-// Fetches, waits, multiplies.
+// Fetches, waits, multiplies. The rows lie in a.x, or are what attention has left in `parts` blocks of keys.
 template <class W, int ROWS>
-__device__ inline void product_of(int thread, MatmulArgs& a, const Spot& spot) {
+__device__ inline void product_of(int thread, MatmulArgs& a, int parts, const Spot& spot) {
   plan<W, ROWS>(a);
   const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
   Ahead<W, ROWS> ahead{};
   if (begin.first < a.w.rows) fetch_words<W, ROWS>(thread, a, begin, ahead);
   spot.wait();
-  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead);
+  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead,
+                        [&](int from, bool fresh, float* norms, float* tile, float* spare) {
+                          if (parts == 0) return make_tile<W, ROWS>(thread, a, from, fresh, norms, tile);
+                          // What there is not.
+                          for (int i = thread; i < ROWS * a.tile; i += kThreads)
+                            if (i / a.tile >= a.rows || i % a.tile >= a.w.cols)
+                              tile[i / a.tile * a.tile + slot<W>(i % a.tile)] = 0.0f;
+                          join_all(thread, spot.p.attend, parts, blockIdx.x == 0, spare,
+                                   [&](int r, int c, float value) { tile[r * a.tile + slot<W>(c)] = value; });
+                        });
 }
 
 template <int ROWS>
-__device__ inline void product(MatmulArgs& a, const Spot& spot) {
+__device__ inline void product(MatmulArgs& a, int parts, const Spot& spot) {
   const int thread = this_thread();
   if (spot.stage > 0) {
     plan<F32, ROWS>(a);  // the units of all types are the same
@@ -101,20 +110,20 @@ __device__ inline void product(MatmulArgs& a, const Spot& spot) {
   }
   switch (a.w.type) {
     case EDGE_CUDA_F32:
-      return product_of<F32, ROWS>(thread, a, spot);
+      return product_of<F32, ROWS>(thread, a, parts, spot);
     case EDGE_CUDA_F16:
-      return product_of<F16, ROWS>(thread, a, spot);
+      return product_of<F16, ROWS>(thread, a, parts, spot);
     case EDGE_CUDA_BF16:
-      return product_of<BF16, ROWS>(thread, a, spot);
+      return product_of<BF16, ROWS>(thread, a, parts, spot);
     case EDGE_CUDA_I4:
-      return product_of<I4, ROWS>(thread, a, spot);
+      return product_of<I4, ROWS>(thread, a, parts, spot);
     default:
-      return product_of<I8, ROWS>(thread, a, spot);
+      return product_of<I8, ROWS>(thread, a, parts, spot);
   }
 }
 
 template <class C, int ROWS>
-__device__ inline void attention_of(const AttendArgs& a, int blocks, const Spot& spot) {
+__device__ inline void attention_of(const AttendArgs& a, int blocks, bool joins, const Spot& spot) {
   const int units = a.heads * blocks, at_once = static_cast<int>(gridDim.x);
   int unit = static_cast<int>(blockIdx.x);
   Held<C> held{};
@@ -127,7 +136,7 @@ __device__ inline void attention_of(const AttendArgs& a, int blocks, const Spot&
   }
   spot.wait();
   while (unit < units) {
-    attend_block<C, ROWS>(a, unit % a.heads, unit / a.heads, held);
+    attend_block<C, ROWS>(a, unit % a.heads, unit / a.heads, joins, held);
     unit += at_once;
     if (unit >= units) break;
     __syncthreads();
@@ -136,10 +145,11 @@ __device__ inline void attention_of(const AttendArgs& a, int blocks, const Spot&
 }
 
 template <int ROWS>
-__device__ inline void attention(int cache_type, const AttendArgs& a, int blocks, const Spot& spot) {
-  if (cache_type == EDGE_CUDA_F32) return attention_of<F32, ROWS>(a, blocks, spot);
-  if (cache_type == EDGE_CUDA_F16) return attention_of<F16, ROWS>(a, blocks, spot);
-  return attention_of<I8, ROWS>(a, blocks, spot);
+__device__ inline void attention(int cache_type, const AttendArgs& a, int blocks, bool joins,
+                                 const Spot& spot) {
+  if (cache_type == EDGE_CUDA_F32) return attention_of<F32, ROWS>(a, blocks, joins, spot);
+  if (cache_type == EDGE_CUDA_F16) return attention_of<F16, ROWS>(a, blocks, joins, spot);
+  return attention_of<I8, ROWS>(a, blocks, joins, spot);
 }
 
 __device__ inline void embed_rows(const EmbedArgs& a, int rows, const Proposal& proposal) {
@@ -204,6 +214,9 @@ __device__ inline void pass(const PassArgs& p, const PassLayer* layers, Meeting&
   __syncthreads();
   const int blocks = (p.choose.state->keys + p.rows + kKeyBlock - 1) / kKeyBlock;
   AttendArgs attend = p.attend;
+  // Where that is little to read, every block of the next product joins the blocks of keys for itself: no
+  // block of attention has to find out whether it is the last.
+  const bool later = join_later(attend, blocks) && attend.heads * attend.head_dim <= Plan<F32, ROWS>::kTile;
   bool first = true;
 #pragma unroll 1
   for (int stage = 0; stage <= kStages * p.layers; ++stage) {
@@ -215,12 +228,13 @@ __device__ inline void pass(const PassArgs& p, const PassLayer* layers, Meeting&
       attend.cache = layer.cache;
       attend.bias = layer.bias;
       attend.mass = layer.gathers ? p.mass : nullptr;
-      attention<(ROWS < 4 ? ROWS : 4)>(p.cache_type, attend, blocks, spot);
+      attention<(ROWS < 4 ? ROWS : 4)>(p.cache_type, attend, blocks, !later, spot);
     } else {
       MatmulArgs a = product_args(p, layer, what, head);
-      product<ROWS>(a, spot);
-      if (what == kOut && layer.gathers) {
-        // From the last block on: the first ones have had rows of the product.
+      product<ROWS>(a, what == kOut && later ? blocks : 0, spot);
+      // A stage after it is known what the blocks of keys count; from the last block of threads on, which has
+      // had the fewest rows of the product.
+      if (!head && what == kMlpIn && layer.gathers) {
         EvidenceArgs evidence = p.evidence;
         evidence.first = first;
         for (int unit = static_cast<int>(gridDim.x - 1 - blockIdx.x); unit * kAttendThreads < evidence.prefix;
