@@ -52,10 +52,11 @@ inline void score_tile(const float* q, int64_t q_stride, const T* k, int64_t hea
         store(scores + r * kKeyBlock + g * kKeyGroup + c * kLanes, sum[r][g][c]);
 }
 
+// Few of them: side by side they are read more slowly, which a lone row, for which the memory is the limit,
+// feels most.
 constexpr int groups_per_tile(int rows) {
-  constexpr int kMost = static_cast<int>(kKeyBlock / kKeyGroup);
-  const int n = kAttendSums / kGroupVecs / rows;
-  return n < 1 ? 1 : n > kMost ? kMost : n;
+  const int n = kAttendSums / kGroupVecs / rows, most = rows == 1 ? 2 : 4;
+  return n < 1 ? 1 : n > most ? most : n;
 }
 
 template <class T, int ROWS>

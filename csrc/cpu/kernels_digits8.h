@@ -58,6 +58,10 @@ inline void add_chunk(const int8_t* w, int64_t cols, __mmask64 some, const int8_
     }
 }
 
+inline Vec whole_sum(const Ints (&s)[kDigits]) {
+  return add(fma(to_floats(s[2]), set1(65536.0f), mul(to_floats(s[1]), set1(256.0f))), to_floats(s[0]));
+}
+
 // OUT int8 weight rows x ROWS activation rows. Sums are of integers until a row is complete.
 template <int OUT, int ROWS>
 inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
@@ -87,17 +91,41 @@ inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
   for (int r = 0; r < ROWS; ++r) {
     Vec total[OUT];
 #pragma GCC unroll 16
-    for (int o = 0; o < OUT; ++o) {
-      const Ints* s = sum[o][r];
-      total[o] =
-          add(fma(to_floats(s[2]), set1(65536.0f), mul(to_floats(s[1]), set1(256.0f))), to_floats(s[0]));
-    }
+    for (int o = 0; o < OUT; ++o) total[o] = whole_sum(sum[o][r]);
     put_sums(a, o0, r0 + r, total, _mm_mul_ps(_mm_set1_ps(x.scale[r0 + r]), scale));
   }
 }
 
+// OUT weight rows, one after the other, x one row of activations: the memory is the limit, and gives most
+// where it is read in its own order.
+template <int OUT>
+inline void bytes_in_order(const MatmulArgs& a, int64_t o0) {
+  const DigitRows& x = *a.digits;
+  const int8_t* w = static_cast<const int8_t*>(a.w) + o0 * a.cols;
+  const int64_t cols = a.cols, whole = cols / kByteChunk * kByteChunk;
+  Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes);
+  Vec total[OUT];
+#pragma GCC unroll 16
+  for (int o = 0; o < OUT; ++o, w += cols) {
+    Ints sum[1][1][kDigits];
+#pragma GCC unroll 4
+    for (int k = 0; k < kDigits; ++k) sum[0][0][k] = load_ints(x.start + k * kDigitLanes);
+    const int8_t* digits = x.digits;
+    int64_t i = 0;
+    for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk) {
+      ahead.fetch<1>();
+      add_chunk<1, 1>(w + i, cols, ~__mmask64{0}, digits, 0, sum);
+    }
+    if (i < cols) add_chunk<1, 1>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, 0, sum);
+    total[o] = whole_sum(sum[0][0]);
+  }
+  const __m128 scale = _mm_maskz_loadu_ps((1 << OUT) - 1, a.scale + o0);
+  put_sums(a, o0, 0, total, _mm_mul_ps(_mm_set1_ps(x.scale[0]), scale));
+}
+
 template <int OUT>
 inline void bytes_rows(const MatmulArgs& a, int64_t o) {
+  if (a.rows == 1) return bytes_in_order<OUT>(a, o);
   int64_t r = 0;
   for (; r + 2 <= a.rows; r += 2) bytes_tile<OUT, 2>(a, o, r);
   if (r < a.rows) bytes_tile<OUT, 1>(a, o, r);
