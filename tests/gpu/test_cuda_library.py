@@ -113,7 +113,7 @@ def built() -> Path:
         if not library_path().exists():
             pytest.skip("this build has no CUDA decoding library (EDGE_CUDA was off, or nvcc missing)")
         return library_path()
-    end = time.monotonic() + 300
+    end = time.monotonic() + 600
     while not (status := Path(folder) / "status").exists():
         assert time.monotonic() < end, f"nothing has been built in {folder}"
         time.sleep(0.5)
