@@ -14,12 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import pytest
-from edge_export.graph_cuda import for_cuda
-from edge_export.graph_fp16 import to_fp16
-from edge_export.onnx_graph import without_check_outputs
-from handmade import chest_picture, seal
 from stand_in import ROOT, device_here
 
 import edge
@@ -27,6 +22,15 @@ import edge.cuda
 from edge.bundle import DEMO, Bundle
 from edge.place import LARGEST_ERROR, LEAST_DICE, differences
 from edge.vision import VisionSession
+
+onnx = pytest.importorskip("onnx", reason="no onnx here")
+pytest.importorskip("onnxruntime", reason="no ONNX Runtime here")
+pytest.importorskip("pydicom", reason="no pydicom here")
+
+from edge_export.graph_cuda import for_cuda  # noqa: E402
+from edge_export.graph_fp16 import to_fp16  # noqa: E402
+from edge_export.onnx_graph import without_check_outputs  # noqa: E402
+from handmade import chest_picture, seal  # noqa: E402
 
 sys.path.append(str(ROOT / "tests" / "helpers"))  # tiny models
 
