@@ -53,11 +53,9 @@ struct Flash16Row {
   float keep, step;  // on what was gathered before, and on the block's sums of integers
 };
 
-// The `count` > 0 keys of one block that a row sees, from sums of integers to scores, in place. Returns the
-// largest.
+// The `count` > 0 keys of one block that a row sees, from sums of integers to scores. Returns the largest.
 inline float block_scores(const Flash16Args& a, const Flash16Block& keys, int64_t block, int64_t row,
-                          int64_t count, int32_t* sums) {
-  float* scores = static_cast<float*>(static_cast<void*>(sums));
+                          int64_t count, const int32_t* sums, float* scores) {
   const Vec scale = set1(a.q_scale[row]), lowest = set1(-FLT_MAX);
   const float* bias = a.bias ? a.bias + block * kKeyBlock : nullptr;
   Vec top = lowest;
@@ -142,6 +140,7 @@ inline void flash16_rows(const Flash16Args& a, int64_t first, int64_t block, Fla
   constexpr int kGroups = kFlashSums / ROWS * kLanes / static_cast<int>(kKeyGroup) < 2 ? 1 : 2;
   constexpr int kVecs = kFlashSums / ROWS < 2 ? 1 : 2;
   alignas(64) int32_t scores[ROWS * kKeyBlock];
+  alignas(64) float lines[ROWS * kKeyBlock];  // of the same, to what a value counts
   alignas(64) int16_t weights[ROWS * kKeyBlock];
   const int64_t left = a.first_key + first + ROWS - block * kKeyBlock;  // keys that the last row sees
   const int64_t seen = left < kKeyBlock ? left : kKeyBlock;
@@ -167,7 +166,8 @@ inline void flash16_rows(const Flash16Args& a, int64_t first, int64_t block, Fla
     counts[r] = own < 0 ? 0 : own < kKeyBlock ? own : kKeyBlock;
     const float before = rows[r].max;
     if (counts[r] > 0) {
-      const float top = block_scores(a, keys, block, first + r, counts[r], scores + r * kKeyBlock);
+      const float top =
+          block_scores(a, keys, block, first + r, counts[r], scores + r * kKeyBlock, lines + r * kKeyBlock);
       rows[r].max = top > before ? top : before;
       keep[r] = before - rows[r].max;
     }
@@ -176,16 +176,15 @@ inline void flash16_rows(const Flash16Args& a, int64_t first, int64_t block, Fla
   for (int r = 0; r < ROWS; ++r) {
     rows[r].keep = keep[r], rows[r].step = 0.0f, levels[r] = 0.0f;
     if (counts[r] == 0) continue;
-    float* line = static_cast<float*>(static_cast<void*>(scores + r * kKeyBlock));
     float total;
-    const float largest = weigh(keys, counts[r], rows[r].max, line, &total);
+    const float largest = weigh(keys, counts[r], rows[r].max, lines + r * kKeyBlock, &total);
     rows[r].sum = rows[r].sum * keep[r] + total;
     if (!(largest >= 1e-30f)) continue;
     rows[r].step = largest / kWeightLevels;
     levels[r] = kWeightLevels / largest;
   }
   for (int r = 0; r < ROWS; ++r) {
-    const float* line = static_cast<const float*>(static_cast<const void*>(scores + r * kKeyBlock));
+    const float* line = lines + r * kKeyBlock;
     int16_t* weight = weights + r * kKeyBlock;
     int64_t j = 0;
     for (; j < counts[r]; j += kLanes) store_int16(weight + j, mul(load(line + j), set1(levels[r])));
