@@ -157,14 +157,12 @@ def reference_bundle(quantize: str, say: Say, *, refresh: bool = False, gpu: boo
             raise OutputError(f"{path.parent} needs {CHECKPOINT_AND_BUNDLE_BYTES >> 30} GiB free for a while")
         say(f"exporting a random checkpoint of the reference shape, once; this takes minutes: {path}")
         export = "import sys; from edge_export.cli import main; sys.exit(main(sys.argv[1:]))"
-        if gpu:
-            export = f"import edge_export.gpu_graph as g; g.LARGEST_ERROR = {RANDOM_ERROR}; {export}"
         arguments = ["--random", SHAPE, "--seed", str(SEED), str(work / "random.safetensors")]
         arguments += ["--out", str(work / "bundle"), "--quantize", quantize.removesuffix("-head")]
         arguments += ["--int4-head"] * quantize.endswith("-head")
         arguments += ["--name", f"{SHAPE}-random", "--synthetic"]
         if gpu:
-            arguments += ["--gpu-graph", "--pictures", "1"]
+            arguments += ["--gpu-graph", "--gpu-error", str(RANDOM_ERROR), "--pictures", "1"]
         elif quantize != "none":
             arguments.append("--openvino-graph")
         _child([sys.executable, "-P", "-c", export, *arguments], "the export")

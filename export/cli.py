@@ -194,6 +194,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pictures of the self-check (default: all five); fewer take less time, and are enough for noise",
     )
+    random.add_argument(
+        "--gpu-error",
+        type=float,
+        metavar="X",
+        help="with --gpu-graph: squared error over squared values that float16 may have; random weights round worse",
+    )
     return parser
 
 
@@ -242,6 +248,8 @@ def main(argv: list[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     if arguments.pictures is not None and arguments.random is None:
         raise UsageError("--pictures goes with --random: a trained model is checked on all of them")
+    if arguments.gpu_error is not None and (arguments.random is None or not arguments.gpu_graph):
+        raise UsageError("--gpu-error goes with --random and --gpu-graph: a trained model keeps its limit")
     if arguments.out is None and arguments.random is None:
         raise UsageError("--out is missing: the folder to write the bundle into")
     if arguments.no_mask and arguments.bias_rows != "none":
@@ -396,6 +404,7 @@ def _options(arguments: argparse.Namespace, loaded: Any) -> ExportOptions:
         calibrate=arguments.calibrate,
         gpu_graph=arguments.gpu_graph,
         tensorrt_int8=arguments.tensorrt_int8,
+        gpu_error=arguments.gpu_error,
         pictures=arguments.pictures,
         openvino_graph=arguments.openvino_graph,
         prefill=arguments.prefill,

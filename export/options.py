@@ -65,10 +65,13 @@ class ExportOptions:
         Folder with films on which the errors of an int8 graph are measured, beside the drawn pictures.
     gpu_graph : bool
         Add the vision graph in float16, for the devices ``cuda`` and ``tensorrt``.
-    openvino_graph : bool
-        Add the vision graph in int8 with fixed ranges, which OpenVINO runs on processors with VNNI and bfloat16.
     tensorrt_int8 : bool
         Beside it the same with int8 products, for the device ``tensorrt``.
+    gpu_error : float or None
+        Squared error over squared values that the float16 graph may have; None: a model's for use, see
+        :func:`edge_export.gpu_graph.write_gpu_graph`.
+    openvino_graph : bool
+        Add the vision graph in int8 with fixed ranges, which OpenVINO runs on processors with VNNI and bfloat16.
     pictures : int or None
         Of the self-check, at most; None: all.
     prefill : str or None
@@ -101,6 +104,7 @@ class ExportOptions:
     calibrate: Path | None = None
     gpu_graph: bool = False
     tensorrt_int8: bool = False
+    gpu_error: float | None = None
     pictures: int | None = None
     openvino_graph: bool = False
     prefill: str | None = None

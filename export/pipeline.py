@@ -113,7 +113,8 @@ def export_model(
             progress("converting the graph for GPUs")
             shown = [inputs(p, bias=manifest["bias"]["rows"] != "none", switch=graph.with_mask) for p in pictures]
             half = stage / writer.VISION_FP16
-            notes.append(write_gpu_graph(onnx_model, half, shown, stage, torch.get_num_threads()))
+            threads, most = torch.get_num_threads(), options.gpu_error
+            notes.append(write_gpu_graph(onnx_model, half, shown, stage, threads, largest_error=most))
             if options.tensorrt_int8:
                 symmetric = plan_static(onnx_model, lambda: shown, stage, torch.get_num_threads(), symmetric=True)
                 small = stage / writer.VISION_TENSORRT

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from edge_bench import reference
@@ -18,19 +19,30 @@ def test_random_weights_may_round_worse(tmp_path: Path, monkeypatch: pytest.Monk
     usual = gpu_graph.LARGEST_ERROR
     limits = []
 
+    def run(arguments: Any) -> None:
+        limits.append((arguments.gpu_graph, arguments.gpu_error, gpu_graph.LARGEST_ERROR))
+
     def child(call: list[str], what: str) -> None:
-        monkeypatch.setattr(gpu_graph, "LARGEST_ERROR", usual)
-        monkeypatch.setattr(cli, "main", lambda arguments: limits.append(gpu_graph.LARGEST_ERROR))
-        with pytest.raises(SystemExit):
+        monkeypatch.setattr("sys.argv", ["-c", *call[call.index("-c") + 2 :]])
+        with pytest.raises(SystemExit) as end:
             exec(call[call.index("-c") + 1], {})
-        monkeypatch.setattr(gpu_graph, "LARGEST_ERROR", usual)
+        assert end.value.code == 0
         raise ProcessingError("enough")
 
+    monkeypatch.setattr(cli, "_run", run)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(reference, "_child", child)
     monkeypatch.setattr(reference, "CHECKPOINT_AND_BUNDLE_BYTES", 0)
     for gpu in (False, True):
         with pytest.raises(ProcessingError, match="enough"):
             reference.reference_bundle("none", lambda line: None, gpu=gpu)
-    assert limits == [usual, reference.RANDOM_ERROR]
+    assert limits == [(False, None, usual), (True, reference.RANDOM_ERROR, usual)]
     assert usual < reference.RANDOM_ERROR
+
+
+@pytest.mark.parametrize("more", [["--gpu-graph"], ["--random", "tiny"]])
+def test_a_trained_model_keeps_its_limit(more: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli = pytest.importorskip("edge_export.cli")
+    call = [str(tmp_path / "x.pth"), "--out", str(tmp_path / "out"), "--gpu-error", "0.01", *more]
+    assert cli.main(call) == 1
+    assert "--gpu-error goes with --random and --gpu-graph" in capsys.readouterr().err

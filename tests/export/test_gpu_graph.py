@@ -355,6 +355,20 @@ def test_a_graph_with_parts_for_the_cpu_is_not_written(tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
+def test_who_exports_may_set_the_limit_of_the_comparison(tmp_path: Path) -> None:
+    from edge_export.errors import ExportError
+    from edge_export.gpu_graph import write_gpu_graph
+
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.standard_normal((4, 4), np.float32)}
+    model = plain(graph([helper.make_node("MatMul", ["x", "w"], ["y"], name="m")], weights))
+    feeds = [{"x": rng.standard_normal((1, 4), np.float32)}]
+    half = tmp_path / "half.onnx"
+    assert "on 1 pictures" in write_gpu_graph(model, half, feeds, tmp_path, 1)
+    with pytest.raises(ExportError, match="differs from float32"):
+        write_gpu_graph(model, half, feeds, tmp_path, 1, largest_error=1e-30)
+
+
 # ---- TensorRT for RTX, which parses and compiles without a GPU
 
 
