@@ -122,23 +122,31 @@ inline void softmax_part(float* scores, const float* key_scale, const float* bia
   *l_out = hsum(sum);
 }
 
+// Keys of a block that rows see.
+struct Seen {
+  int64_t all, any;  // every one of them, the one that sees most
+};
+
 // acc[r][d .. d + VECS * kLanes) = sum_j p[r][j] v[j][d ..], j in order. The first walk over the values
-// fetches the keys that are read next.
+// fetches the keys that are read next. A row adds only what it sees: 0 * v is no zero where v is not finite,
+// as the values of a wrong draft may be.
 template <class T, int ROWS, int VECS>
-inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t d, const float* p) {
+inline void value_tile(const AttendArgs& a, int64_t row, const Seen& seen, int64_t d, const float* p) {
   const T* v = static_cast<const T*>(a.v) + d;
   const char* ahead = row == 0 && d == 0 ? static_cast<const char*>(a.next) : nullptr;
   const int64_t row_bytes = a.head_dim * static_cast<int64_t>(sizeof(T));
+  const auto fetch = [&] {
+    if (!ahead) return;
+    for (int64_t line = 0; line < row_bytes; line += kLine) fetch_line(ahead + line);
+    ahead += row_bytes;
+  };
   Vec sum[ROWS][VECS];
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
     for (int c = 0; c < VECS; ++c) sum[r][c] = set1(0.0f);
-  for (int64_t j = 0; j < count; ++j) {
-    if (ahead) {
-      for (int64_t line = 0; line < row_bytes; line += kLine) fetch_line(ahead + line);
-      ahead += row_bytes;
-    }
+  for (int64_t j = 0; j < seen.all; ++j) {
+    fetch();
     Vec weight[ROWS];
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r) weight[r] = set1(p[r * kKeyBlock + j]);
@@ -147,6 +155,19 @@ inline void value_tile(const AttendArgs& a, int64_t row, int64_t count, int64_t 
       const Vec value = load(v + j * a.head_dim + c * kLanes);
 #pragma GCC unroll 16
       for (int r = 0; r < ROWS; ++r) sum[r][c] = fma(weight[r], value, sum[r][c]);
+    }
+  }
+  // Of a pass's own rows each sees one key more than the one before it.
+  for (int64_t j = seen.all; j < seen.any; ++j) {
+    fetch();
+    Vec value[VECS];
+#pragma GCC unroll 16
+    for (int c = 0; c < VECS; ++c) value[c] = load(v + j * a.head_dim + c * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; ++r) {
+      if (j >= a.counts[row + r]) continue;
+#pragma GCC unroll 16
+      for (int c = 0; c < VECS; ++c) sum[r][c] = fma(set1(p[r * kKeyBlock + j]), value[c], sum[r][c]);
     }
   }
 #pragma GCC unroll 16
@@ -163,21 +184,19 @@ constexpr int columns_per_tile(int rows) {
   return n;
 }
 
-// `count` is the largest of the rows; a row that sees fewer keys has p = 0 beyond its own, and adding 0 * v
-// changes no bit of a sum while v is finite.
 template <class T, int ROWS>
-inline void value_rows(const AttendArgs& a, int64_t row, int64_t count, const float* p) {
+inline void value_rows(const AttendArgs& a, int64_t row, const Seen& seen, const float* p) {
   constexpr int kVecs = columns_per_tile(ROWS);
   int64_t d = 0;
   for (; d + kVecs * kLanes <= a.head_dim; d += kVecs * kLanes)
-    value_tile<T, ROWS, kVecs>(a, row, count, d, p);
-  for (; d + kLanes <= a.head_dim; d += kLanes) value_tile<T, ROWS, 1>(a, row, count, d, p);
+    value_tile<T, ROWS, kVecs>(a, row, seen, d, p);
+  for (; d + kLanes <= a.head_dim; d += kLanes) value_tile<T, ROWS, 1>(a, row, seen, d, p);
   if (d == a.head_dim) return;
   const T* v = static_cast<const T*>(a.v) + d;
   const int64_t rest = a.head_dim - d;
   for (int r = 0; r < ROWS; ++r) {
     Vec sum = set1(0.0f);
-    for (int64_t j = 0; j < count; ++j)
+    for (int64_t j = 0; j < a.counts[row + r]; ++j)
       sum = fma(set1(p[r * kKeyBlock + j]), load_part(v + j * a.head_dim, rest), sum);
     store_part(a.acc + (row + r) * a.acc_stride + d, sum, rest);
   }
@@ -187,9 +206,12 @@ template <class T, int ROWS>
 inline void attend_rows(const AttendArgs& a, int64_t row) {
   alignas(64) float p[ROWS * kKeyBlock];
   fetch_scales<T>(a, row);
-  int64_t count = 0;
-  for (int r = 0; r < ROWS; ++r) count = a.counts[row + r] > count ? a.counts[row + r] : count;
-  if (count > 0) score_rows<T, ROWS>(a, row, (count + kKeyGroup - 1) / kKeyGroup, p);
+  Seen seen{a.counts[row], a.counts[row]};
+  for (int r = 1; r < ROWS; ++r) {
+    const int64_t own = a.counts[row + r];
+    seen = {own < seen.all ? own : seen.all, own > seen.any ? own : seen.any};
+  }
+  if (seen.any > 0) score_rows<T, ROWS>(a, row, (seen.any + kKeyGroup - 1) / kKeyGroup, p);
   for (int r = 0; r < ROWS; ++r) {
     const int64_t stat = (row + r) * a.stat_stride, own = a.counts[row + r];
     float* scores = p + r * kKeyBlock;
@@ -208,7 +230,7 @@ inline void attend_rows(const AttendArgs& a, int64_t row) {
       for (int64_t j = 0; j < padded; j += kLanes)
         store(scores + j, mul(load(scores + j), load(value_scale + j)));
   }
-  value_rows<T, ROWS>(a, row, count, p);
+  value_rows<T, ROWS>(a, row, seen, p);
 }
 
 // As many rows at once as there are and the registers hold: a key or value is widened once for them. With few

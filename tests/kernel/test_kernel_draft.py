@@ -11,7 +11,7 @@ import pytest
 from edge_export.draft_table import Piece, build_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small import decoder_of, isas, need, precisions, prefix_of, spec_of, weights_of
+from small import caches, decoder_of, isas, need, precisions, prefix_of, spec_of, weights_of
 
 import edge._kernel as kernel
 
@@ -121,6 +121,32 @@ def test_every_kernel(isa: str, precision: str) -> None:
             same(plain, decoder.generate(prefix["first_logits"], **options, draft_script=script))
         texts.add(tuple(text))
     assert len(texts) == 1
+
+
+@isas
+@caches
+@pytest.mark.parametrize("what", [np.nan, np.inf])
+def test_a_wrong_draft_that_is_no_number(isa: str, kv: str, what: float) -> None:
+    """A row of the embedding that is not finite, drafted and refuted, leaves no trace in the rows before it."""
+    spec = spec_of(tied_head=False)
+    prefix = prefix_of(spec, 120)  # the text's keys end one block and begin another
+    weights = weights_of(spec)
+    options = {"max_new_tokens": 25, "repetition_penalty": 1.3}
+    text = decoder_of(spec, weights, prefix, isa=need(isa), kv_dtype=kv).generate(prefix["first_logits"], **options)
+    bad = next(i for i in range(spec["vocab"]) if i not in text.token_ids)
+    weights["embed.weight"][bad, ::7] = what
+    decoder = decoder_of(spec, weights, prefix, isa=isa, kv_dtype=kv, evidence_layers=[1, 2])
+    plain = decoder.generate(prefix["first_logits"], **options)
+    assert plain.token_ids == text.token_ids
+    for right in (0, 1, 3, 6, 14):
+        script = [[*plain.token_ids[at : at + right], bad, *plain.token_ids[at + right :]] for at in range(25)]
+        same(plain, decoder.generate(prefix["first_logits"], **options, draft_script=script))
+    # What is drafted and right stays as it is without drafts: an error.
+    for script in ([], [text.token_ids[at : at + 5] for at in range(25)]):
+        weights["embed.weight"][text.token_ids[9]] = what
+        decoder = decoder_of(spec, weights, prefix, isa=isa, kv_dtype=kv)
+        with pytest.raises(RuntimeError, match="not finite"):
+            decoder.generate(prefix["first_logits"], **options, draft_script=script)
 
 
 @pytest.fixture(scope="module")
