@@ -18,7 +18,7 @@ from edge.errors import MissingRuntime, UsageError
 from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
 from edge.prepare import Prepared, prepare
-from edge.prompt import Context, context_of
+from edge.prompt import Context, check_cap, context_of
 from edge.session import SYNTHETIC, Asked, FilmSession
 from edge.study import Study, check_films, check_same_study, joined
 from edge.text import TextDecoder
@@ -357,11 +357,11 @@ class Engine:
     ) -> Asked:
         """Check what is asked for, before any work."""
         forced = self._text.encode(prompt) if prompt else []
-        told = context_of(self.manifest.generation.context, context, self._text.encode_plain)
+        told = self.read_context(context)
         options = self._options(
             forced,
             told,
-            max_new_tokens=self._check_cap(max_new_tokens, len(forced), told),
+            max_new_tokens=check_cap(max_new_tokens, self.manifest, told, len(forced)),
             repetition_penalty=self._check_penalty(repetition_penalty),
             draft=self._draft if draft is None else draft,
             beams=self._check_beams(beams, sampled=sampling[0] != 0.0),
@@ -369,6 +369,21 @@ class Engine:
         )
         whole = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
         return Asked(options, told, prompt, whole, on_text, cancel)
+
+    def read_context(self, context: ContextTexts) -> Context:
+        """A context as this model reads it: its token ids, and what of it had to be cut.
+
+        Parameters
+        ----------
+        context
+            As for :meth:`report`.
+
+        Raises
+        ------
+        UsageError
+            The model reads no context, or none of such a name.
+        """
+        return context_of(self.manifest.generation.context, context, self._text.encode_plain)
 
     def _options(self, forced: list[int], told: Context, **values: Any) -> GenerationOptions:
         """But for the states of findings, which are known when the film has been looked at."""
@@ -399,22 +414,6 @@ class Engine:
         if rows != "none" and not self.manifest.has_mask:
             raise UsageError(f"bias rows {rows} ask for a bias, but this bundle holds no segmenter")
         return rows
-
-    def _room(self, forced: int, told: Context) -> int:
-        """Tokens that fit behind so many forced ones."""
-        generation = self.manifest.generation
-        states = len(generation.states.findings) if generation.states else 0
-        return self.manifest.text_room - len(told.ids) - len(generation.begin_ids) - states - forced
-
-    def _check_cap(self, cap: int | None, forced: int, told: Context) -> int:
-        generation, room = self.manifest.generation, self._room(forced, told)
-        if room < 1:
-            raise UsageError("the prompt is too long for this model")
-        if cap is None:
-            return min(generation.max_new_tokens, room)
-        if type(cap) is not int or not 1 <= cap <= room:
-            raise UsageError(f"max_new_tokens must be a whole number from 1 to {room} with this model")
-        return cap
 
     def _check_penalty(self, penalty: float | None) -> float:
         if penalty is None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from edge.manifest import ContextPart, StatePrompt
+    from edge.manifest import ContextPart, Manifest, StatePrompt
 
     ContextTexts: TypeAlias = str | Mapping[str, str] | None
 
@@ -82,6 +82,48 @@ def context_of(parts: Sequence[ContextPart], texts: ContextTexts, encode: Callab
         given.append(part.name)
         ids += [*part.before, *tokens[: part.max_tokens]]
     return Context(tuple(ids), tuple(given), tuple(warnings))
+
+
+def room_behind(manifest: Manifest, told: Context, forced: int = 0) -> int:
+    """Tokens that a text may have behind a context and `forced` tokens of a prompt; below 1: there is no room."""
+    generation = manifest.generation
+    states = len(generation.states.findings) if generation.states else 0
+    return manifest.text_room - len(told.ids) - len(generation.begin_ids) - states - forced
+
+
+def check_cap(
+    cap: int | None, manifest: Manifest, told: Context, forced: int = 0, *, name: str = "max_new_tokens"
+) -> int:
+    """The token cap of a text; None is the model's own, or what fits.
+
+    Parameters
+    ----------
+    told, forced
+        As for :func:`room_behind`.
+    name : str
+        What the caller calls the cap.
+
+    Raises
+    ------
+    UsageError
+        So many tokens do not fit into the model's context length. The message says what takes the rest of it, and
+        what to do.
+    """
+    room = room_behind(manifest, told, forced)
+    if cap is None and room >= 1:
+        return min(manifest.generation.max_new_tokens, room)
+    if type(cap) is int and 1 <= cap <= room:
+        return cap
+    length = manifest.text_room + (0 if manifest.has_cross else manifest.prefix.length)
+    parts = {"the image": length - manifest.text_room, "the context": len(told.ids), "the prompt": forced}
+    parts["what every text begins with"] = length - sum(parts.values()) - room
+    taken = ", ".join(f"{tokens} for {part}" for part, tokens in parts.items() if tokens)
+    limit = f"its context length is {length} tokens" + (f", less {taken}" if taken else "")
+    longest = "prompt" if forced else "context"
+    if room < 1:
+        raise UsageError(f"the {longest} is too long for this model: {limit}; shorten it")
+    todo = f"ask for fewer, or shorten the {longest}" if told.given or forced else "ask for fewer"
+    raise UsageError(f"{name} must be a whole number from 1 to {room} with this model: {limit}; {todo}")
 
 
 def named_texts(words: Sequence[str], parts: Sequence[ContextPart]) -> dict[str, str]:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edge.errors import Cancelled, UsageError
-from edge.prompt import Context, FindingState, states_of
+from edge.prompt import Context, FindingState, room_behind, states_of
 from edge.report import Report, Sentence, make_sentences, provenance
 from edge.tail import Tail, begin_word
 from edge.text import TextStream, cut_at_sentence, text_warnings
@@ -163,7 +163,7 @@ class FilmSession:
         """How many tokens may follow `text`, without a context, before the model's positions are used up; below 1:
         it is too long."""
         engine = self._engine
-        return engine._room(len(engine._text.encode(text)), engine._asked().context)
+        return room_behind(engine.manifest, engine.read_context(None), len(engine._text.encode(text)))
 
     def complete(
         self,

@@ -71,7 +71,8 @@ Engine::Plan Engine::plan(const edge_report_options& given, const CancelToken* c
   const Manifest& m = manifest();
   const int64_t room = m.text_room() - std::ssize(m.begin_ids);
   if (given.max_new_tokens < 0 || given.max_new_tokens > room)
-    throw Failure(EDGE_USAGE, "max_new_tokens must be 0 (the bundle's) or 1 to " + std::to_string(room));
+    throw Failure(EDGE_USAGE, "max_new_tokens must be 0 (the bundle's) or 1 to " + std::to_string(room) +
+                                  ": the model's context length leaves no more; ask for fewer");
   const auto check = [](bool fine, const char* what) {
     if (!fine) throw Failure(EDGE_USAGE, what);
   };

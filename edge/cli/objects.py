@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from edge.cli.options import DICOM_OBJECTS, OBJECTS
 from edge.cli.output import check_target, numbered, printable, write_whole
 from edge.errors import EdgeError, NotCoded, OutputError, UsageError
+from edge.prompt import Context, check_cap
 
 if TYPE_CHECKING:
     import argparse
@@ -67,11 +68,14 @@ class Objects:
         """Find out before the work that the model cannot make what is asked for."""
         if self.options.mask_dicom is not None and not manifest.has_mask:
             raise UsageError("--mask-dicom: this model has no segmenter, so there is no mask to write")
-        cap, room = self.options.max_new_tokens, _room(manifest)
-        if cap is not None and 0 < room < cap:
-            raise UsageError(f"--max-new-tokens must be a whole number from 1 to {room} with this model")
+        self.check_cap(manifest, Context())
         if self.options.format == "sr-tid1500" and manifest.coding_file is None:
             raise NotCoded
+
+    def check_cap(self, manifest: Manifest, told: Context) -> None:
+        """The same of the token cap, behind a context as the model reads it."""
+        if self.options.max_new_tokens is not None:
+            check_cap(self.options.max_new_tokens, manifest, told, name="--max-new-tokens")
 
     def header(self, film: str) -> FilmHeader | None:
         """The film's header, where an object needs it; before the work, so that a refusal costs nothing."""
@@ -124,13 +128,6 @@ class Objects:
             except EdgeError as error:
                 failed.append((path, error))
         return failed
-
-
-def _room(manifest: Manifest) -> int:
-    """Tokens that a text may have; a context that the model reads takes its own from them."""
-    generation = manifest.generation
-    states = len(generation.states.findings) if generation.states else 0
-    return manifest.text_room - len(generation.begin_ids) - states
 
 
 def _picture(report: Report, header: FilmHeader | None, kind: str, path: str) -> bytes:

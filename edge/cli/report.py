@@ -95,6 +95,7 @@ class _Run:
         self.headers: dict[str, FilmHeader | None] = {}
         self.parts: list[str | bytes] = []  # what goes to -o
         self.delivered = 0
+        self.context: dict[str, str] = {}
 
     def go(self) -> int:
         options = self.options
@@ -164,9 +165,11 @@ class _Run:
         options = self.options
         begin_decoder(films[0][1])
         from edge.bundle import Bundle
+        from edge.prompt import named_texts
 
         bundle = Bundle.open(options.bundle)
         self.objects.check_model(bundle.manifest)
+        context = named_texts(options.context, bundle.manifest.generation.context)
         _import_compiled()  # before there is a second thread: NumPy breaks when two import it at once
         from edge.engine import load
         from edge.prepare import Ahead
@@ -183,6 +186,8 @@ class _Run:
                 draft=draft,
                 kv_dtype=options.kv,
             )
+            self.context = context
+            self.objects.check_cap(bundle.manifest, engine.read_context(context))
             self.tell_fallback(engine)
             if engine.notice:
                 say(f"{PROG}: {engine.notice}")
@@ -244,9 +249,6 @@ class _Run:
 
     def one(self, engine: Engine, take: Callable[[], Prepared | Study], film: str, index: int) -> None:
         """Report what `take` yields, and deliver the result."""
-        from edge.prompt import named_texts
-
-        context = named_texts(self.options.context, engine.manifest.generation.context)
         begun: list[bool] = []
         heading = self.heading(film)
 
@@ -257,7 +259,7 @@ class _Run:
         try:
             report = engine.report(
                 take(),
-                context=context,
+                context=self.context,
                 max_new_tokens=self.options.max_new_tokens,
                 on_text=on_text if self.options.stream else None,
             )

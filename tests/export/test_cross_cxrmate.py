@@ -251,6 +251,29 @@ def test_command(made: Any, dicom: list[Path], tmp_path: Path, capsys: pytest.Ca
     assert (out.out, out.err.count("broken.dcm")) == ("", 1)
 
 
+def test_a_cap_that_leaves_a_context_no_room(made: Any, dicom: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    """It fits without the context, so only the context's tokens tell: once, of the model and its context length."""
+    _, engine = made(LONGITUDINAL)
+    alone, told = engine.read_context(None), engine.read_context({"prior_findings": "e a" * 300})
+    room = engine.manifest.text_room - len(engine.manifest.generation.begin_ids)
+    fits, cap = room - len(told.ids), room - len(alone.ids)
+    assert 1 <= fits < cap
+    words = ["--bundle", engine.bundle.path, "--context", "prior_findings=" + "e a" * 300, "--study", *dicom[:2]]
+    assert command(*words, "--max-new-tokens", cap) == 1
+    out = capsys.readouterr()
+    (line,) = [line for line in out.err.splitlines() if "usage" in line]
+    assert f"usage: --max-new-tokens must be a whole number from 1 to {fits} with this model: its context" in line
+    assert f"{len(told.ids)} for the context" in line
+    assert line.endswith("; ask for fewer, or shorten the context")
+    assert out.out == ""
+    assert not any(film.name in out.err for film in dicom)
+    with pytest.raises(edge.UsageError, match=f"from 1 to {fits} "):
+        engine.report(edge.Study(dicom[:2]), context={"prior_findings": "e a" * 300}, max_new_tokens=cap)
+    assert command(*words, "--max-new-tokens", fits) == 0
+    assert command(*words[:2], dicom[0], "--context", "no name") == 1
+    assert dicom[0].name not in capsys.readouterr().err, "nor is a film to blame for a context without a name"
+
+
 def test_objects_of_a_study(made: Any, dicom: list[Path], tmp_path: Path) -> None:
     import pydicom
 

@@ -241,9 +241,19 @@ def test_wrong_options(engine: edge.Engine, film: np.ndarray, options: dict[str,
 
 
 def test_largest_cap(engine: edge.Engine, film: np.ndarray) -> None:
+    """The refusal says which limit it is, what takes how much of it, and what to do."""
     assert len(engine.report(film, max_new_tokens=128 - 16).token_ids) == 112
-    with pytest.raises(edge.UsageError, match="from 1 to 112"):
-        engine.report(film, max_new_tokens=113)
+    limit = "its context length is 128 tokens, less 16 for the image"
+    for words, options in (
+        (f"from 1 to 112 with this model: {limit}; ask for fewer$", {"max_new_tokens": 113}),
+        (
+            rf"from 1 to \d+ with this model: {limit}, \d+ for the prompt; ask for fewer, or shorten the prompt$",
+            {"max_new_tokens": 112, "prompt": "the heart"},
+        ),
+        (rf"prompt is too long for this model: {limit}, \d+ for the prompt; shorten it$", {"prompt": "word " * 500}),
+    ):
+        with pytest.raises(edge.UsageError, match=words):
+            engine.report(film, **options)
 
 
 @pytest.mark.parametrize(
