@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from edge.cli.output import say
+from edge.cli.output import ClosedPipe, say, write_stdout
 from edge.version import __version__
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+    except ClosedPipe:
+        return 141
     except Exception as error:  # no traceback: it might quote what a peer sent
         say(f"{PROG}: error: internal error ({type(error).__name__}); please report it")
         return 80
@@ -90,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
         problems = check(config)
         if problems:
             return _tell(options.config, problems)
-        print(f"{options.config}: no errors")
+        write_stdout(f"{options.config}: no errors\n")
         return 0
     return serve(config)
 
@@ -110,7 +112,7 @@ def _find(config: Config, uid: str) -> int:
     if not found and not places:
         raise InputError("no film of this UID was taken, or its line is older than the trace")
     for line in (*found, *places):
-        print(line)
+        write_stdout(f"{line}\n")
     return 0
 
 

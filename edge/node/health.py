@@ -14,7 +14,7 @@ MAX_CONNECTIONS = 16
 
 
 class Health:
-    """Answers GET and nothing else.
+    """Answers GET and HEAD and nothing else.
 
     Parameters
     ----------
@@ -92,7 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        self.wfile.write(data)
+        if self.command != "HEAD":
+            self.wfile.write(data)
+
+    do_HEAD = do_GET
 
     def log_message(self, format: str, *args: Any) -> None:
         pass

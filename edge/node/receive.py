@@ -31,6 +31,18 @@ _ANSWERS = {
     BAD_UID: (INVALID_INSTANCE, "ill-formed UID"),
 }
 
+_REJECTIONS = {
+    (1, 3): "its AE title is not among [node] modalities",
+    (1, 7): "it calls another AE title than [node] ae_title",
+    (2, 1): "what it asks for is not DICOM's upper layer, version 1",
+    (3, 2): "as many associations as [node] max_associations are open",
+}
+"""Source and diagnostic of a rejection (PS3.8 table 9-21)."""
+
+_NO_REQUEST = ("Sta2", "Sta13")
+"""States of PS3.8 section 9.2 in which a connection without a request is: waiting for it, or for its end after what
+was none."""
+
 
 class Receiver:
     """Handlers of the node's associations.
@@ -122,14 +134,20 @@ class Receiver:
 
     def on_rejected(self, event: Any) -> None:
         self._metrics.refused("association")
-        requestor = event.assoc.requestor
-        log.warning("association of %s from %s rejected", requestor.ae_title, requestor.address)
+        requestor, answer = event.assoc.requestor, event.assoc.acceptor.primitive
+        words = _REJECTIONS.get((answer.result_source, answer.diagnostic), "see PS3.8 section 9.3.4")
+        log.warning("association of %s from %s rejected: %s", requestor.ae_title, requestor.address, words)
 
     def on_aborted(self, event: Any) -> None:
         self._metrics.count("aborted")
 
     def on_closed(self, event: Any) -> None:
-        event.assoc.dimse.close()
+        association = event.assoc
+        association.dimse.close()
+        if association.requestor.primitive is None and association.dul.state_machine.current_state in _NO_REQUEST:
+            # pynetdicom would wait for the request all the same and hold a place, for every probe that connects and
+            # closes.
+            association.dul.to_user_queue.put(None)
 
 
 def _identity(path: Path) -> tuple[str, str] | None:

@@ -118,6 +118,9 @@ def test_the_health_page_answers_and_is_bounded() -> None:
         url = f"http://127.0.0.1:{health.port}"
         assert urllib.request.urlopen(f"{url}/ready", timeout=5).read() == b"ok\n"
         assert urllib.request.urlopen(f"{url}/metrics", timeout=5).read() == b"m 1\n"
+        head = urllib.request.Request(f"{url}/live", method="HEAD")
+        with urllib.request.urlopen(head, timeout=5) as answer:
+            assert (answer.status, answer.headers["Content-Length"], answer.read()) == (200, "3", b"")
         state["problem"] = "no room: disk"
         with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"{url}/ready", timeout=5)

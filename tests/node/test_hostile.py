@@ -342,6 +342,31 @@ def test_peers_that_say_nothing_are_let_go(start, films: list[Path]) -> None:
     works(running, films[0])
 
 
+@pytest.mark.parametrize("said", [b"", b"\x01\0", b"GET / HTTP/1.0\r\n\r\n"])
+def test_peers_that_close_without_a_request_hold_no_place(start, films: list[Path], said: bytes) -> None:
+    """As a monitor does that asks every second whether the port is open."""
+    running = start(node={"max_associations": 2})
+    for _ in range(2):
+        with connect(running) as peer:
+            peer.sendall(said)
+    began = time.monotonic()
+    wait_for(lambda: not running.node._server.active_associations)
+    assert time.monotonic() - began < 5  # a request is waited for three times as long
+    works(running, films[0])
+
+
+def test_a_rejection_says_why_in_the_log(start, caplog: pytest.LogCaptureFixture) -> None:
+    running = start(node={"max_associations": 1})
+    for titles, word in (({"calling": "STRANGER"}, "modalities"), ({"called": "ANYBODY"}, "ae_title")):
+        assert associate(running, **titles).is_rejected
+        wait_for(lambda word=word: any("rejected" in m and word in m for m in caplog.messages), 5)
+        wait_for(lambda: not running.node._server.active_associations)
+    held = associate(running)
+    assert associate(running).is_rejected
+    wait_for(lambda: any("max_associations" in m for m in caplog.messages), 5)
+    held.release()
+
+
 def test_a_flood_of_connections_is_bounded_and_passes(start, films: list[Path]) -> None:
     running = start(node={"max_associations": 2, "association_s": 2.0, "idle_s": 5.0})
     held = [associate(running), associate(running)]

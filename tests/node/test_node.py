@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +23,6 @@ def test_a_film_becomes_a_report_in_the_archive(setup, pacs, films: list[Path]) 
     node = Process(setup, setup.write(deliver=[setup.to_pacs(archive.port), folder]))
     try:
         node.ready()
-        import subprocess
-
         echo = ["echoscu", "-aet", "MOD1", "-aec", "EDGE", "127.0.0.1", str(setup.port)]
         assert subprocess.run(echo, timeout=30).returncode == 0
         assert storescu(setup.port, *films[:3]).returncode == 0
@@ -56,9 +56,6 @@ def test_a_film_becomes_a_report_in_the_archive(setup, pacs, films: list[Path]) 
 
 
 def test_the_configuration_is_checked_by_the_command(setup: Setup) -> None:
-    import subprocess
-    import sys
-
     command = [sys.executable, "-P", "-m", "edge.node.cli"]
     good = subprocess.run([*command, str(setup.write()), "--check"], capture_output=True, text=True, timeout=120)
     assert (good.returncode, good.stdout) == (0, f"{setup.folder / 'node.toml'}: no errors\n")
@@ -70,11 +67,25 @@ def test_the_configuration_is_checked_by_the_command(setup: Setup) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(("to", "code", "words"), [("/dev/full", 40, "No space left"), ("pipe", 141, "")])
+def test_an_answer_that_nobody_can_read_is_no_internal_error(setup: Setup, to: str, code: int, words: str) -> None:
+    command = [sys.executable, "-P", "-m", "edge.node.cli", str(setup.write()), "--check"]
+    read, write = os.pipe() if to == "pipe" else (-1, os.open(to, os.O_WRONLY))
+    if read >= 0:
+        os.close(read)
+    try:
+        result = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60)
+    finally:
+        os.close(write)
+    assert result.returncode == code
+    assert words in result.stderr
+    assert "internal" not in result.stderr
+    assert len(result.stderr.splitlines()) == (1 if words else 0)
+
+
 def test_the_first_steps_of_the_documentation_work(setup: Setup) -> None:
     """As printed, but for the ports."""
     import shlex
-    import subprocess
-    import sys
 
     root = Path(__file__).parents[2]
     text = (root / "docs" / "node.md").read_text()
