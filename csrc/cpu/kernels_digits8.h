@@ -38,10 +38,10 @@ float to_digits8(const float* x, int64_t n, int8_t* digits, int32_t* start) {
   return largest / kLargestInt + none;
 }
 
-// One chunk of columns, `some` of them there, of OUT weight rows and ROWS activation rows.
-template <int OUT, int ROWS>
+// One chunk of columns, `some` of them there, of OUT weight rows and the UPPER digits of ROWS activation rows.
+template <int OUT, int ROWS, int UPPER>
 inline void add_chunk(const int8_t* w, int64_t cols, __mmask64 some, const int8_t* digits, int64_t row_digits,
-                      Ints (&sum)[OUT][ROWS][kDigits]) {
+                      Ints (&sum)[OUT][ROWS][UPPER]) {
   const Ints offset = _mm512_set1_epi8(-128);
   Ints wide[OUT];
 #pragma GCC unroll 16
@@ -51,41 +51,49 @@ inline void add_chunk(const int8_t* w, int64_t cols, __mmask64 some, const int8_
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-    for (int k = 0; k < kDigits; ++k) {
+    for (int k = 0; k < UPPER; ++k) {
       const Ints digit = _mm512_loadu_si512(digits + r * row_digits + k * kByteChunk);
 #pragma GCC unroll 16
       for (int o = 0; o < OUT; ++o) sum[o][r][k] = add_byte_products(sum[o][r][k], wide[o], digit);
     }
 }
 
-inline Vec whole_sum(const Ints (&s)[kDigits]) {
-  return add(fma(to_floats(s[2]), set1(65536.0f), mul(to_floats(s[1]), set1(256.0f))), to_floats(s[0]));
+template <int UPPER>
+inline Vec whole_sum(const Ints (&s)[UPPER]) {
+  if constexpr (UPPER == 1) return mul(to_floats(s[0]), set1(65536.0f));
+  if constexpr (UPPER == 2)
+    return fma(to_floats(s[1]), set1(65536.0f), mul(to_floats(s[0]), set1(256.0f)));
+  if constexpr (UPPER == 3)
+    return add(fma(to_floats(s[2]), set1(65536.0f), mul(to_floats(s[1]), set1(256.0f))), to_floats(s[0]));
 }
 
-// OUT int8 weight rows x ROWS activation rows. Sums are of integers until a row is complete.
-template <int OUT, int ROWS>
-inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
+// OUT int8 weight rows x ROWS activation rows. Sums are of integers until a row is complete. `tile_rows`: of
+// the tiles before this one.
+template <int OUT, int ROWS, int UPPER>
+inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0, int tile_rows) {
+  constexpr int64_t kSkipped = kDigits - UPPER;
   const DigitRows& x = *a.digits;
   const int8_t* w = static_cast<const int8_t*>(a.w) + o0 * a.cols;
   const int64_t row_digits = x.chunks * kDigits * kByteChunk, cols = a.cols;
-  const int8_t* digits = x.digits + r0 * row_digits;
-  Ints sum[OUT][ROWS][kDigits];
+  const int8_t* digits = x.digits + r0 * row_digits + kSkipped * kByteChunk;
+  Ints sum[OUT][ROWS][UPPER];
 #pragma GCC unroll 16
   for (int o = 0; o < OUT; ++o)
 #pragma GCC unroll 16
     for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 4
-      for (int k = 0; k < kDigits; ++k)
-        sum[o][r][k] = load_ints(x.start + ((r0 + r) * kDigits + k) * kDigitLanes);
+      for (int k = 0; k < UPPER; ++k)
+        sum[o][r][k] = load_ints(x.start + ((r0 + r) * kDigits + kSkipped + k) * kDigitLanes);
   const int64_t whole = cols / kByteChunk * kByteChunk;
   int64_t i = 0;
-  Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes, r0, a.rows, 2,
-              whole / kByteChunk, OUT);
+  Ahead ahead(w, static_cast<const int8_t*>(a.w) + a.end * cols, a.next.data, kAheadBytes, r0, a.rows,
+              tile_rows, whole / kByteChunk, OUT);
   for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk) {
     ahead.fetch<OUT>();
-    add_chunk<OUT, ROWS>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
+    add_chunk<OUT, ROWS, UPPER>(w + i, cols, ~__mmask64{0}, digits, row_digits, sum);
   }
-  if (i < cols) add_chunk<OUT, ROWS>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, row_digits, sum);
+  if (i < cols)
+    add_chunk<OUT, ROWS, UPPER>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, row_digits, sum);
   const __m128 scale = _mm_maskz_loadu_ps((1 << OUT) - 1, a.scale + o0);
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r) {
@@ -98,8 +106,9 @@ inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
 
 // OUT weight rows, one after the other, x one row of activations: the memory is the limit, and gives most
 // where it is read in its own order.
-template <int OUT>
+template <int OUT, int UPPER>
 inline void bytes_in_order(const MatmulArgs& a, int64_t o0) {
+  constexpr int64_t kSkipped = kDigits - UPPER;
   const DigitRows& x = *a.digits;
   const int8_t* w = static_cast<const int8_t*>(a.w) + o0 * a.cols;
   const int64_t cols = a.cols, whole = cols / kByteChunk * kByteChunk;
@@ -107,34 +116,56 @@ inline void bytes_in_order(const MatmulArgs& a, int64_t o0) {
   Vec total[OUT];
 #pragma GCC unroll 16
   for (int o = 0; o < OUT; ++o, w += cols) {
-    Ints sum[1][1][kDigits];
+    Ints sum[1][1][UPPER];
 #pragma GCC unroll 4
-    for (int k = 0; k < kDigits; ++k) sum[0][0][k] = load_ints(x.start + k * kDigitLanes);
-    const int8_t* digits = x.digits;
+    for (int k = 0; k < UPPER; ++k) sum[0][0][k] = load_ints(x.start + (kSkipped + k) * kDigitLanes);
+    const int8_t* digits = x.digits + kSkipped * kByteChunk;
     int64_t i = 0;
     for (; i < whole; i += kByteChunk, digits += kDigits * kByteChunk) {
       ahead.fetch<1>();
-      add_chunk<1, 1>(w + i, cols, ~__mmask64{0}, digits, 0, sum);
+      add_chunk<1, 1, UPPER>(w + i, cols, ~__mmask64{0}, digits, 0, sum);
     }
-    if (i < cols) add_chunk<1, 1>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, 0, sum);
+    if (i < cols) add_chunk<1, 1, UPPER>(w + i, cols, (__mmask64{1} << (cols - i)) - 1, digits, 0, sum);
     total[o] = whole_sum(sum[0][0]);
   }
   const __m128 scale = _mm_maskz_loadu_ps((1 << OUT) - 1, a.scale + o0);
   put_sums(a, o0, 0, total, _mm_mul_ps(_mm_set1_ps(x.scale[0]), scale));
 }
 
-template <int OUT>
+// The tile of `n` rows, ROWS at most.
+template <int OUT, int UPPER, int ROWS>
+inline void bytes_some(const MatmulArgs& a, int64_t o, int64_t r, int64_t n, int tile_rows) {
+  if constexpr (ROWS > 1)
+    if (n < ROWS) return bytes_some<OUT, UPPER, ROWS - 1>(a, o, r, n, tile_rows);
+  bytes_tile<OUT, ROWS, UPPER>(a, o, r, tile_rows);
+}
+
+// Tiles as large as 24 sums of four weight rows allow, and as equal as they can be.
+template <int OUT, int UPPER>
 inline void bytes_rows(const MatmulArgs& a, int64_t o) {
-  if (a.rows == 1) return bytes_in_order<OUT>(a, o);
-  int64_t r = 0;
-  for (; r + 2 <= a.rows; r += 2) bytes_tile<OUT, 2>(a, o, r);
-  if (r < a.rows) bytes_tile<OUT, 1>(a, o, r);
+  constexpr int kMost = 24 / (kSoloOut * UPPER);
+  if (a.rows == 1) return bytes_in_order<OUT, UPPER>(a, o);
+  const int64_t tiles = (a.rows + kMost - 1) / kMost, each = (a.rows + tiles - 1) / tiles;
+  for (int64_t r = 0; r < a.rows; r += each)
+    bytes_some<OUT, UPPER, kMost>(a, o, r, each < a.rows - r ? each : a.rows - r, static_cast<int>(each));
+}
+
+template <int UPPER>
+void matmul_upper(const MatmulArgs& a) {
+  int64_t o = a.begin;
+  for (; o + kSoloOut <= a.end; o += kSoloOut) bytes_rows<kSoloOut, UPPER>(a, o);
+  for (; o < a.end; ++o) bytes_rows<1, UPPER>(a, o);
 }
 
 void matmul_digits8(const MatmulArgs& a) {
-  int64_t o = a.begin;
-  for (; o + kSoloOut <= a.end; o += kSoloOut) bytes_rows<kSoloOut>(a, o);
-  for (; o < a.end; ++o) bytes_rows<1>(a, o);
+  switch (a.digits->upper) {
+    case 1:
+      return matmul_upper<1>(a);
+    case 2:
+      return matmul_upper<2>(a);
+    default:
+      return matmul_upper<kDigits>(a);
+  }
 }
 
 constexpr auto kToDigits8 = to_digits8;

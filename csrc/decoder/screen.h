@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reading less of a float32 head, exactly. A greedy step wants the best of all scores, and of the others
-// little more than their sum: every row is read in 8 bits first, and those that could win, or that weigh
-// something in the sum, in float32 behind that. What the 8 bits may be off is bounded by Cauchy and Schwarz,
-// |w x - w8 x| <= |w - w8| |x|, so the winner is always among the rows that are read in full.
+// Less of a head, exactly. A greedy step wants the best of all scores, and of the others little more than
+// their sum: every row is first looked at roughly, and those that could win, or that weigh something in the
+// sum, in full behind that. How rough a score may be is bounded by Cauchy and Schwarz, so the winner is
+// always among the rows that are looked at in full. Of a float32 head 8 bits are read, |w x - w8 x| <= |w -
+// w8| |x|; of an int8 head, whose activations are multiplied in digits, the upper ones, |w x - w x'| <= |w|
+// |x - x'|: that saves no bytes, but most of the arithmetic of a drafted pass.
 #pragma once
 
 #include <cstdint>
@@ -26,30 +28,41 @@ class HeadScreen {
  public:
   // Screens nothing.
   HeadScreen() = default;
-  // Of a float32 head.
+  // Of a head in float32, or in int8 where the kernels multiply digits by it.
   HeadScreen(const Matrix& head, const Kernels& kernels, ThreadPool& pool);
 
-  explicit operator bool() const { return memory_.data() != nullptr; }
+  explicit operator bool() const { return matrix_.data != nullptr; }
   // The head in int8.
   const Matrix& matrix() const { return matrix_; }
-  // A score of row i is off by at most slack[i] |x|, the rounding of both sums included.
+  // Whether its own bytes are read, with the upper digits of the activations.
+  bool by_digits() const { return !memory_.data(); }
+  // A score of row i is off by at most slack[i] times what NearLogits says of x, rounding included.
   const float* slack() const { return slack_.data(); }
   // The largest of each block.
   const float* block_slack() const { return block_slack_.data(); }
+  // The mean.
+  double mean_slack() const { return mean_slack_; }
 
  private:
+  template <class Row>
+  void bound(ThreadPool& pool, Row slack_of_row);
+
   Pages memory_;
   Matrix matrix_;
   std::vector<float> scale_, slack_, block_slack_;
+  double mean_slack_ = 0.0;
 };
 
 // One row of logits as the screen left them: near its scores.
 class NearLogits {
  public:
+  // `digits`: x in digits, or null where the head is float32.
   NearLogits(const HeadScreen& screen, const Matrix& head, const Kernels& kernels, const float* x,
-             float* logits);
+             const DigitRows* digits, float* logits);
 
   const float* logits() const { return logits_; }
+  // So many digits of x are enough.
+  int64_t upper() const { return upper_; }
   // Makes logit i what the head says it is, bit by bit.
   void settle(int64_t i) const;
   // How far logit i can be from that.
@@ -69,8 +82,10 @@ class NearLogits {
   const Matrix& head_;
   const Kernels& kernels_;
   const float* x_;
+  DigitRows digits_{};
   float* logits_;
-  float length_;  // of x, rounded up
+  int64_t upper_ = kDigits;
+  float length_;  // of x, or of what it lacks without its lower digits; rounded up
 };
 
 }  // namespace edge

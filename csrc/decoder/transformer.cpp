@@ -13,6 +13,10 @@ bool pays(const Kernels& kernels, int64_t bytes, int64_t from) {
   return from == 0 ? bytes > 0 : kernels.quick_bytes && bytes >= from;
 }
 
+bool can_be_screened(const Kernels& kernels, DType head) {
+  return head == DType::f32 || (head == DType::i8 && kernels.matmul_digits8);
+}
+
 }  // namespace
 
 Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, int threads,
@@ -21,7 +25,8 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
       weights_(std::move(weights)),
       kernels_(kernels),
       pool_(threads),
-      screen_(weights_.head.dtype == DType::f32 && pays(kernels_, weights_.head.bytes(), copies.screen_from)
+      screen_(can_be_screened(kernels_, weights_.head.dtype) &&
+                      pays(kernels_, weights_.head.bytes(), copies.screen_from)
                   ? HeadScreen(weights_.head, kernels_, pool_)
                   : HeadScreen()),
       sketches_(pays(kernels_, Sketch::worth(weights_), copies.sketch_from) &&

@@ -34,24 +34,29 @@ void Transformer::project_logits(int thread) {
   float* logits = wanted_.front().step->logits;
   std::array<std::optional<NearLogits>, kMaxRows> near;
   for (int64_t r = 0; r < n && screened_; ++r)
-    if (wanted_[size_of(r)].step->on_screened)
-      near[size_of(r)].emplace(screen_, weights_.head, kernels_, own + r * spec_.hidden,
+    if (wanted_[size_of(r)].step->on_screened) {
+      const DigitRows digits = input ? Digits::from(*input, r) : DigitRows{};
+      near[size_of(r)].emplace(screen_, weights_.head, kernels_, own + r * spec_.hidden, &digits,
                                logits + r * spec_.vocab);
-  // Neighbours that read the same matrix.
+    }
+  const auto matrix_of = [&](int64_t r) -> const Matrix& {
+    return near[size_of(r)] || (sketching_ && screened_) ? screen_.matrix() : weights_.head;
+  };
+  const auto upper_of = [&](int64_t r) { return near[size_of(r)] ? near[size_of(r)]->upper() : kDigits; };
+  // Neighbours that read the same bytes and multiply as many digits.
   const auto project = [&](int64_t first, int64_t count, int64_t block, int64_t after) {
-    const bool screened = near[size_of(first)].has_value() || (sketching_ && screened_);
-    const Matrix& matrix = screened ? screen_.matrix() : weights_.head;
-    const bool rounded = input && screened == screened_;
-    const DigitRows part = rounded ? Digits::from(*input, first) : DigitRows{};
+    const Matrix& matrix = matrix_of(first);
+    const bool rounded = input && matrix.dtype == head().dtype;
+    DigitRows part = rounded ? Digits::from(*input, first) : DigitRows{};
+    part.upper = upper_of(first);
     matrix.multiply(kernels_, own + first * spec_.hidden, count, logits + first * spec_.vocab, spec_.vocab,
                     block * kVocabBlock, std::min((block + 1) * kVocabBlock, spec_.vocab), false,
-                    after < 0 ? behind : matrix.from_row(after * kVocabBlock),
-                    rounded ? (first ? &part : input) : nullptr);
+                    after < 0 ? behind : matrix.from_row(after * kVocabBlock), rounded ? &part : nullptr);
   };
   spread(thread, kHead, vocab_blocks(), [&](int64_t begin, int64_t end, int64_t after) {
     for (int64_t b = begin; b < end; ++b) {
       for (int64_t first = 0, last = 1; first < n; first = last++) {
-        while (last < n && near[size_of(last)].has_value() == near[size_of(first)].has_value()) ++last;
+        while (last < n && &matrix_of(last) == &matrix_of(first) && upper_of(last) == upper_of(first)) ++last;
         project(first, last - first, b, b + 1 < end ? b + 1 : after);
       }
       for (int64_t r = 0; r < n; ++r) {

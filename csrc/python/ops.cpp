@@ -83,19 +83,22 @@ Floats outputs(int64_t rows, int64_t out, const std::optional<Floats>& start) {
   return y;
 }
 
-// x [rows, in], bias [out] or none, start [rows, out] to add to, or none.
+// x [rows, in], bias [out] or none, start [rows, out] to add to, or none. Of x in digits the `upper` ones count.
 Floats matmul(const std::string& isa, const py::array& w, const std::optional<py::array>& scale,
               const Floats& x, const std::optional<Floats>& bias, const std::optional<Floats>& start,
-              int64_t begin, int64_t end, bool digits) {
+              int64_t begin, int64_t end, bool digits, int64_t upper) {
   const Matrix m = matrix_of(w, scale, bias);
   require(x.ndim() == 2 && x.shape(1) == m.cols, "w and x with as many columns");
   require(0 <= begin && begin <= end && end <= m.rows, "0 <= begin <= end <= out");
   Floats y = outputs(x.shape(0), m.rows, start);
   const Kernels& kernels = kernels_for(isa);
   Digits rows(kernels, x.shape(0), m.cols);
+  require(upper == kDigits || (upper > 0 && upper < kDigits && m.dtype == DType::i8), "upper 1 to 3, of int8");
   const DigitRows* rounded = digits ? rows.round(m, x.data(), x.shape(0)) : nullptr;
+  DigitRows part = rounded ? *rounded : DigitRows{};
+  part.upper = upper;
   m.multiply(kernels, x.data(), x.shape(0), y.mutable_data(), m.rows, begin, end, start.has_value(), {},
-             rounded);
+             rounded ? &part : nullptr);
   return y;
 }
 
@@ -218,7 +221,8 @@ void bind_ops(py::module_& m) {
         [](const std::string& isa, const Floats& x) { return map(x, kernels_for(isa).gelu_erf); });
   m.def("layer_norm", &layer_norm);
   m.def("matmul", &matmul, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"), py::arg("bias"),
-        py::arg("start"), py::arg("begin"), py::arg("end"), py::arg("digits") = true);
+        py::arg("start"), py::arg("begin"), py::arg("end"), py::arg("digits") = true,
+        py::arg("upper") = kDigits);
   m.def("matmul_panels", &matmul_panels, py::arg("isa"), py::arg("w"), py::arg("scale"), py::arg("x"),
         py::arg("bias"), py::arg("start"), py::arg("from_row"), py::arg("narrow") = false);
   m.def("attend", &attend, py::arg("isa"), py::arg("kv"), py::arg("q"), py::arg("k"), py::arg("v"),

@@ -107,6 +107,29 @@ def test_digits_lose_nothing(store: Any, cols: int) -> None:
     assert not got[True][4].any()
 
 
+@pytest.mark.parametrize("cols", [40, 64, 837, 3072])
+@pytest.mark.parametrize("upper", [1, 2])
+def test_upper_digits(cols: int, upper: int) -> None:
+    """Products with what is left of the activations without their lower digits, for any number of rows."""
+    isa = need("avx512vnni")
+    rng = np.random.default_rng(8)
+    w, scale = quantise(rng.standard_normal((37, cols)).astype(np.float32))
+    x = rng.standard_normal((13, cols)).astype(np.float32)
+    x[3, 5] = 300.0
+    largest = np.float32(8355000)
+    left = np.rint(x * (largest / np.abs(x).max(1, keepdims=True))).astype(np.int64)
+    for _ in range(upper, 3):
+        left = (left + 128) // 256
+    left *= 256 ** (3 - upper)
+    y = left @ w.astype(np.int64).T * (np.abs(x).max(1, keepdims=True) / largest) * scale
+    got = ops.matmul(isa, w, scale, x, None, None, 0, 37, upper=upper)
+    np.testing.assert_allclose(got, y, rtol=1e-5, atol=1e-6 * np.abs(y).max())
+    for rows in range(1, 13):
+        np.testing.assert_array_equal(ops.matmul(isa, w, scale, x[:rows], None, None, 0, 37, upper=upper), got[:rows])
+    with pytest.raises(ValueError, match="upper"):
+        ops.matmul(isa, w, scale, x, None, None, 0, 37, upper=0)
+
+
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_largest_digits_stay_inside_32_bits(sign: int) -> None:
     isa = need("avx512vnni")

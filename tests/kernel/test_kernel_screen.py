@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A float32 head read in 8 bits first: the same ids, bit by bit the same in every other way, and fewer bytes."""
+"""A head looked at roughly first: the same ids, bit by bit the same in every other way. Of a float32 head 8 bits are
+read, and so fewer bytes; by an int8 head fewer digits are multiplied, where they are."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small import isas, need, prefix_of, spec_of, weights_of
+from small import isas, need, prefix_of, quantise, spec_of, weights_of
 from test_kernel_cross import KINDS
 from test_kernel_lanes import LENGTHS, OPTIONS, alone, same
 
@@ -39,6 +40,25 @@ def pair(spec: dict[str, Any], weights: dict[str, NDArray[Any]], **options: Any)
     return [kernel.Decoder(spec, weights, screen_head=screen, **options) for screen in (False, True)]
 
 
+heads = pytest.mark.parametrize("stored", ["fp32", "int8"])
+"""How the head is stored; what it screens is seen in the last digits of log-probabilities."""
+
+
+def store(weights: dict[str, NDArray[Any]], stored: str) -> dict[str, NDArray[Any]]:
+    if stored == "fp32":
+        return weights
+    name = "head.weight" if "head.weight" in weights else "embed.weight"
+    w, scale = quantise(weights[name])
+    return weights | {name: w, f"{name}.scale": scale}
+
+
+def long(weights: dict[str, NDArray[Any]], factor: float) -> None:
+    """One of the last activations is so much longer than the others."""
+    weights["final_norm.weight"][7] *= factor
+    weights["final_norm.bias"][7] *= factor
+    head_of(weights)[:, 7] /= factor
+
+
 def head_of(weights: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
     head: NDArray[np.float32] = weights.get("head.weight", weights["embed.weight"])
     return head
@@ -63,12 +83,14 @@ def hard(weights: dict[str, NDArray[Any]], seed: int = 3) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("difficult", [False, True], ids=["easy", "hard"])
-def test_same_ids(isa: str, shape: str, rules: str, difficult: bool) -> None:
+@heads
+def test_same_ids(isa: str, shape: str, rules: str, difficult: bool, stored: str) -> None:
     spec = spec_of(**(SHAPES[shape] | {"vocab": VOCAB}))
     weights, prefix = weights_of(spec), prefix_of(spec, 70)
     if difficult:
         hard(weights)
-    decoders = pair(spec, weights, isa=need(isa))
+    saved = 3 * head_of(weights).size if stored == "fp32" else 0
+    decoders = pair(spec, store(weights, stored), isa=need(isa))
     texts = []
     for decoder in decoders:
         decoder.set_prefix(prefix["keys"], prefix["values"], prefix["soft"])
@@ -77,10 +99,29 @@ def test_same_ids(isa: str, shape: str, rules: str, difficult: bool) -> None:
     assert screened.token_ids == exact.token_ids
     np.testing.assert_array_equal(screened.evidence, exact.evidence)
     np.testing.assert_allclose(screened.logprobs, exact.logprobs, rtol=0, atol=NEAR)
-    assert decoders[0].weight_bytes - decoders[1].weight_bytes == 3 * head_of(weights).size
+    assert decoders[0].weight_bytes - decoders[1].weight_bytes == saved
 
 
-def test_equal_scores() -> None:
+@pytest.mark.parametrize("factor", [1.0, 30.0, 1e4, 1e6])
+def test_long_activations(factor: float) -> None:
+    """They take the other activations' upper digits, so more digits count; with the last a whole head's bits are
+    left."""
+    spec = spec_of(vocab=VOCAB)
+    weights, prefix = weights_of(spec), prefix_of(spec, 70)
+    long(weights, factor)
+    texts = []
+    for decoder in pair(spec, store(weights, "int8"), isa=need("avx512vnni")):
+        decoder.set_prefix(prefix["keys"], prefix["values"], prefix["soft"])
+        texts.append(decoder.generate(None, begin_ids=[4], max_new_tokens=60))
+    exact, screened = texts
+    assert screened.token_ids == exact.token_ids
+    np.testing.assert_allclose(screened.logprobs, exact.logprobs, rtol=0, atol=NEAR)
+    off = np.abs(np.subtract(screened.logprobs, exact.logprobs)).max()
+    assert (off == 0) == (factor == 1e6), off
+
+
+@heads
+def test_equal_scores(stored: str) -> None:
     """The lowest of equal ids, wherever they lie."""
     spec = spec_of(vocab=VOCAB)
     weights, prefix = weights_of(spec), prefix_of(spec, 20)
@@ -88,7 +129,7 @@ def test_equal_scores() -> None:
     pairs = np.sort(rng.permutation(VOCAB)[:1200].reshape(-1, 2), axis=1)
     weights["embed.weight"][pairs[:, 1]] = weights["embed.weight"][pairs[:, 0]]
     texts = []
-    for decoder in pair(spec, weights):
+    for decoder in pair(spec, store(weights, stored)):
         decoder.set_prefix(prefix["keys"], prefix["values"], None)
         texts.append(decoder.generate(None, begin_ids=[4], max_new_tokens=200).token_ids)
     assert texts[0] == texts[1]
@@ -97,12 +138,16 @@ def test_equal_scores() -> None:
 
 
 @isas
-@pytest.mark.parametrize("difficult", [False, True], ids=["easy", "hard"])
-def test_same_bits_for_any_threads_and_drafts(isa: str, difficult: bool) -> None:
+@pytest.mark.parametrize("difficult", ["easy", "hard", "long"])
+@heads
+def test_same_bits_for_any_threads_and_drafts(isa: str, difficult: str, stored: str) -> None:
     spec = spec_of(vocab=VOCAB)
     weights, prefix = weights_of(spec), prefix_of(spec, 50)
-    if difficult:
+    if difficult == "hard":
         hard(weights)
+    if difficult == "long":
+        long(weights, 20.0)  # so that some rows need another digit, and others do not
+    weights = store(weights, stored)
     options = {"begin_ids": [4], "max_new_tokens": 50, "repetition_penalty": 1.2}
     texts = []
     for threads in (1, 2, 5):
@@ -119,10 +164,11 @@ def test_same_bits_for_any_threads_and_drafts(isa: str, difficult: bool) -> None
         same(text, texts[0])
 
 
-def test_beside_beams_and_samples() -> None:
+@heads
+def test_beside_beams_and_samples(stored: str) -> None:
     """A greedy text is the same, bit by bit, whatever else shares its passes; others read the whole head."""
     spec = spec_of(vocab=VOCAB)
-    weights = weights_of(spec)
+    weights = store(weights_of(spec), stored)
     films = [prefix_of(spec, n, seed=20 + i) for i, n in enumerate(LENGTHS)]
     options = [{k: v for k, v in one.items() if k != "stop_ids"} for one in OPTIONS]
     whole, screened = pair(spec, weights)
@@ -162,14 +208,15 @@ def test_what_weighs_something_is_read(isa: str) -> None:
 
 @isas
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-def test_flat_scores(isa: str, penalty: float) -> None:
+@heads
+def test_flat_scores(isa: str, penalty: float, stored: str) -> None:
     """Nearly the same for all of many ids."""
     spec = spec_of(vocab=MANY, layers=1, hidden=32, head_dim=8, mlp=64, tied_head=False)
     weights, prefix = weights_of(spec), prefix_of(spec, 20)
     hard(weights)
     weights["head.weight"] *= 1e-3
     texts = []
-    for decoder in pair(spec, weights, isa=need(isa), evidence_layers=[]):
+    for decoder in pair(spec, store(weights, stored), isa=need(isa), evidence_layers=[]):
         decoder.set_prefix(prefix["keys"], prefix["values"], prefix["soft"])
         texts.append(decoder.generate(None, begin_ids=[4], max_new_tokens=60, repetition_penalty=penalty))
     exact, screened = texts
@@ -179,12 +226,15 @@ def test_flat_scores(isa: str, penalty: float) -> None:
     np.testing.assert_allclose(screened.logprobs, exact.logprobs, rtol=0, atol=NEAR)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_not_finite(value: float) -> None:
+@pytest.mark.parametrize(("value", "stored"), [(np.nan, "fp32"), (np.inf, "fp32"), (-np.inf, "fp32"), (np.nan, "int8")])
+def test_not_finite(value: float, stored: str) -> None:
     """Refused as without a screen."""
     spec = spec_of(vocab=VOCAB)
-    weights, prefix = weights_of(spec), prefix_of(spec, 20)
-    weights["embed.weight"][1234, 5] = value
+    weights, prefix = store(weights_of(spec), stored), prefix_of(spec, 20)
+    if stored == "fp32":
+        weights["embed.weight"][1234, 5] = value
+    else:
+        weights["embed.weight.scale"][1234] = value
     for decoder in pair(spec, weights):
         decoder.set_prefix(prefix["keys"], prefix["values"], None)
         with pytest.raises(RuntimeError, match="not finite"):
@@ -192,13 +242,18 @@ def test_not_finite(value: float) -> None:
 
 
 def test_where_there_is_none() -> None:
-    """Not of int8 heads, and by itself only of large ones."""
+    """Not of int4 heads, nor of int8 ones without products of digits, and by itself only of large ones."""
     spec = spec_of(vocab=VOCAB)
     prefix = prefix_of(spec, 20)
-    for precision, screen in (("int8", True), ("int4", True), ("fp32", None)):
+    for precision, screen, isa in (
+        ("int8", True, "generic"),
+        ("int4", True, None),
+        ("fp32", None, None),
+        ("int8", None, None),
+    ):
         weights = weights_of(spec, precision)
-        plain = kernel.Decoder(spec, weights, threads=1, screen_head=False)
-        other = kernel.Decoder(spec, weights, threads=1, screen_head=screen)
+        plain = kernel.Decoder(spec, weights, threads=1, screen_head=False, isa=isa)
+        other = kernel.Decoder(spec, weights, threads=1, screen_head=screen, isa=isa)
         assert plain.weight_bytes == other.weight_bytes
         for decoder in (plain, other):
             decoder.set_prefix(prefix["keys"], prefix["values"], None)
