@@ -80,7 +80,10 @@ def cuda_device(library: Path | None = None) -> CudaDevice:
     try:
         found = kernel.cuda_device(str(library or library_path()))
     except kernel.DeviceUnusable as error:
-        raise DeviceError(str(error)) from None
+        hint = "use --device auto or cpu"
+        if not (library or library_path()).exists():
+            hint = f"build it (EDGE_CUDA=ON in pip's environment), or {hint}"
+        raise DeviceError(str(error), hint=hint) from None
     return CudaDevice(
         name=found["name"],
         capability=(found["major"], found["minor"]),
@@ -406,9 +409,6 @@ def decoder_on_gpu(
             if reasons is not None:
                 reasons.append(error)
             return cpu
-        if not library_path().exists():
-            hint = "build it (EDGE_CUDA=ON in pip's environment), or use --device auto or cpu"
-            raise DeviceError(str(error), hint=hint) from None
         if isinstance(error, DeviceError):
             raise
         raise DeviceError(f"{device.name} failed while it was tried: {error}") from error

@@ -74,6 +74,11 @@ def isa_selected() -> str:
         raise DeviceError(str(error)) from error
 
 
+def is_cancel_token(token: object) -> bool:
+    """Whether the kernel can be stopped by it."""
+    return isinstance(token, _kernel().CancelToken)
+
+
 def _kernel() -> Any:
     try:
         from edge import _kernel as module

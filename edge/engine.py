@@ -19,8 +19,8 @@ from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
 from edge.prepare import Prepared, prepare
 from edge.prompt import Context, check_cap, context_of
-from edge.session import SYNTHETIC, Asked, FilmSession
-from edge.study import Study, check_films, check_same_study, joined
+from edge.session import SYNTHETIC, Asked, FilmSession, check_callbacks
+from edge.study import Study, check_films, check_list, check_same_study, joined
 from edge.text import TextDecoder
 from edge.threads import check_threads, decode_threads
 from edge.timing import Clock
@@ -273,6 +273,7 @@ class Engine:
 
         if type(at_once) is not int or not 1 <= at_once <= 16:
             raise UsageError("at_once must be a whole number from 1 to 16")
+        check_list(sources, "films are given as a list, also a single one")
         asked = self._asked(
             prompt=prompt,
             max_new_tokens=max_new_tokens,
@@ -356,6 +357,7 @@ class Engine:
         cancel: CancelToken | None = None,
     ) -> Asked:
         """Check what is asked for, before any work."""
+        check_callbacks(on_text, cancel)
         forced = self._text.encode(prompt) if prompt else []
         told = self.read_context(context)
         options = self._options(

@@ -59,7 +59,9 @@ def context_of(parts: Sequence[ContextPart], texts: ContextTexts, encode: Callab
     if texts is None:
         texts = {}
     elif isinstance(texts, str):
-        if len(parts) != 1:
+        if not parts:
+            raise UsageError(f"no context can be given: {_names(parts)}")
+        if len(parts) > 1:
             raise UsageError(f"say which context the text is: {_names(parts)}")
         texts = {parts[0].name: texts}
     elif not isinstance(texts, Mapping):
@@ -141,7 +143,7 @@ def named_texts(words: Sequence[str], parts: Sequence[ContextPart]) -> dict[str,
         if name is None and len(parts) == 1:
             name, text = parts[0].name, word
         elif name is None:
-            raise UsageError(f"--context: {_names(parts)}; give NAME=TEXT")
+            raise UsageError(f"--context: {_names(parts)}" + ("; give NAME=TEXT" if parts else "; leave it out"))
         else:
             text = word[len(name) + 1 :]
         if name in found:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from edge.errors import NotCoded
+from edge.errors import NotCoded, UsageError
 from edge.text import clean, sentence_spans
 
 if TYPE_CHECKING:
@@ -265,8 +265,16 @@ class Report:
         ----------
         sentences
             All sentences in order; those without a letter or digit are left out.
+
+        Raises
+        ------
+        UsageError
+            They are no list of texts.
         """
-        texts = [text for text in (" ".join(clean(sentence).split()) for sentence in sentences) if _has_words(text)]
+        given = None if isinstance(sentences, str) or not isinstance(sentences, Iterable) else list(sentences)
+        if given is None or not all(isinstance(sentence, str) for sentence in given):
+            raise UsageError("the sentences of an edited report are a list of texts")
+        texts = [text for text in (" ".join(clean(sentence).split()) for sentence in given) if _has_words(text)]
         own = [sentence.text for sentence in self.sentences]
         if texts == own:
             return self

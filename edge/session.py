@@ -40,6 +40,22 @@ def beside_notice(report: Report) -> list[str]:
     return [warning for warning in report.warnings if warning != SYNTHETIC or not report.notice]
 
 
+def check_callbacks(on_text: object, cancel: object) -> None:
+    """Refuse what cannot be called, and what cannot be cancelled: both would be found out in mid-report.
+
+    Raises
+    ------
+    UsageError
+    """
+    if on_text is not None and not callable(on_text):
+        raise UsageError(f"on_text must be a function of a text, not {type(on_text).__name__}")
+    if cancel is not None:
+        from edge.decoder import is_cancel_token
+
+        if not is_cancel_token(cancel):
+            raise UsageError(f"cancel must be an edge.CancelToken, not {type(cancel).__name__}")
+
+
 @dataclass(frozen=True)
 class Asked:
     """A report as it was asked for, checked."""
@@ -204,6 +220,7 @@ class FilmSession:
         """
         if not isinstance(text, str):
             raise UsageError("the text to complete must be a text")
+        check_callbacks(on_text, cancel)
         if sentences is not None and (type(sentences) is not int or sentences < 1):
             raise UsageError("sentences must be a whole number from 1, or None")
         asked = self._engine._asked(

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -31,11 +31,23 @@ class Study:
     """
 
     def __init__(self, films: Sequence[Source | Prepared]) -> None:
-        if isinstance(films, (str, bytes)) or hasattr(films, "ndim"):
-            raise UsageError("a study is a list of films, not one")
+        check_list(films, "a study is a list of films, not one")
         self.films = tuple(films)
         if not self.films:
             raise UsageError("a study needs at least one film")
+
+
+def check_list(films: object, words: str) -> None:
+    """Refuse a single film where a list is wanted: one can be iterated over, too, by letters, rows or elements.
+
+    Raises
+    ------
+    UsageError
+        With `words`.
+    """
+    single = isinstance(films, (str, bytes)) or hasattr(films, "ndim") or hasattr(films, "PixelData")
+    if single or not isinstance(films, Iterable):
+        raise UsageError(words)
 
 
 def check_films(count: int, manifest: Manifest) -> None:

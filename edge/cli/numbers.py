@@ -19,7 +19,7 @@ def whole(least: int, most: int) -> Callable[[str], int]:
         except ValueError:
             value = least - 1
         if not least <= value <= most:
-            limit = f" to {most}" if most < UNTOLD else ""
+            limit = f" to {most}" if most < UNTOLD or value > most else ""
             raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from {least}{limit}")
         return value
 

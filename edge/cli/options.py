@@ -73,7 +73,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("auto", "cpu", "cuda", "tensorrt"),
         help="cuda, tensorrt: this or an error; auto (default): a GPU where one can be used, else the CPU",
     )
-    add("--threads", metavar="N", type=_positive, help="default: the physical cores this process may use")
+    add("--threads", metavar="N", type=whole(1, 512), help="1 to 512; default: the physical cores this process may use")
     add(
         "--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the bundle's, else by precision)"
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -45,6 +46,11 @@ def check_target(path: str, inputs: Iterable[str]) -> None:
         with contextlib.suppress(OSError, ValueError):
             if os.path.samefile(name, path):
                 raise UsageError("this is also an input: it would be overwritten")
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise OutputError("the name is too long: give a shorter one") from None
     if os.path.isdir(path) or path.endswith(os.sep):
         raise OutputError("this is a folder: give the name of a file")
     if _written_through(path):
@@ -75,7 +81,8 @@ def write_whole(path: str, data: bytes) -> None:
     folder, name = os.path.split(target)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{name[:100]}.", suffix=".tmp", dir=folder)
+        # 50 characters of four bytes each leave room for the rest: a name has 255 bytes at most.
+        handle, temporary = tempfile.mkstemp(prefix=f".{name[:50]}.", suffix=".tmp", dir=folder)
         with open(handle, "wb") as stream:
             stream.write(data)
             stream.flush()

@@ -81,7 +81,7 @@ def _read(source: object, force: bool) -> Film:
         from edge.film.dataset import header_of_dataset
 
         return _from_header(header_of_dataset(source), force)  # type: ignore[arg-type]
-    raise UsageError(f"a film is a path, a pydicom dataset or a 2-D array, not {type(source).__name__}")
+    raise UsageError(f"a film is a path, a file's bytes, a pydicom dataset or a 2-D array, not {type(source).__name__}")
 
 
 def _from_file(path: str | bytes, force: bool) -> Film:
@@ -168,7 +168,8 @@ def _from_array(array: NDArray[Any], force: bool) -> Film:
         raise UnsupportedPixels(f"arrays are uint8, uint16, int16 or floating point, not {array.dtype}")
     rows, columns = array.shape
     limits.check_size(rows, columns)
-    pixels = array.astype(np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        pixels = array.astype(np.float32)
     if kind == "f" and not np.isfinite(pixels).all():
         raise CorruptInput("the array holds values that are not finite")
     warnings: list[str] = []

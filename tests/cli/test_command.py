@@ -273,12 +273,41 @@ def test_devices_that_are_not_here(run: Run, films: list[Path]) -> None:
         or "driver is missing" in result.stderr
         or "no CUDA" in result.stderr
     )
+    assert "use --device" in result.stderr
 
 
 def test_isa_that_is_not_here(run: Run, films: list[Path]) -> None:
     result = run(films[0], env={"EDGE_ISA": "avx1024"})
     assert result.returncode == 82
     assert "generic" in result.stderr
+
+
+def test_names_as_long_as_they_may_be(run: Run, films: list[Path], tmp_path: Path) -> None:
+    """255 bytes; the temporary file beside it has a name of its own. Longer ones are told before the work."""
+    longest = tmp_path / ("\u80ba" * 83 + ".txt")  # three bytes each
+    result = run("-q", films[0], "-o", longest)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert longest.read_text()
+    result = run("-v", films[0], films[1], "--overlay", tmp_path / ("x" * 251 + ".png"))
+    assert (result.returncode, result.stdout) == (40, "")
+    assert "too long" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_as_many_threads_as_there_can_be(run: Run, films: list[Path]) -> None:
+    for option, value, words in (
+        ("--threads", "513", "from 1 to 512"),
+        ("--max-new-tokens", str(1 << 30), "from 1 to"),
+    ):
+        result = run(films[0], option, value)
+        assert result.returncode == 1
+        assert f"{option}: '{value}' is not a whole number {words}" in result.stderr
+
+
+def test_a_context_for_a_model_that_reads_none(run: Run, films: list[Path]) -> None:
+    result = run(films[0], "--context", "cough")
+    assert result.returncode == 1
+    assert "reads none; leave it out" in result.stderr
 
 
 def test_names_cannot_write_to_the_terminal(run: Run, tmp_path: Path) -> None:

@@ -395,6 +395,17 @@ def test_arguments_of_other_types(engine: edge.Engine, film: np.ndarray) -> None
         lambda: engine.report(film, context=3),  # type: ignore[arg-type]
         lambda: engine.report(film, temperature=1e-60),
         lambda: engine.report(film, top_p=1e-60),
+        lambda: engine.report(film, on_text="print"),  # type: ignore[arg-type]
+        lambda: engine.report(film, cancel=threading.Event()),
+        lambda: engine.open(film).complete("The", on_text=3),  # type: ignore[arg-type]
+        lambda: engine.open(film).complete("The", cancel=3),
+        lambda: list(engine.reports("film.dcm")),
+        lambda: list(engine.reports(film)),
+        lambda: list(engine.reports(None)),  # type: ignore[arg-type]
+        lambda: engine.report(film, context="a text"),
+        lambda: engine.report(film).with_text("One. Two."),
+        lambda: engine.report(film).with_text([3]),  # type: ignore[list-item]
+        lambda: engine.report(film).with_text(3),  # type: ignore[arg-type]
         lambda: edge.Study("film.dcm"),
         lambda: edge.Study(film),
         lambda: edge.load(3),  # type: ignore[arg-type]
