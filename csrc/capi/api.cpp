@@ -136,7 +136,7 @@ void edge_options_init(edge_options* options) {
   if (!options) return;
   *options = edge_options{};
   options->size = sizeof *options;
-  options->draft = 1;
+  options->draft = EDGE_DRAFT_ALL;
 }
 
 void edge_film_init(edge_film* film) {

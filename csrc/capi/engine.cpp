@@ -50,24 +50,31 @@ RunsOn runs_on(const Manifest& manifest, const edge_options& options) {
 
 }  // namespace
 
+edge_draft draft_of(int32_t number) {
+  if (number == EDGE_DRAFT_OFF || number == EDGE_DRAFT_SKETCH) return static_cast<edge_draft>(number);
+  return EDGE_DRAFT_ALL;
+}
+
 Engine::Engine(const std::string& path, const edge_options& options)
     : bundle_(path),
       weights_(load_weights(bundle_)),
-      draft_(options.draft ? load_draft(bundle_) : nullptr),
+      draft_(draft_of(options.draft) == EDGE_DRAFT_ALL ? load_draft(bundle_) : nullptr),
       tokenizer_(bundle_.file(manifest().tokenizer_file).text(), manifest().tokenizer_file,
                  manifest().decoder.vocab),
       rows_(check_rows(options.bias_rows, manifest().bias_rows)),
-      draft_wanted_(options.draft != 0),
+      draft_wanted_(draft_of(options.draft)),
       runs_on_(runs_on(manifest(), options)) {
   const Graph graph{bundle_.file(manifest().vision_file).bytes(), manifest().vision_file, runs_on_.threads};
   check_self_contained(graph.bytes, graph.name);
   vision_.emplace(manifest(), open_runtime(graph, text_of(options.runtime, "auto"),
                                            text_of(options.runtime_library, "")));
   runs_on_.vision = vision_->runtime();
-  decoder_.emplace(manifest().decoder, weights_.weights, kv_type(runs_on_.kv_dtype),
-                   decode_threads(runs_on_.threads, weights_.bytes, draft_ != nullptr), runs_on_.isa,
-                   manifest().evidence_layers,
-                   Copies{.sketch_from = draft_wanted_ ? kSketchFrom : std::numeric_limits<int64_t>::max()});
+  decoder_.emplace(
+      manifest().decoder, weights_.weights, kv_type(runs_on_.kv_dtype),
+      decode_threads(runs_on_.threads, weights_.bytes, draft_ != nullptr), runs_on_.isa,
+      manifest().evidence_layers,
+      Copies{.sketch_from =
+                 draft_wanted_ != EDGE_DRAFT_OFF ? kSketchFrom : std::numeric_limits<int64_t>::max()});
   // What has been read is not needed any more.
   for (const auto& [name, entry] : manifest().files)
     if (name != manifest().weights_file && name != manifest().draft_file) bundle_.drop(name);

@@ -22,6 +22,9 @@
 
 namespace edge::capi {
 
+// How a number in an option says that texts are drafted.
+edge_draft draft_of(int32_t number);
+
 struct Written {
   Report report;
   std::string json;
@@ -57,7 +60,7 @@ class Engine {
   std::unique_ptr<LoadedDraft> draft_;
   Tokenizer tokenizer_;
   BiasRows rows_;
-  bool draft_wanted_;
+  edge_draft draft_wanted_;
   RunsOn runs_on_;
   std::optional<Decoder> decoder_;
   std::optional<Vision> vision_;

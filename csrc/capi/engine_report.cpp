@@ -103,8 +103,9 @@ Engine::Plan Engine::plan(const edge_report_options& given, const CancelToken* c
     o.beam.beams = 1;
   else if (given.beams > 0)
     o.beam.beams = given.beams;
-  o.draft = given.draft < 0 ? draft_wanted_ : given.draft != 0;
-  o.sketch = o.draft;
+  const edge_draft draft = given.draft < 0 ? draft_wanted_ : draft_of(given.draft);
+  o.draft = draft == EDGE_DRAFT_ALL;
+  o.sketch = draft != EDGE_DRAFT_OFF;
   o.draft_table = o.draft && draft_ ? &draft_->table : nullptr;
   plan.cut = given.cut < 0 ? m.cut_at_sentence : given.cut != 0;
   plan.on_text = given.on_text, plan.user = given.user, plan.cancel = cancel;

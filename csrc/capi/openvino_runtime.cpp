@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "failure.h"
+#include "heap.h"
 #include "shared_library.h"
 #include "vision_runtime.h"
 
@@ -88,12 +89,14 @@ class OpenVinoRuntime : public VisionRuntime {
       : api_(std::move(library)),
         core_(api_, "ov_core_free"),
         compiled_(api_, "ov_compiled_model_free"),
-        request_(api_, "ov_infer_request_free") {
+        request_(api_, "ov_infer_request_free"),
+        large_(graph.bytes.size() >= kLarge) {
     try {
       open(graph);
     } catch (const Refused&) {
       throw bundle_failure("OpenVINO cannot load " + graph.name);
     }
+    trim_heap();  // compiling leaves as much behind as the graph takes
   }
 
   const char* name() const override { return "openvino"; }
@@ -111,6 +114,7 @@ class OpenVinoRuntime : public VisionRuntime {
     } catch (const Refused&) {
       throw Failure(EDGE_PROCESSING, "the vision graph failed");
     }
+    if (large_) trim_heap();  // what preparing the film took
     return outputs;
   }
 
@@ -209,6 +213,7 @@ class OpenVinoRuntime : public VisionRuntime {
 
   Api api_;
   Owned core_, compiled_, request_;
+  bool large_;
   int float_ = 0;
   std::vector<Port> inputs_, outputs_;
   std::vector<Owned> made_;  // by the last run

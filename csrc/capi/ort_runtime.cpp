@@ -7,6 +7,7 @@
 
 #include "cpu/thread_pool.h"
 #include "failure.h"
+#include "heap.h"
 #include "ort_api.h"
 #include "shared_library.h"
 #include "vision_runtime.h"
@@ -15,10 +16,6 @@ namespace edge::capi {
 namespace {
 
 using namespace ort;
-
-// Bytes of a graph from which on the memory that an arena would keep between films is worth a few
-// milliseconds.
-constexpr size_t kLarge = size_t{64} << 20;
 
 struct Refused {};  // by the runtime; its words may quote the graph and are left out
 
@@ -101,7 +98,7 @@ void read_shape(const Api& api, const ShapeInfo* info, int& type, std::vector<in
 class OrtRuntime : public VisionRuntime {
  public:
   OrtRuntime(const Graph& graph, const SharedLibrary& library)
-      : api_(library), env_(api_), memory_(api_), session_(api_) {
+      : api_(library), env_(api_), memory_(api_), session_(api_), large_(graph.bytes.size() >= kLarge) {
     try {
       open(graph);
     } catch (const Refused&) {
@@ -122,6 +119,7 @@ class OrtRuntime : public VisionRuntime {
     } catch (const Refused&) {
       throw Failure(EDGE_PROCESSING, "the vision graph failed");
     }
+    if (large_) trim_heap();
     return outputs;
   }
 
@@ -136,7 +134,8 @@ class OrtRuntime : public VisionRuntime {
     api_.call<SetInterOpNumThreads>(options.get(), 1);
     api_.call<SetGraphOptimizationLevel>(options.get(), static_cast<int>(kOptimizeAll));
     api_.call<SetSessionLogSeverityLevel>(options.get(), static_cast<int>(kLogFatal));
-    if (graph.bytes.size() >= kLarge) api_.call<DisableCpuMemArena>(options.get());
+    // An arena would keep the most that any film needed.
+    if (large_) api_.call<DisableCpuMemArena>(options.get());
     // Its threads spin between the operators of a film, unless there are more of them than processors, and
     // sleep between films: the decoder's need the processors then.
     const char* spin = graph.threads <= available_processors() ? "1" : "0";
@@ -226,6 +225,7 @@ class OrtRuntime : public VisionRuntime {
   Owned<Env, ReleaseEnv> env_;
   Owned<MemoryInfo, ReleaseMemoryInfo> memory_;
   Owned<Session, ReleaseSession> session_;
+  bool large_;
   std::vector<Port> inputs_, outputs_;
   std::vector<OwnedValue> values_;  // of the last run
 };

@@ -70,6 +70,14 @@ EDGE_API const char* edge_status_name(int32_t status);
 
 typedef struct edge_engine edge_engine;
 
+/* How greedy texts are written several tokens per pass: always the same tokens, in less time. */
+typedef enum edge_draft {
+  EDGE_DRAFT_OFF = 0, /* one token per pass */
+  EDGE_DRAFT_ALL = 1, /* guessed from the bundle's table, the text itself and, by a large float32 decoder, an
+                         8-bit copy of itself that it keeps from its first report on */
+  EDGE_DRAFT_SKETCH = 2 /* by that copy alone; decoders without one write one token per pass */
+} edge_draft;
+
 typedef struct edge_options {
   uint32_t size;
   int32_t threads;             /* of the graph and the decoder, 1 to 512; 0: the physical cores there are */
@@ -78,8 +86,7 @@ typedef struct edge_options {
   const char* bias_rows;       /* "all", "prefill", "none" get the anatomical bias; NULL: the bundle's */
   const char* kv_dtype;        /* of the KV cache: "fp32", "fp16", "int8"; NULL: the bundle's or what fits */
   const char* isa;             /* instruction set; NULL: $EDGE_ISA, or the best one */
-  int32_t draft;               /* 1: greedy texts several tokens per pass, the same tokens; a large float32
-                                  decoder then keeps an 8-bit copy of itself from its first report on. Default 1 */
+  int32_t draft;               /* an edge_draft; any other number counts as EDGE_DRAFT_ALL, the default */
 } edge_options;
 
 EDGE_API void edge_options_init(edge_options* options);
@@ -196,9 +203,9 @@ typedef struct edge_report_options {
   double top_p;              /* above 0, up to 1: off */
   uint64_t seed;             /* of the sampling */
   int32_t cut;               /* drop a last sentence that the token cap broke off: 0, 1; -1: the bundle's */
-  int32_t draft;             /* 0, 1; -1: the engine's */
-  edge_on_text on_text;      /* may be NULL */
-  void* user;                /* handed to on_text */
+  int32_t draft;        /* as in edge_options, with what the engine was opened for; below 0: the engine's */
+  edge_on_text on_text; /* may be NULL */
+  void* user;           /* handed to on_text */
   const edge_cancel* cancel; /* may be NULL; looked at before and after the vision graph and at every token */
   int32_t beams; /* texts searched at once, 1 (greedy) to 16; 0: the bundle's, 1 with a temperature. With
                     beams the text comes in one piece */
