@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compiled decoding kernel. Use it through edge.decoder, which adds types and errors."""
+"""The compiled decoding kernel. Use it through edge.decoder, which adds types and errors.
+
+Floats of another type or layout are converted first; ids are int32. Where a value or a shape is wrong ``ValueError``
+says which; arguments of another type are a ``TypeError``, what fails in a run is a ``RuntimeError``. The interpreter's
+lock is free during long calls.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -9,26 +14,47 @@ from numpy.typing import NDArray
 
 ops: Any  # single kernels, for the tests only
 
-def isa_supported() -> list[str]: ...
-def isa_selected() -> str: ...
+def isa_supported() -> list[str]:
+    """Instruction sets this machine can run, weakest first."""
+
+def isa_selected() -> str:
+    """The best one, or the one that EDGE_ISA names; ValueError where the machine lacks it."""
 
 class ReadMeter:
+    """How fast threads read memory: a buffer of so many bytes, each thread a part of it."""
+
     def __init__(self, bytes: int, threads: int) -> None: ...
-    def passes(self, seconds: float) -> list[float]: ...
+    def passes(self, seconds: float) -> list[float]:
+        """GB/s of every pass within so many seconds, at least three."""
 
 class MultiplyMeter:
+    """How fast threads multiply integers, without memory."""
+
     def __init__(self, threads: int, isa: str | None = ...) -> None: ...
-    def passes(self, seconds: float) -> list[float]: ...
+    def passes(self, seconds: float) -> list[float]:
+        """1e9 products per second, all threads together, of every pass within so many seconds, at least three."""
 
-class BusyError(RuntimeError): ...
-class DeviceUnusable(RuntimeError): ...
-class ModelUnsupported(DeviceUnusable): ...
+class BusyError(RuntimeError):
+    """The decoder is at work already, perhaps in a callback of its own."""
 
-def device_copy_bandwidth(library: str, bytes: int) -> float: ...
-def cuda_device(library: str) -> dict[str, Any]: ...
-def device_read(library: str, address: int, array: NDArray[Any]) -> None: ...
+class DeviceUnusable(RuntimeError):
+    """No CUDA library, driver, device or memory; the text says which."""
+
+class ModelUnsupported(DeviceUnusable):
+    """The device is there, and its kernels do not take this model."""
+
+def device_copy_bandwidth(library: str, bytes: int) -> float:
+    """GB/s, read and written together, of copies of so many bytes within the device's memory."""
+
+def cuda_device(library: str) -> dict[str, Any]:
+    """What the CUDA library at this path says about its device; DeviceUnusable where there is none."""
+
+def device_read(library: str, address: int, array: NDArray[Any]) -> None:
+    """Fill an array with as many bytes from an address of the device."""
 
 class DeviceBuffer:
+    """So many bytes of the device's memory; `write` and `read` move a whole array of as many."""
+
     def __init__(self, library: str, bytes: int) -> None: ...
     @property
     def address(self) -> int: ...
@@ -38,22 +64,34 @@ class DeviceBuffer:
     def read(self, array: NDArray[Any]) -> None: ...
 
 class DeviceStream:
+    """A stream of the device; `handle` is its cudaStream_t."""
+
     def __init__(self, library: str) -> None: ...
     @property
     def handle(self) -> int: ...
     def wait(self) -> None: ...
 
 class DeviceGraph:
+    """What `work` gave to a stream, recorded, to be done again by `replay`; RuntimeError where it returned false."""
+
     def __init__(self, stream: DeviceStream, work: Callable[[], bool]) -> None: ...
     def replay(self) -> None: ...
 
 class CancelToken:
+    """Ends the texts it is given to, from any thread, at their next token; it stays cancelled."""
+
     def __init__(self) -> None: ...
     def cancel(self) -> None: ...
     @property
     def cancelled(self) -> bool: ...
 
 class GenerationResult:
+    """A text, as :class:`edge.generation.Generation`.
+
+    logprobs are float32 [tokens], natural; evidence is float32 [tokens, image keys], [tokens, 0] without evidence
+    layers; sequences and their float32 scores are of beams, best first.
+    """
+
     @property
     def token_ids(self) -> list[int]: ...
     @property
@@ -80,6 +118,12 @@ class GenerationResult:
     def sketch_passes(self) -> int: ...
 
 class DraftTable:
+    """What usually follows which words: a trie over contexts read backwards (docs/bundle.md).
+
+    children is [nodes + 1]; tokens, next and share are [nodes], ids below `vocab` and shares above 0 and up to 1. The
+    arrays are read in place. ValueError where they are no such trie.
+    """
+
     def __init__(
         self,
         children: NDArray[np.int32],
@@ -90,7 +134,8 @@ class DraftTable:
     ) -> None: ...
     @property
     def nodes(self) -> int: ...
-    def guess(self, text: Sequence[int]) -> tuple[int, float]: ...
+    def guess(self, text: Sequence[int]) -> tuple[int, float]:
+        """The id that follows the longest known end of `text` most often, and how often it does, 0 to 1."""
 
 class TextOptions:
     """Options of a text, as keywords of ``Decoder.generate``, too."""
@@ -126,6 +171,12 @@ class TextOptions:
     ) -> None: ...
 
 class Decoder:
+    """The decoder of the CPU, as :class:`edge.decoder.Decoder`; one call at a time, others get a BusyError.
+
+    weights: [rows, columns] in float32, int8 (with a float32 scale [rows]) or int4 (uint8 [rows, columns / 2], with a
+    float16 scale [rows, columns / 32]), read in place. ``*_bytes`` are bytes that the next step reads.
+    """
+
     def __init__(
         self,
         spec: Mapping[str, Any],
@@ -145,7 +196,8 @@ class Decoder:
         values: NDArray[np.float32],
         key_bias: NDArray[np.float32] | None = None,
         drop_hidden: bool = False,
-    ) -> None: ...
+    ) -> None:
+        """keys, values: [layers, heads, prefix, head_dim]; key_bias: [layers, prefix or more keys]. Drops all text."""
     def prefill(
         self,
         embeddings: NDArray[np.float32],
@@ -155,9 +207,15 @@ class Decoder:
         drop_hidden: bool = False,
         with_cache: bool = False,
         lane: int = 0,
-    ) -> Any: ...
-    def lane_kept_keys(self, lane: int) -> int: ...
-    def lane_cache_bytes(self, lane: int) -> int: ...
+    ) -> Any:
+        """Logits [vocab] of the last row of embeddings [prefix, hidden].
+
+        With `with_cache` (logits, keys, values), the latter [layers, heads, prefix, head_dim].
+        """
+    def lane_kept_keys(self, lane: int) -> int:
+        """As `kept_keys`, of a lane."""
+    def lane_cache_bytes(self, lane: int) -> int:
+        """As `cache_bytes`, of a lane."""
     def set_lane_prefix(
         self,
         lane: int,
@@ -165,7 +223,8 @@ class Decoder:
         values: NDArray[np.float32],
         key_bias: NDArray[np.float32] | None = None,
         drop_hidden: bool = False,
-    ) -> None: ...
+    ) -> None:
+        """As `set_prefix`, of one of the lanes 0 to 15."""
     def generate_texts(
         self,
         texts: Sequence[
@@ -173,10 +232,14 @@ class Decoder:
         ],
         *,
         cancel: CancelToken | None = None,
-    ) -> list[GenerationResult]: ...
-    def forward(self, ids: NDArray[np.int32], bias: bool) -> NDArray[np.float32]: ...
-    def rewind(self, n_text: int) -> None: ...
-    def keep(self, ids: NDArray[np.int32], bias: bool) -> int: ...
+    ) -> list[GenerationResult]:
+        """Texts of lanes at once: (lane, first logits [vocab] or None, options, on_token or None) each."""
+    def forward(self, ids: NDArray[np.int32], bias: bool) -> NDArray[np.float32]:
+        """Append text rows; their logits [ids, vocab]. ValueError where positions run out."""
+    def rewind(self, n_text: int) -> None:
+        """Drop all text rows but the first so many."""
+    def keep(self, ids: NDArray[np.int32], bias: bool) -> int:
+        """Drop the text rows from the first that is not of `ids` or was made otherwise; how many are left."""
     def generate(
         self,
         first_logits: NDArray[np.float32] | None = None,
@@ -184,7 +247,11 @@ class Decoder:
         on_token: Callable[[int, float], bool | None] | None = None,
         cancel: CancelToken | None = None,
         **options: Any,
-    ) -> GenerationResult: ...
+    ) -> GenerationResult:
+        """A text; first_logits [vocab] are of the film's last row. options: those of :class:`TextOptions`.
+
+        on_token gets (id, log-probability); False cancels. RuntimeError where the logits are not finite.
+        """
     @property
     def isa(self) -> str: ...
     @property
@@ -203,6 +270,8 @@ class Decoder:
     def cache_bytes(self) -> int: ...
 
 class CudaDecoder:
+    """The same on a CUDA device: weights are copied there; there is one lane. DeviceUnusable where it cannot be."""
+
     def __init__(
         self,
         spec: Mapping[str, Any],
@@ -223,13 +292,18 @@ class CudaDecoder:
         values: NDArray[np.float32],
         key_bias: NDArray[np.float32] | None = None,
         drop_hidden: bool = False,
-    ) -> None: ...
+    ) -> None:
+        """keys, values: [layers, heads, prefix, head_dim]; key_bias: [layers, prefix or more keys]. Drops all text."""
     def set_prefix_on_device(
         self, keys: int, values: int, length: int, key_bias: int = 0, bias_length: int = 0
-    ) -> None: ...
-    def forward(self, ids: NDArray[np.int32], bias: bool) -> NDArray[np.float32]: ...
-    def rewind(self, n_text: int) -> None: ...
-    def generate(self, first_logits: NDArray[np.float32] | None = None, **options: Any) -> GenerationResult: ...
+    ) -> None:
+        """As `set_prefix`, by addresses of float32 arrays on the device; key_bias 0 for none."""
+    def forward(self, ids: NDArray[np.int32], bias: bool) -> NDArray[np.float32]:
+        """As :meth:`Decoder.forward`."""
+    def rewind(self, n_text: int) -> None:
+        """As :meth:`Decoder.rewind`."""
+    def generate(self, first_logits: NDArray[np.float32] | None = None, **options: Any) -> GenerationResult:
+        """As :meth:`Decoder.generate`, greedy or sampled."""
     @property
     def device(self) -> str: ...
     @property

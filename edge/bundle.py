@@ -96,7 +96,13 @@ class Bundle:
         return cls(root, manifest, hashlib.sha256(data).hexdigest(), notice, unlisted)
 
     def file(self, name: str) -> Path:
-        """The path of a listed file."""
+        """The path of a listed file.
+
+        Raises
+        ------
+        BundleError
+            The manifest lists no such file.
+        """
         if name not in self.manifest.files:
             raise BundleError(f"{name!r} is not listed in the manifest")
         return self.path / name
@@ -107,8 +113,13 @@ class Bundle:
         Returns
         -------
         dict of str to ndarray
-            As :func:`edge.weights.expected_shapes`: float32, int8 with a float32 ``.scale`` per
-            row, or packed int4 with a float16 ``.scale`` per group of columns.
+            As :func:`edge.weights.expected_shapes`: matrices [out, in] in float32, in int8 with a float32 ``.scale``
+            [out], or in int4, packed uint8 [out, in / 2] with a float16 ``.scale`` [out, in / 32]; all else float32.
+
+        Raises
+        ------
+        BundleError
+            The file is no valid safetensors file, or holds other weights than the decoder spec asks for.
         """
         from edge.weights import check_weights, map_safetensors
 
@@ -117,7 +128,13 @@ class Bundle:
         return arrays
 
     def coding_table(self) -> CodingTable | None:
-        """How the model's findings are coded, checked; ``None`` where the bundle does not say."""
+        """How the model's findings are coded, checked; ``None`` where the bundle does not say.
+
+        Raises
+        ------
+        BundleError
+            The table is damaged, or does not fit the manifest's labels.
+        """
         name = self.manifest.coding_file
         if name is None:
             return None

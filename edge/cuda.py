@@ -221,7 +221,13 @@ class CudaDecoder(Decoder):
         drop_hidden: bool = False,
         lane: int = 0,
     ) -> npt.NDArray[np.float32]:
-        """As for :class:`edge.decoder.Decoder`; the processor computes it, and keys and values go to the device."""
+        """As :meth:`edge.decoder.Decoder.prefill`; the processor computes it, and keys and values go to the device.
+
+        Raises
+        ------
+        ProcessingError
+            There is no decoder of the CPU beside this one; or as there.
+        """
         if self.host is None:
             raise ProcessingError("decoder: this device has no prefill of its own, and no decoder of the CPU beside it")
         logits, keys, values = self.host.prefill_with_cache(embeddings, key_bias, bias=bias)
@@ -246,9 +252,15 @@ class CudaDecoder(Decoder):
         drop_hidden: bool = False,
         lane: int = 0,
     ) -> None:
-        """As for :class:`edge.decoder.Decoder`; arrays that lie on the device are taken there, without a copy to the
-        host: :class:`edge.vision.backend.DeviceArray`, or another framework's by DLPack. `drop_hidden` changes nothing
-        here, and there is one lane."""
+        """As :meth:`edge.decoder.Decoder.set_prefix`, shapes included; arrays that lie on the device are taken there,
+        without a copy to the host: :class:`edge.vision.backend.DeviceArray`, or another framework's by DLPack.
+        `drop_hidden` changes nothing here, and there is one lane.
+
+        Raises
+        ------
+        ProcessingError
+            Another lane than 0, or arrays of another shape than the spec says.
+        """
         keys, values, key_bias = (self._there(array) for array in (keys, values, key_bias))
         # What lies on the device is not held for the sake of texts that may never come: who has the film has it.
         kept = (weakref.ref(a) if isinstance(a, DeviceArray) else a for a in (keys, values, key_bias))
@@ -295,7 +307,7 @@ class CudaDecoder(Decoder):
         draft_script: Iterable[Iterable[int]] = (),
         draft_costs: Iterable[float] = (),
     ) -> Generation:
-        """As for :class:`edge.decoder.Decoder`; texts with beams, and rules that the device does not know, are
+        """As :meth:`edge.decoder.Decoder.generate`; texts with beams, and rules that the device does not know, are
         written by the processor where its decoder is there."""
         options = options or GenerationOptions()
         if self.host is not None and _is_for_the_host(options):
@@ -326,6 +338,7 @@ class CudaDecoder(Decoder):
 
     @property
     def threads(self) -> int:
+        """One: the caller's, which only waits for the device."""
         return 1
 
     def keep(self, ids: Iterable[int], bias: bool = True) -> int:
@@ -366,7 +379,7 @@ def decoder_on_gpu(
     Parameters
     ----------
     cpu, weights, evidence_layers
-        The decoder on the CPU and what it was made of.
+        The decoder on the CPU and what it was made of: arrays by name, of any shape that its spec asks for.
     required : bool
         Whether a GPU that cannot be used is an error, as is a build without the CUDA library. A model that the kernels
         do not take is none: there the GPU has the vision graph to itself.

@@ -215,6 +215,7 @@ class Decoder:
 
     @property
     def threads(self) -> int:
+        """Threads of a step, the caller's included."""
         return int(self._kernel.threads)
 
     @property

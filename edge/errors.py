@@ -57,21 +57,29 @@ class InputError(EdgeError):
 
 
 class CannotRead(InputError):
+    """The file is missing, may not be opened, or its disk or network fails while it is read."""
+
     kind = "cannot read"
     exit_code = 20
 
 
 class NotAnImage(InputError):
+    """The file's content is neither DICOM nor a PNG or JPEG picture."""
+
     kind = "not DICOM or a picture"
     exit_code = 21
 
 
 class CorruptInput(InputError):
+    """The file ends early, contradicts itself, or holds values that cannot be used."""
+
     kind = "corrupt or truncated"
     exit_code = 22
 
 
 class UnsupportedModality(InputError):
+    """The header names a modality other than CR, DX, DR, RG and RF, or another kind of object."""
+
     kind = "unsupported modality"
     exit_code = 23
 
@@ -85,16 +93,22 @@ class NotFrontalChest(InputError):
 
 
 class NoPixelData(InputError):
+    """A DICOM object that holds no pixel data, or keeps it elsewhere."""
+
     kind = "no pixel data"
     exit_code = 25
 
 
 class UnsupportedPixels(InputError):
+    """Colour, several frames, or a depth, a size or a type that no film has."""
+
     kind = "unsupported pixels"
     exit_code = 26
 
 
 class UnsupportedTransferSyntax(InputError):
+    """The pixels are compressed in a way that is not taken, or whose decoder is not installed."""
+
     kind = "unsupported transfer syntax"
     exit_code = 27
 
@@ -107,6 +121,8 @@ class BundleError(InputError):
 
 
 class OutputError(EdgeError):
+    """A file or a folder cannot be written."""
+
     kind = "cannot write"
     exit_code = 40
 
@@ -126,6 +142,8 @@ class NetworkError(EdgeError):
 
 
 class ProcessingError(EdgeError):
+    """Base of what can fail while a model runs: memory, numbers that are not finite, a graph that fails."""
+
     kind = "processing"
     exit_code = 80
 
@@ -145,5 +163,7 @@ class DeviceError(ProcessingError):
 
 
 class Cancelled(ProcessingError):
+    """The caller stopped the report before it was complete."""
+
     kind = "cancelled"
     exit_code = 83

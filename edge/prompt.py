@@ -181,6 +181,7 @@ class FindingState:
     confidence: float
 
     def to_dict(self) -> dict[str, str | float]:
+        """The same as in the JSON."""
         return {"finding": self.finding, "state": self.state, "confidence": self.confidence}
 
 

@@ -79,6 +79,7 @@ class Evidence:
         )
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as plain numbers and lists, as in the JSON; ``film`` only of a study."""
         values = {
             "grid": list(self.grid),
             "heat": [list(line) for line in self.heat],
@@ -133,6 +134,7 @@ class Sentence:
     section: str = ""
 
     def to_dict(self) -> dict[str, Any]:
+        """The same as in the JSON; ``section`` only where there is one."""
         values = {
             "text": self.text,
             "confidence": self.confidence,

@@ -41,7 +41,8 @@ def map_safetensors(path: Path, dtypes: Mapping[str, np.dtype[Any]] = _DTYPES) -
     Returns
     -------
     dict of str to ndarray
-        Of these types, C-contiguous and aligned; views of the mapped file where its alignment allows.
+        Of these types and of the file's shapes, C-contiguous and aligned; views of the mapped file where its alignment
+        allows.
 
     Raises
     ------

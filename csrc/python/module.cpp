@@ -459,9 +459,10 @@ PYBIND11_MODULE(_kernel, m) {
            "least "
            "three.");
 
-  py::class_<CancelToken, std::shared_ptr<CancelToken>>(m, "CancelToken")
+  py::class_<CancelToken, std::shared_ptr<CancelToken>>(
+      m, "CancelToken", "Ends the reports that it is given to, from any thread; once set it stays so.")
       .def(py::init<>())
-      .def("cancel", &CancelToken::cancel)
+      .def("cancel", &CancelToken::cancel, "They end at their next token.")
       .def_property_readonly("cancelled", &CancelToken::cancelled);
 
   py::register_exception<BusyError>(m, "BusyError", PyExc_RuntimeError);

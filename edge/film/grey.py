@@ -33,7 +33,15 @@ class Lut:
 
 
 def modality(stored: NDArray[Any], values: Values, shape: PixelShape) -> tuple[NDArray[np.float32], float, float]:
-    """Modality units of stored values, and the lowest and highest of them a stored value can have.
+    """Modality units of stored values (PS3.3 C.11.1), and the lowest and highest of them a stored value can have.
+
+    Parameters
+    ----------
+    stored : ndarray of uint8, uint16 or int32, shape (rows, columns)
+
+    Returns
+    -------
+    ndarray of float32, shape (rows, columns), and two floats
 
     Raises
     ------
@@ -131,7 +139,15 @@ def _top(lut: Lut) -> int:
 
 
 def padding(stored: NDArray[Any], values: Values, shape: PixelShape, warnings: list[str]) -> NDArray[np.bool_] | None:
-    """True where a pixel is picture, False where it is padding (C.7.5.1.1.2); None without padding."""
+    """True where a pixel is picture, False where it is padding (PS3.3 C.7.5.1.1.2); None without padding.
+
+    Parameters
+    ----------
+    stored : ndarray of uint8, uint16 or int32, shape (rows, columns)
+        Not in modality units: padding is told in stored values.
+    warnings : list of str
+        One is appended where all is padding.
+    """
     first = values.word("PixelPaddingValue", signed=shape.signed)
     if first is None:
         return None
@@ -156,7 +172,20 @@ def inverted(values: Values, shape: PixelShape, warnings: list[str]) -> bool:
 def invert(
     pixels: NDArray[np.float32], window: Voi | None, lowest: float, highest: float
 ) -> tuple[NDArray[np.float32], Voi | None]:
-    """Turn brightness over within the range of modality values, the window with it."""
+    """Turn brightness over within the range of modality values, the window with it.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (rows, columns)
+        In modality units; turned over in place.
+    lowest, highest : float
+        Of the modality values that a stored value can have.
+
+    Raises
+    ------
+    CorruptInput
+        The range is not finite.
+    """
     mirror = float(np.float32(lowest + highest))
     if not math.isfinite(mirror):
         raise CorruptInput("the rescale slope or intercept in the header is not usable")

@@ -33,7 +33,7 @@ class Turn:
         return np.ascontiguousarray(turned[:: -1 if self.rows else 1, :: -1 if self.columns else 1])
 
     def undo(self, read: NDArray[Any]) -> NDArray[Any]:
-        """And back."""
+        """An array [rows, columns] as read to one as stored."""
         back = read[:: -1 if self.rows else 1, :: -1 if self.columns else 1]
         return np.ascontiguousarray(back.T if self.transpose else back)
 

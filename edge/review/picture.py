@@ -65,6 +65,10 @@ def grey_values(film: Film) -> tuple[NDArray[Any], float, float]:
 
     Whole numbers within 65536 of each other, as films have, are kept as they are; anything else is spread over 16
     bits. Padding is 0.
+
+    Returns
+    -------
+    ndarray of uint8 or little-endian uint16, shape (rows, columns), and two floats
     """
     pixels, valid = film.pixels, film.valid
     inside = pixels if valid is None else pixels[valid]

@@ -49,13 +49,14 @@ class DeviceArray:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of the array, wherever it lies: four per number."""
         size = 4
         for extent in self.shape:
             size *= extent
         return size
 
     def host(self) -> NDArray[np.float32]:
-        """The numbers, on the host."""
+        """The numbers on the host, float32 of this `shape`; read each time until they have been moved there."""
         return self._read() if self._array is None else self._array
 
     def move(self) -> None:
@@ -74,7 +75,7 @@ class Lending:
     def lend(
         self, address: int, shape: Sequence[int], owner: Any, read: Callable[[], NDArray[np.float32]]
     ) -> DeviceArray:
-        """An array for as long as its memory holds it; arguments as for :class:`DeviceArray`."""
+        """An array of this `shape` for as long as its memory holds it; arguments as for :class:`DeviceArray`."""
         array = DeviceArray(address, shape, owner, read)
         self._lent.append(weakref.ref(array))
         return array
@@ -105,7 +106,10 @@ class Backend(Protocol):
     outputs: Sequence[Port]
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
-        """The outputs called `names`, as arrays of their own. Any exception means that the graph failed."""
+        """The outputs called `names`, in their order, as float32 arrays of their own and of the ports' shapes.
+
+        `feed` holds a float32 array for every input. Any exception means that the graph failed.
+        """
         ...
 
 
@@ -115,5 +119,5 @@ class DeviceBackend(Backend, Protocol):
     def run_there(
         self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str], stay: Sequence[str]
     ) -> list[NDArray[np.float32] | DeviceArray]:
-        """As `run`, but the outputs called `stay` remain on the device."""
+        """As :meth:`Backend.run`, but the outputs called `stay` remain on the device."""
         ...

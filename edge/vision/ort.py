@@ -166,6 +166,7 @@ class OrtBackend:
         return results
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
+        """As :meth:`edge.vision.backend.Backend.run`."""
         if self._replay(feed):
             assert self._captured is not None
             return [self._captured.value(name).numpy() for name in names]

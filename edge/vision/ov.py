@@ -79,6 +79,7 @@ class OpenVinoBackend:
         trim_heap()  # compiling leaves as much behind as the graph takes
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
+        """As :meth:`edge.vision.backend.Backend.run`."""
         # Copies: the request reuses its buffers for the next film.
         result = self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
         arrays = [result[name].copy() for name in names]

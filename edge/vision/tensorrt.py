@@ -136,6 +136,7 @@ class TensorRtBackend:
         self._to_record = wanted()
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
+        """As :meth:`edge.vision.backend.Backend.run`."""
         self._execute(feed)
         return [self._read(name) for name in names]
 
