@@ -463,7 +463,7 @@ PYBIND11_MODULE(_kernel, m) {
       m, "CancelToken", "Ends the reports that it is given to, from any thread; once set it stays so.")
       .def(py::init<>())
       .def("cancel", &CancelToken::cancel, "They end at their next token.")
-      .def_property_readonly("cancelled", &CancelToken::cancelled);
+      .def_property_readonly("cancelled", &CancelToken::cancelled, "Whether it is set.");
 
   py::register_exception<BusyError>(m, "BusyError", PyExc_RuntimeError);
 

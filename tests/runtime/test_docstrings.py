@@ -58,9 +58,10 @@ NAMED = sorted({name: value for one in public() for name, value in parts(*one)}.
 
 @pytest.mark.parametrize(("name", "value"), NAMED, ids=[name for name, _ in NAMED])
 def test_a_docstring(name: str, value: Any) -> None:
-    text = value.__doc__  # a dataclass without one has its signature there
+    text = (value.__doc__ or "").strip()
+    if re.fullmatch(rf"{name.rsplit('.', 1)[-1]}\(.*\)( -> .*)?", text):
+        text = ""  # what dataclasses and the binding write where there is none: the signature
     assert text, f"{name} has none"
-    assert not text.startswith(f"{value.__name__}("), f"{name} has none"
     if not inspect.isfunction(value):
         return
     if any("NDArray" in str(kind) for kind in inspect.get_annotations(value).values()):
