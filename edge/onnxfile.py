@@ -66,13 +66,13 @@ def _external(data: mmap.mmap, begin: int, end: int, message: str, depth: int) -
 def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Yield (field number, begin, end) of every field; for numbers (field number, value, -1)."""
     while at < end:
-        key, at = _varint(data, at, end)
+        key, at = varint(data, at, end)
         number, wire = key >> 3, key & 7
         if wire == 0:
-            value, at = _varint(data, at, end)
+            value, at = varint(data, at, end)
             yield number, value, -1
         elif wire == 2:
-            length, at = _varint(data, at, end)
+            length, at = varint(data, at, end)
             if length > end - at:
                 raise ValueError("a field is longer than its message")
             yield number, at, at + length
@@ -85,7 +85,8 @@ def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]
             raise ValueError("unknown wire type")
 
 
-def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+def varint(data: bytes | mmap.mmap, at: int, end: int) -> tuple[int, int]:
+    """The number at a place of a message, and where it ends (``ValueError`` where it is cut off)."""
     value = shift = 0
     while at < end and shift < 64:
         byte = data[at]

@@ -11,6 +11,7 @@ import numpy as np
 from edge.errors import DeviceError, EdgeError, ProcessingError
 from edge.vision.backend import DeviceArray
 from edge.vision.session import VisionOutput, VisionSession
+from edge.vision.stored import computes_in_integers
 
 if TYPE_CHECKING:
     from edge.bundle import Bundle
@@ -83,7 +84,8 @@ def _is_usable() -> bool:
 def _vision_on_gpu(cpu: VisionSession, bundle: Bundle, threads: int) -> tuple[VisionSession, str]:
     """The graph on a CUDA device, if all of it runs there and says what the CPU says; else `cpu`, and why."""
     manifest = bundle.manifest
-    if manifest.vision_fp16_file is None and manifest.precision != "fp32":
+    stored = manifest.vision_fp16_file is None and manifest.precision != "fp32"
+    if stored and computes_in_integers(bundle.file(manifest.vision_file)):
         return cpu, "this bundle's is quantized for processors; edge-export --gpu-graph adds one for GPUs"
     try:
         gpu = VisionSession(bundle, device="cuda", threads=threads, runtime="ort", whole=True)

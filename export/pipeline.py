@@ -25,6 +25,7 @@ from .families.lana.model import LanaModel
 from .families.lana.prefill_plan import plan_prefill
 from .families.lana.vision_graph import VisionGraph
 from .gpu_graph import write_gpu_graph
+from .graph_cuda import for_cuda, without_cuda_kernel
 from .graph_int8 import plan_products, quantize_graph
 from .graph_static import plan_static, write_static_graph
 from .model_card import draft_section, model_card
@@ -145,6 +146,8 @@ def export_model(
                 products = plan_prefill(model, arrays, every, bias=bias and graph.with_mask, sequence_length=length)
                 manifest["prefill_int8"] = products.narrow
                 notes.append(products.describe())
+        elif without_cuda_kernel(onnx_model):
+            onnx_model = for_cuda(onnx_model)  # the same bits: GPUs run this graph where there is no other for them
         vision = stage / writer.VISION
         vision.write_bytes(onnx_model.SerializeToString())
         ticks = iter(range(1, len(pictures) + 1))

@@ -87,6 +87,8 @@ def _node_problems(node: onnx.NodeProto, weights: dict[str, Any], types: dict[st
         yield "in training mode"
     if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
         yield from _quantization(node, weights, types)
+    elif any(weights[name].data_type == onnx.TensorProto.INT8 for name in node.input if name in weights):
+        yield "a constant of int8 that nothing dequantizes"
     elif node.op_type in SAME_TYPE:
         known = {types[name] for name in node.input if name in types}
         if len(known) > 1:

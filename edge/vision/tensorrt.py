@@ -18,6 +18,7 @@ from edge.errors import BundleError, DeviceError, MissingRuntime, ProcessingErro
 from edge.vision.backend import DeviceArray, Lending, Port
 from edge.vision.capture import tell_uncaptured, wanted
 from edge.vision.plans import PlanCache
+from edge.vision.stored import with_floats
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,7 +206,7 @@ class TensorRtBackend:
         builder = trt.Builder(self._logger)
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, self._logger)
-        if not parser.parse(path.read_bytes()):
+        if not parser.parse(with_floats(path.read_bytes())):
             first = str(parser.get_error(0).desc())[:200] if parser.num_errors else "no reason given"
             raise BundleError(
                 f"TensorRT does not take {path.name} ({' '.join(first.split())}); "

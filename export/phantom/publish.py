@@ -55,6 +55,7 @@ def publish(
             synthetic=True,
             labels=list(LABELS),
             quantize=quantize,
+            gpu_graph=quantize != "none",  # fp32 has none of its own: GPUs run its only graph
             force=True,
             sources=[
                 "Trained from nothing by `edge-phantom train` on phantoms drawn by `edge-phantom draw`; "

@@ -17,6 +17,7 @@ from edge_export.graph_fp16 import to_fp16
 from edge_export.tensorrt_lint import lint
 from onnx import TensorProto, helper, numpy_helper
 
+DEMO = Path(__file__).parents[2] / "edge" / "bundles" / "demo" / "vision.onnx"
 Exported = Callable[..., tuple[Any, Path]]
 
 # What other tests export as well.
@@ -55,14 +56,58 @@ def test_every_kind_of_graph(exported: Exported, options: dict[str, Any]) -> Non
         error = ((got - want)[shown] ** 2).sum() / (want[shown] ** 2).sum()
         assert error < 1e-4, port.name
         assert error > 0 or port.name == "mask"  # something was rounded
-    # ONNX Runtime's CUDA provider has kernels for all of it once the late operators are spelt in older ones: same bits.
-    assert without_cuda_kernel(half) != [] or not options.get("with_mask", True)
-    older = for_cuda(half)
+    # ONNX Runtime's CUDA provider has kernels for all of it.
+    assert without_cuda_kernel(model) == []
+    assert without_cuda_kernel(half) == []
+
+
+def test_a_traced_graph_in_older_forms(exported: Exported) -> None:
+    """Its late operators are spelt in older ones, and every number it gives stays, bit for bit."""
+    import onnxruntime
+    from edge_export.families.lana.vision_graph import VisionGraph
+    from edge_export.onnx_graph import to_onnx
+
+    model, _ = exported(kind="gaussian")
+    traced = to_onnx(VisionGraph(model, with_mask=True, sequence_length=60))
+    late = {line.split()[0] for line in without_cuda_kernel(traced)}
+    assert late == {"ArgMax", "Equal", "Pad", "ReduceMax", "ReduceMin"}
+    older = for_cuda(traced)
     assert without_cuda_kernel(older) == []
     assert lint(older) == []
-    onnx.save(older, path)
-    for want, got in zip(two.run(None, feed), open_session(path, 1).run(None, feed), strict=True):
-        np.testing.assert_array_equal(got, want)
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 64, 64), np.float32)
+    feed = {"pixels": pixels, "bias_switch": np.ones(1, np.float32)}
+    want, got = (
+        onnxruntime.InferenceSession(one.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+        for one in (traced, older)
+    )
+    for one, other in zip(want, got, strict=True):
+        np.testing.assert_array_equal(other, one)
+
+
+def test_the_demo_model_is_for_gpus_too() -> None:
+    """All of it has CUDA kernels; widened as it is for TensorRT, it keeps TensorRT's rules and says the same."""
+    import onnxruntime
+
+    from edge.vision.stored import computes_in_integers, with_floats
+
+    data = DEMO.read_bytes()
+    model = onnx.load_from_string(data)
+    assert without_cuda_kernel(model) == []
+    assert not computes_in_integers(DEMO)
+    problems = lint(model)
+    assert problems
+    assert all(problem.endswith("a constant of int8 that nothing dequantizes") for problem in problems)
+    widened = with_floats(data)
+    assert lint(onnx.load_from_string(widened)) == []
+    feed = {
+        "pixels": np.random.default_rng(1).standard_normal((1, 3, 256, 256), np.float32),
+        "bias_switch": np.ones(1, np.float32),
+    }
+    want, got = (
+        onnxruntime.InferenceSession(one, providers=["CPUExecutionProvider"]).run(None, feed) for one in (data, widened)
+    )
+    for one, other in zip(want, got, strict=True):
+        np.testing.assert_array_equal(other, one)
 
 
 def test_int8_graphs_are_told(exported: Exported) -> None:
@@ -224,11 +269,20 @@ SCALE = {"s": np.array(0.1, np.float32)}
             "a branch",
         ),
         (
+            lambda: plain(
+                graph(
+                    [helper.make_node("Cast", ["w"], ["f"], to=1), helper.make_node("MatMul", ["x", "f"], ["y"])],
+                    {"w": np.ones((4, 4), np.int8)},
+                )
+            ),
+            "Cast f: a constant of int8 that nothing dequantizes",
+        ),
+        (
             lambda: plain(graph([helper.make_node("Dropout", ["x"], ["y"])], {})),
             "an operator of training",
         ),
     ],
-    ids=["domain", "foreign", "shape", "mixed", "unsigned", "zero point", "if", "dropout"],
+    ids=["domain", "foreign", "shape", "mixed", "unsigned", "zero point", "if", "stored", "dropout"],
 )  # fmt: skip
 def test_lint(made: Callable[[], Any], problem: str) -> None:
     assert problem in "\n".join(lint(made()))
@@ -373,33 +427,21 @@ def test_who_exports_may_set_the_limit_of_the_comparison(tmp_path: Path) -> None
 
 
 @pytest.fixture(scope="session")
-def rtx(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], tuple[int, str]]:
+def rtx() -> Callable[[Path], tuple[int, str]]:
     """Compiles a graph ahead of time in a process of its own; the exit code and what it said."""
     import os
-    import shutil
     import subprocess
+    import sys
     from importlib.util import find_spec
 
-    spec = find_spec("onnxruntime_ep_nv_tensorrt_rtx")
-    place = os.environ.get("EDGE_TEST_TENSORRT_RTX") or (spec and spec.origin and str(Path(spec.origin).parent))
-    headers, compiler = os.environ.get("EDGE_TEST_TENSORRT_HEADERS"), shutil.which(os.environ.get("CXX", "c++"))
-    if not place or not headers or compiler is None:
-        pytest.skip(
-            "no TensorRT for RTX here (onnxruntime-ep-nv-tensorrt-rtx-cu13, or EDGE_TEST_TENSORRT_RTX for its folder, "
-            "and EDGE_TEST_TENSORRT_HEADERS for TensorRT's and CUDA's include folders)"
-        )
-    libraries = [
-        next(iter(sorted(Path(place).glob(name)))) for name in ("libtensorrt_rtx.so*", "libtensorrt_onnx*.so*")
-    ]
-    program = tmp_path_factory.mktemp("rtx") / "rtx_compile"
-    source = Path(__file__).parents[1] / "helpers" / "rtx_compile.cpp"
-    include = [f"-I{folder}" for folder in headers.split(os.pathsep)]
-    subprocess.run([compiler, "-std=c++17", "-w", *include, str(source), "-o", str(program), "-ldl"], check=True)
+    place = os.environ.get("EDGE_TEST_TENSORRT_RTX")
+    if not place and find_spec("tensorrt_rtx") is None:
+        pytest.skip("no TensorRT for RTX here (pip install tensorrt-rtx, or EDGE_TEST_TENSORRT_RTX for its folder)")
+    program = Path(__file__).parents[1] / "helpers" / "rtx_build.py"
 
     def run(graph: Path) -> tuple[int, str]:
-        call = [str(program), *map(str, libraries), str(graph)]
-        environment = {**os.environ, "LD_LIBRARY_PATH": place}
-        done = subprocess.run(call, capture_output=True, text=True, timeout=300, env=environment)
+        call = [sys.executable, "-P", str(program), str(graph), *([place] if place else [])]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=300)
         return done.returncode, done.stdout + done.stderr
 
     return run
@@ -423,8 +465,33 @@ def test_tensorrt_takes_explicit_int8(rtx: Callable[[Path], tuple[int, str]], ex
     assert (code, "compiled: " in said) == (0, True), said
 
 
+def test_tensorrt_takes_the_demo_model(rtx: Callable[[Path], tuple[int, str]]) -> None:
+    code, said = rtx(DEMO)
+    assert (code, "compiled: " in said) == (0, True), said
+
+
 def test_tensorrt_refuses_int8(rtx: Callable[[Path], tuple[int, str]], exported: Exported) -> None:
     """As the lint says."""
     _, folder = exported(quantize="int8", gpu_graph=True)
-    assert rtx(folder / "vision.onnx")[0] == 1
+    code, said = rtx(folder / "vision.onnx")
+    assert (code, "TensorRT does not take vision.onnx" in said) == (1, True), said
     assert rtx(folder / "vision.fp16.onnx")[0] == 0
+
+
+def test_tensorrt_refuses_a_constant_of_int8_that_is_cast(
+    rtx: Callable[[Path], tuple[int, str]], tmp_path: Path
+) -> None:
+    """Where another operator reads it too, it is not widened; as the lint says."""
+    held = np.arange(16, dtype=np.int8).reshape(4, 4)
+    nodes = [helper.make_node("Cast", ["w"], ["f"], to=1), helper.make_node("MatMul", ["x", "f"], ["y"])]
+    path = tmp_path / "vision.onnx"
+    onnx.save(plain(graph(nodes, {"w": held})), path)
+    assert rtx(path)[0] == 0
+    nodes += [helper.make_node("Neg", ["w"], ["n"]), helper.make_node("Cast", ["n"], ["z"], to=1)]
+    nodes += [helper.make_node("Add", ["y", "z"], ["v"])]
+    made = plain(graph(nodes, {"w": held}))
+    made.graph.output[0].name = "v"
+    onnx.save(made, path)
+    assert "that nothing dequantizes" in "\n".join(lint(made))
+    code, said = rtx(path)
+    assert code == 1, said
