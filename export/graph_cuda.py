@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
 KERNELS: dict[str, tuple[int, ...]] = {
-    "Add": (14,), "And": (7,), "AveragePool": (11, 19), "BatchNormalization": (15,), "Cast": (13, 19), "Ceil": (13,),
+    "Add": (14,), "And": (7,), "AveragePool": (11,), "BatchNormalization": (15,), "Cast": (13, 19), "Ceil": (13,),
     "Clip": (13,), "Concat": (13,), "Conv": (11,), "ConvTranspose": (11,), "Cos": (7,), "Div": (14,), "Einsum": (12,),
     "Equal": (13,), "Erf": (13,), "Exp": (13,), "Expand": (13,), "Flatten": (13,), "Floor": (13,), "Gather": (13,),
     "GatherElements": (13,), "Gelu": (20,), "Gemm": (13,), "GlobalAveragePool": (1,), "GlobalMaxPool": (1,),
@@ -28,10 +28,11 @@ KERNELS: dict[str, tuple[int, ...]] = {
     "Slice": (13,), "Softmax": (13,), "Split": (13, 18), "Sqrt": (13,), "Squeeze": (13,), "Sub": (14,), "Tanh": (13,),
     "Tile": (13,), "Transpose": (13,), "Unsqueeze": (13,), "Where": (16,),
 }  # fmt: skip
-"""Versions of operators for which ONNX Runtime 1.21 and every later release has CUDA kernels for float and half
-(docs/OperatorKernels.md of ONNX Runtime). ``ArgMax`` ends at version 11; ``Equal`` 19, ``Pad`` 19, ``Resize`` 19 and
-``ReduceMax`` and ``ReduceMin`` 20 came after 1.24 or have not come. ``GatherND`` has one that a CUDA graph must not
-hold: until mid-2026 every replay copied its strides anew from host memory that was free again."""
+"""Versions of operators for which ONNX Runtime has had CUDA kernels for float and half (truth values where the operator
+is one of logic) in all releases that were looked at, from 1.21 to 1.31: ``tests/export/cuda_kernels.json`` says which
+those are, and what they have. ``AveragePool`` 19 came with 1.24; ``Equal`` 19, ``Pad`` 19, ``Resize`` 19 and ``ReduceMax`` and ``ReduceMin`` 20 came
+later still. ``GatherND`` has one that a CUDA graph must not hold: until mid-2026 every replay copied its strides anew
+from host memory that was free again."""
 
 MOST_PARTS = 8
 """Inputs of one ``Max``: so many the provider takes in one kernel."""
