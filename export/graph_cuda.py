@@ -30,9 +30,9 @@ KERNELS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 """Versions of operators for which ONNX Runtime has had CUDA kernels for float and half (truth values where the operator
 is one of logic) in all releases that were looked at, from 1.21 to 1.31: ``tests/export/cuda_kernels.json`` says which
-those are, and what they have. ``AveragePool`` 19 came with 1.24; ``Equal`` 19, ``Pad`` 19, ``Resize`` 19 and ``ReduceMax`` and ``ReduceMin`` 20 came
-later still. ``GatherND`` has one that a CUDA graph must not hold: until mid-2026 every replay copied its strides anew
-from host memory that was free again."""
+those are, and what they have. ``AveragePool`` 19 came with 1.24; ``Equal`` 19, ``Pad`` 19, ``Resize`` 19 and
+``ReduceMax`` and ``ReduceMin`` 20 came later still. ``GatherND`` has one that a CUDA graph must not hold: until
+mid-2026 every replay copied its strides anew from host memory that was free again."""
 
 MOST_PARTS = 8
 """Inputs of one ``Max``: so many the provider takes in one kernel."""
