@@ -85,6 +85,23 @@ def test_a_table(decoders: tuple[kernel.CudaDecoder, kernel.Decoder]) -> None:
     assert counts(drafted) == counts(cpu.generate(FIRST, **options))
 
 
+@pytest.mark.parametrize(("way", "kv"), [("steps", "fp32"), ("persistent", "fp32"), ("steps", "int8")])
+def test_a_wrong_draft_that_is_no_number(library: Path, way: str, kv: str) -> None:
+    """A row of the embedding that is not finite, drafted and refuted, leaves no trace in the rows before it."""
+    spec = SPEC | {"tied_head": False, "max_positions": 160}
+    weights, prefix = weights_of(spec, seed=3), prefix_of(spec, 122)  # the text's keys end a block and begin one
+    first, options = prefix["first_logits"], {"max_new_tokens": 12, "repetition_penalty": 1.3}
+    text = decoder_of(spec, weights, prefix, threads=1, kv_dtype=kv).generate(first, **options).token_ids
+    bad = next(i for i in range(60) if i not in text)
+    weights["embed.weight"][bad, ::5] = np.nan
+    cuda = cuda_of(library, spec, weights, prefix, kv_dtype=kv, way=way, evidence_layers=[0])
+    plain = cuda.generate(first, **options)
+    for right in (0, 2, 6):
+        ids = plain.token_ids
+        script = [[*ids[at : at + right], bad, *ids[at + right :]] for at in range(12)]
+        same(plain, cuda.generate(first, **options, draft_script=script))
+
+
 def test_stopping_inside_a_pass(decoders: tuple[kernel.CudaDecoder, kernel.Decoder]) -> None:
     cuda, cpu = decoders
     text = cuda.generate(FIRST, max_new_tokens=30).token_ids

@@ -200,9 +200,11 @@ __device__ inline void soften(const AttendArgs& a, int head, int block, int row,
 __host__ __device__ constexpr int pitch_of(int stride) { return stride < 64 ? stride : stride + 8; }
 
 // partial[r] = sum_j p[r][j] v[j]: slices of threads take every n-th key, then four threads add every fourth
-// slice, and their sums are added. held: the values of the first turns.
+// slice, and their sums are added. held: the values of the first turns. The first row sees the keys before
+// `seen`, each after it one more, and a row adds only what it sees: 0 * v is no zero where v is not finite,
+// as the values of a wrong draft may be.
 template <class C, int ROWS>
-__device__ inline void weigh(const AttendArgs& a, int head, int block, int row, int count,
+__device__ inline void weigh(const AttendArgs& a, int head, int block, int row, int count, int seen,
                              const float* scores, Held<C>& held, float* slices) {
   const int thread = static_cast<int>(threadIdx.x), vectors = a.stride / C::kVec,
             n = kAttendThreads / vectors, pitch = pitch_of(a.stride);
@@ -224,6 +226,7 @@ __device__ inline void weigh(const AttendArgs& a, int head, int block, int row, 
         C::unpack(held.value[t], value);
 #pragma unroll
         for (int r = 0; r < ROWS; ++r) {
+          if (ROWS > 1 && j >= seen + r) continue;
           const float p = scores[r * kKeyBlock + j] * held.value_scale[t];
 #pragma unroll
           for (int e = 0; e < C::kVec; ++e) sums[r][e] = fmaf(p, value[e], sums[r][e]);
@@ -341,7 +344,7 @@ __device__ inline void attend_block(const AttendArgs& a, int head, int block, bo
         for (int j = thread % kWarp; j < kKeyBlock; j += kWarp) scores[r * kKeyBlock + j] = 0.0f;
     }
     __syncthreads();
-    weigh<C, ROWS>(a, head, block, row, count, scores, held, slices);
+    weigh<C, ROWS>(a, head, block, row, count, keys + row + 1 - first, scores, held, slices);
   }
   if (!joins) return;
   __syncthreads();
