@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <string_view>
 
 #include "failure.h"
@@ -62,6 +63,9 @@ void check_size(const edge_film& film) {
   const int64_t row = int64_t{film.columns} * film.bits_allocated / 8;
   if (film.row_stride != 0 && film.row_stride < row)
     throw Failure(EDGE_USAGE, "row_stride must be 0 or at least " + std::to_string(row) + " bytes");
+  // Beyond this the last row would not be where an address can be.
+  if (film.row_stride > std::numeric_limits<int64_t>::max() / film.rows)
+    throw Failure(EDGE_USAGE, "row_stride is too large");
 }
 
 void check_bits(const edge_film& film) {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from edge.errors import EdgeError, InputError, UsageError
+from edge.errors import CannotReference, EdgeError, InputError, UsageError
 
 log = logging.getLogger("edge")
 
@@ -46,4 +46,4 @@ def status_of(error: BaseException) -> int:
         return error.status
     if isinstance(error, UsageError):
         return 400
-    return 422 if isinstance(error, InputError) else 500
+    return 422 if isinstance(error, (InputError, CannotReference)) else 500

@@ -195,6 +195,7 @@ REFUSED: list[tuple[dict[str, Any], int, str]] = [
     ({"rows": 11_000, "columns": 11_000}, 26, "implausibly large"),
     ({"row_stride": 1}, 1, "row_stride"),
     ({"row_stride": -160}, 1, "row_stride"),
+    ({"row_stride": (1 << 63) - 1}, 1, "row_stride"),
     ({"bits_allocated": 12}, 26, "bits_allocated"),
     ({"bits_stored": 17}, 22, "more bits stored"),
     ({"bits_stored": 5}, 26, "too few"),

@@ -154,7 +154,7 @@ def test_pictures_have_no_sr(client: Client, tmp_path: Path) -> None:
     assert "no patient" in meta["no_sr"]
     client.report(session)
     refused = client.post("/api/save", {"format": "sr", "sentences": ["Clear."]}, session)
-    assert refused.json()["kind"] == "cannot be referenced"
+    assert (refused.status, refused.json()["kind"]) == (422, "cannot be referenced")
     assert client.post("/api/save", {"format": "fhir", "sentences": ["Clear."]}, session).status == 200
 
 
