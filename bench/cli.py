@@ -121,6 +121,18 @@ def main(argv: list[str] | None = None) -> int:
     argv
         Arguments without the program's name; default ``sys.argv[1:]``.
     """
+    from edge.cli.output import ClosedPipe
+
+    try:
+        return _main(argv)
+    except ClosedPipe:  # the figures of --json are written by then
+        return 141
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     if arguments[:1] in (["peers"], ["roofline"]):
         from .peers.cli import main as peers

@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> None:
     import tempfile
 
+    from edge.cli.output import write_stdout
     from edge.engine import load
 
     from .films import choose_film
@@ -69,7 +70,8 @@ def _run(options: argparse.Namespace) -> None:
         text = " ".join([*before, options.text])
         while before and film.room(text) < 40:
             before, text = before[1:], " ".join([*before[1:], options.text])
-        print(f"{engine.manifest.name}, {engine.threads} threads, {engine.isa}; {len(before)} sentences before")
+        about = f"{engine.manifest.name}, {engine.threads} threads, {engine.isa}"
+        write_stdout(f"{about}; {len(before)} sentences before\n")
         client = _client(engine, path)
         rows: dict[str, list[tuple[float, float]]] = {"in the engine": [], "over HTTP": [], "fresh": []}
         for round_ in range(options.rounds + 1):
@@ -85,7 +87,7 @@ def _run(options: argparse.Namespace) -> None:
                     rows[name].append(pair)
         for name, pairs in rows.items():
             first, whole = ([pair[i] * 1e3 for pair in pairs] for i in (0, 1))
-            print(f"{name:14}  first word {_spread(first)} ms   whole {_spread(whole)} ms   n={len(pairs)}")
+            write_stdout(f"{name:14}  first word {_spread(first)} ms   whole {_spread(whole)} ms   n={len(pairs)}\n")
 
 
 def _timed(call: Callable[[Callable[[str], None]], Any]) -> tuple[float, float]:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from edge.cli.numbers import whole
+from edge.cli.output import ClosedPipe, write_stdout
 from edge.errors import EdgeError, UsageError
 
 from .families import CROSS, FAMILIES, LANA, PROMPTMRG
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
     from .options import ExportOptions
 
 PROG = "edge-export"
-INTERRUPTED, INTERNAL = 130, 80
+INTERRUPTED, CLOSED_PIPE, INTERNAL = 130, 141, 80
 BIAS_KINDS = ("gaussian", "hidden", "layerwise", "gaussian_legacy")
 INTENSITY_MODES = {"window": (0.5, 99.5), "minmax": (0.0, 100.0), "percentile": (0.5, 99.5)}
 """And the percentiles that the runtime takes where none are named."""
@@ -170,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     told.add_argument(
         "--images",
-        type=int,
+        type=whole(1, 16),
         default=None,
         metavar="N",
         help="films of a study that the model looks at together, at most",
@@ -232,6 +234,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED
+    except ClosedPipe:
+        return CLOSED_PIPE
     except ImportError as error:
         print(f"{PROG}: {error.name} is not installed: pip install '.[cpu,export]'", file=sys.stderr)
         return INTERNAL
@@ -285,12 +289,24 @@ def _make_random(arguments: argparse.Namespace, progress: _Progress) -> None:
         random_checkpoint.make(arguments.random, arguments.seed, arguments.layout, arguments.checkpoint)
 
 
+_TABLE_OPTIONS = {"checkpoint", "out", "force", "quiet", "draft_corpus", "coding"}
+
+
+def _refuse_unused(names: list[str], why: str) -> None:
+    """An option that changes nothing would be taken for one that was followed."""
+    if names:
+        raise UsageError(f"{', '.join('--' + name.replace('_', '-') for name in names)}: {why}")
+
+
 def _add_table(arguments: argparse.Namespace, texts: list[str] | None) -> None:
     if (texts is None) == (arguments.coding is None) or arguments.out is None:
         raise UsageError(
             "this is a bundle already: it can get a draft table (--draft-corpus FILE) or a coding table (--coding "
             "JSON), one at a time, with --out DIR"
         )
+    usual = vars(_parser().parse_args([str(arguments.checkpoint)]))
+    other = {name for name, value in vars(arguments).items() if value != usual[name]} - _TABLE_OPTIONS
+    _refuse_unused(sorted(other), "not for a bundle, which stays as it is but for the table")
     if texts is None:
         from .coding import add_coding_table, read_coding
 
@@ -307,7 +323,7 @@ def _add_table(arguments: argparse.Namespace, texts: list[str] | None) -> None:
 
 def _say_done(out: Path, digest: str) -> None:
     size = sum(path.stat().st_size for path in out.iterdir())
-    print(f"{out}: {size / 1e6:.1f} MB, manifest sha256 {digest}")
+    write_stdout(f"{out}: {size / 1e6:.1f} MB, manifest sha256 {digest}\n")
 
 
 def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str] | None) -> None:
@@ -324,6 +340,8 @@ def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str]
     from .pipeline import export_model
     from .tokenizer_files import write_tokenizer
 
+    told = [name for name in ("section", "begin", "context", "retrieved", "images") if getattr(arguments, name)]
+    _refuse_unused(told, "not for this family, whose decoder is told nothing before it writes")
     bias = {"kind": arguments.bias_kind, "strength": arguments.bias_strength}
     bias = {key: value for key, value in bias.items() if value is not None}
     loaded = load(arguments.checkpoint, arguments.config, arguments.tokenizer, bias)
@@ -349,9 +367,12 @@ def _export_cross(arguments: argparse.Namespace, family: str, progress: _Progres
     from .families.cross.prompt import Prompt
     from .tokenizer_files import report_sections, write_tokenizer
 
-    given = {"--bias-rows": arguments.bias_rows, "--bias-kind": arguments.bias_kind, "--config": arguments.config}
-    if unused := [name for name, value in given.items() if value is not None]:
-        raise UsageError(f"{', '.join(unused)}: not for this family, which has no mask and no bias")
+    given = [
+        name for name in ("bias_rows", "bias_kind", "bias_strength", "config") if getattr(arguments, name) is not None
+    ]
+    _refuse_unused(given, "not for this family, which has no mask and no bias")
+    if arguments.retrieved is not None and family != PROMPTMRG:
+        raise UsageError("--retrieved: not for this family, which looks nothing up")
     prompt = Prompt(arguments.begin or "", arguments.context, arguments.images)
     if family == CROSS:
         loaded = load(arguments.checkpoint, arguments.tokenizer, prompt)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
+from edge.cli.output import ClosedPipe, write_stdout
 from edge.errors import EdgeError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     except EdgeError as error:
         print(f"{PROG}: {error.kind}: {_one_line(str(error))}", file=sys.stderr)
         return error.exit_code
+    except ClosedPipe:
+        return 141
     except OSError as error:  # a folder of training, of the cache: what it could not make or write
         place = f"{error.filename}: " if error.filename else ""
         print(f"{PROG}: {OutputError.kind}: {_one_line(place + (error.strerror or str(error)))}", file=sys.stderr)
@@ -210,7 +213,7 @@ def _train(arguments: argparse.Namespace) -> None:
         options = DEFAULTS[stage]
         if arguments.steps is not None:
             options.steps = arguments.steps
-        trainer.run(stage, options, lambda line: print(line, flush=True))
+        trainer.run(stage, options, lambda line: write_stdout(f"{line}\n"))
     if arguments.stage == "all":
         _publish(arguments, trainer, tokenizer_path)
 
@@ -222,12 +225,12 @@ def _publish(arguments: argparse.Namespace, trainer: Trainer, tokenizer_path: Pa
     from .publish import publish
 
     def log(line: str) -> None:
-        print(line, flush=True)
+        write_stdout(f"{line}\n")
 
     bundles = publish(trainer, tokenizer_path, arguments.out, "", log)
     scores = evaluate(arguments.evaluate, 2026, bundle=bundles["int8"], against=bundles["fp32"])
     text = table(scores)
-    print(text)
+    write_stdout(f"{text}\n")
     _write_figures(arguments.out / "scores.json", scores)
     command = f"`edge-phantom evaluate --n {arguments.evaluate}`"
     publish(
@@ -251,7 +254,7 @@ def _draft(arguments: argparse.Namespace) -> None:
     bundle = arguments.bundle or DEMO
     texts = draft_texts(bundle, arguments.cache or _default_cache(), workers=arguments.threads)
     digest = add_draft_table(bundle, texts, arguments.out, source=SOURCE, force=arguments.force)
-    print(f"{arguments.out}: {len(texts)} texts, manifest sha256 {digest}")
+    write_stdout(f"{arguments.out}: {len(texts)} texts, manifest sha256 {digest}\n")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -265,7 +268,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         found = drafting.compare(
             arguments.n, arguments.seed, bundle=arguments.bundle, long_side=arguments.size, threads=arguments.threads
         )
-        print(drafting.table(found))
+        write_stdout(f"{drafting.table(found)}\n")
         if arguments.json is not None:
             _write_figures(arguments.json, found)
         return
@@ -277,7 +280,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         long_side=arguments.size,
         threads=arguments.threads or 1,
     )
-    print(table(result))
+    write_stdout(f"{table(result)}\n")
     if arguments.json is not None:
         _write_figures(arguments.json, result)
 

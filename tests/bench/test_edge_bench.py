@@ -215,6 +215,35 @@ def test_refusals_are_one_line(arguments: list[str], code: int) -> None:
     assert done.stderr.startswith("edge-bench: ")
 
 
+def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, small_film: Path) -> None:
+    """Nor is it a traceback; what was asked for as a file is there."""
+    import os
+    import subprocess
+
+    read, write = os.pipe()
+    os.close(read)
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "edge_bench.cli",
+        "--bundle",
+        make_bundle(tmp_path / "b"),
+        "--film",
+        small_film,
+        "--repeat",
+        "1",
+    ]
+    command += ["--tokens", "4", "--threads", "1", "--buffer-mb", "16", "--json", tmp_path / "figures.json"]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    finally:
+        os.close(write)
+    assert done.returncode == 141
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "figures.json").is_file()
+
+
 def test_a_failed_run_leaves_the_old_figures(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     path.write_text("old")

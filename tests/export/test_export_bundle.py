@@ -349,6 +349,16 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
     assert main([str(checkpoint), "--out", str(tmp_path / "b2"), "--tokenizer", str(tmp_path), "-q"]) == 20
     assert re.fullmatch(r"edge-export: net\.safetensors: cannot read: no tokenizer in .*\n", capsys.readouterr().err)
     assert not (tmp_path / "b2").exists()
+    # What would change nothing is refused, not passed over.
+    for words in (["--images", "2"], ["--context", "indication=<I>"], ["--retrieved", "x"], ["--section", "a=b"]):
+        assert main([str(checkpoint), "--out", str(tmp_path / "b2"), "-q", *words]) == 1
+        assert f"{words[0]}: not for this family" in capsys.readouterr().err
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("The heart is normal.")
+    table = [str(out), "--out", str(tmp_path / "b2"), "-q", "--draft-corpus", str(corpus)]
+    assert main([*table, "--quantize", "int4", "--kv", "int8"]) == 1
+    assert "--kv, --quantize: not for a bundle" in capsys.readouterr().err
+    assert not (tmp_path / "b2").exists()
 
 
 @pytest.mark.parametrize(
@@ -361,6 +371,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         (["{tmp}", "--out", "{tmp}/b"], 20, "no config.json"),
         (["x.pth", "--out", "{tmp}/b", "--quantize", "int3"], 1, "invalid choice"),
         (["x.pth", "--out", "{tmp}/b", "--no-mask"], 1, "--bias-rows none"),
+        (["x.pth", "--out", "{tmp}/b", "--images", "0"], 1, "from 1 to 16"),
         (["x.pth", "--out", "{tmp}/text.pth"], 40, "not a folder"),
     ],
 )
