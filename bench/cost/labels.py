@@ -52,7 +52,7 @@ def run_labels(
 
     import edge
     from edge.prepare import prepare
-    from edge.prompt import Context
+    from edge.prompt import Context, check_cap
     from edge.threads import decode_threads
 
     engine = edge.load(folder, device="cpu", threads=threads)
@@ -69,7 +69,7 @@ def run_labels(
         make_decoder(manifest.decoder, weights[f.weights], f.cache, threads=decode_threads(threads, sizes[f.weights]))
         for f in formats
     ]
-    options = engine._options([], Context(), max_new_tokens=engine._check_cap(None, 0, Context())).but(
+    options = engine._options([], Context(), max_new_tokens=check_cap(None, engine.manifest, Context())).but(
         repetition_penalty=manifest.generation.repetition_penalty
     )
     truth = np.zeros((films, len(LABELS)), bool)

@@ -124,7 +124,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROG}: {error.name} is not installed: pip install '.[cpu,export]'", file=sys.stderr)
         return 80
     except KeyboardInterrupt:
+        print(f"{PROG}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # no traceback
+        print(f"{PROG}: internal error: {type(error).__name__}: {_one_line(str(error)[:300])}", file=sys.stderr)
+        return 80
     return 0
 
 

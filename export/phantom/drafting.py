@@ -39,7 +39,7 @@ def compare(
 
     import edge
     from edge.prepare import prepare
-    from edge.prompt import Context
+    from edge.prompt import Context, check_cap
 
     from .evaluate import _draw_film
     from .workers import drawing_pool
@@ -51,7 +51,7 @@ def compare(
     options = drafting._options(
         [],
         Context(),
-        max_new_tokens=drafting._check_cap(None, 0, Context()),
+        max_new_tokens=check_cap(None, manifest, Context()),
         repetition_penalty=drafting._check_penalty(None),
     )
     side = int(manifest.image["height"]) // 8

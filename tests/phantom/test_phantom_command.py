@@ -107,3 +107,12 @@ def test_the_table_is_written_as_a_whole(tmp_path: Path) -> None:
 def test_no_phantoms_have_no_scores() -> None:
     with pytest.raises(UsageError):
         evaluate(0, 1)
+
+
+def test_an_inner_error_is_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(_arguments: object) -> None:
+        raise ValueError("two\nlines")
+
+    monkeypatch.setattr("edge_export.phantom.cli._run", fail)
+    assert main(["coding", "--out", "x"]) == 80
+    assert line(capsys) == "edge-phantom: internal error: ValueError: two?lines"
