@@ -11,7 +11,7 @@ import handmade
 import numpy as np
 import pytest
 from capi import Engine, Library
-from conftest import build
+from capi_build import build
 from handmade import chest_picture, make_bundle, make_weights, seal
 from safetensors.numpy import save_file
 from test_reports import same

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from capi import Engine, Library
-from conftest import ROOT, build, run
+from capi_build import ROOT, build, run
 from handmade import chest_picture
 
 SANITIZED = "-DEDGE_SANITIZE=address,undefined"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from capi import Library
-from conftest import run
+from capi_build import run
 from test_memory_runs_out import heavy_bundle
 
 COUNTER = """
