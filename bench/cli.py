@@ -37,7 +37,8 @@ have a --help of their own.
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(1, f"{PROG}: usage: {message}; see {PROG} --help\n")
+        line = "".join(c if c.isprintable() else "?" for c in message)
+        self.exit(1, f"{self.prog}: usage: {line}; see {self.prog} --help\n")
 
 
 def make_parser() -> argparse.ArgumentParser:

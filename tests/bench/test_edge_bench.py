@@ -201,6 +201,7 @@ def test_as_many_tokens_as_fit(tmp_path: Path, timed: Any, small_film: Path) -> 
         (["--tokens", "1"], 1),
         (["--threads", "0"], 1),
         (["--quantize", "int8"], 1),
+        (["--\x1b[2J"], 1),
         (["--decoder-only", "--shape", "demo"], 1),
         (["--bundle", "x", "--shape", "demo"], 1),
         (["--bundle", "no such folder", "--buffer-mb", "16"], 30),
@@ -213,6 +214,14 @@ def test_refusals_are_one_line(arguments: list[str], code: int) -> None:
     assert done.stdout == ""
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("edge-bench: ")
+    assert done.stderr.rstrip("\n").isprintable()
+
+
+def test_a_part_names_itself() -> None:
+    done = bench("several", "--bogus")
+    assert done.returncode == 1
+    assert done.stderr.startswith("edge-bench several: usage: ")
+    assert done.stderr.endswith("see edge-bench several --help\n")
 
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path: Path, small_film: Path) -> None:
