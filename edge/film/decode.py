@@ -37,6 +37,8 @@ def stored_pixels(header: Header, shape: PixelShape, element: PixelElement, warn
         cells = native_cells(data, shape, little_endian=little, words=element.vr == "OW")
         return stored_values(cells, shape)
     stream, ended = frame(element.read(limits.MAX_ENCODED_BYTES))
+    # A dataset keeps the items without their delimiter: its value is whole by itself.
+    ended = ended or element.value is not None
     return _compressed(stream, ended, header.syntax, syntax, shape, warnings)
 
 

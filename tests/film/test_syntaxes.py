@@ -236,6 +236,22 @@ def test_compressed_dataset(tmp_path):
     assert np.array_equal(read_film(pydicom.dcmread(tmp_path / "f.dcm")).pixels, pixels)
 
 
+@pytest.mark.parametrize("kind", ["rle", "raw"])
+def test_a_dataset_keeps_the_frame_without_its_delimiter(tmp_path, kind):
+    """These streams do not say where they end: in a file the delimiter does, and pydicom leaves it out."""
+    import pydicom
+
+    pixels = gradient()
+    ds = rle(pixels, 12) if kind == "rle" else compressed(film(pixels).PixelData, "1.2.840.10008.1.2.1.98", pixels)
+    assert np.array_equal(read_film(ds).pixels, pixels)
+    (tmp_path / "f.dcm").write_bytes(to_bytes(ds))
+    whole = pydicom.dcmread(tmp_path / "f.dcm")
+    assert np.array_equal(read_film(whole).pixels, pixels)
+    whole.PixelData = whole.PixelData[: len(whole.PixelData) // 2 & ~1]
+    with pytest.raises(CorruptInput):
+        read_film(whole)
+
+
 def test_compressed_monochrome1(read):
     pixels = gradient()
     ds = compressed(j2k(4095 - pixels, 12), JPEG + "90", pixels, PhotometricInterpretation="MONOCHROME1")
