@@ -37,6 +37,16 @@ __device__ inline int slot(int c) {
   return (c / kChunk * (W::kVec / 4) + element / 4) * (kWarp * 4) + lane * 4 + element % 4;
 }
 
+// The same number, of which the compiler does not know that: what follows from it is computed where it is
+// used, instead of being kept over the loops before. Kernels for one row have a third of a multiprocessor's
+// registers; where those did not do, as on sm_120, what had just been asked of memory went onto the stack,
+// and every unit began by waiting for it.
+template <int ROWS>
+__device__ inline int anew(int x) {
+  if constexpr (ROWS == 1) asm volatile("" : "+r"(x));
+  return x;
+}
+
 // Columns of a row that a lane loads at once, and holds while the row is no longer than that.
 constexpr int kHeld = 24;
 static_assert(kHeld % kWarps == 0);
@@ -143,9 +153,10 @@ __device__ inline void norm_row(int thread, const MatmulArgs& a, float* parts, f
   __syncthreads();
   const float rest = block_total(parts + kThreads, lane) / count;
   const float scale = deviation(block_total(parts + 2 * kThreads, lane), rest, count, a.eps);
+  const int first = anew<1>(thread);
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
-    const int c = thread + k * kThreads;
+    const int c = first + k * kThreads;
     if (c < a.tile)
       tile[slot<W>(c)] = c < cols ? fmaf((x[k] - mean - rest) * scale, weight[k], bias[k]) : 0.0f;
   }
@@ -397,19 +408,17 @@ __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks,
   float* tile = norms + kNorms<ROWS>;     // [ROWS][a.tile]
   float* written = tile + ROWS * a.tile;  // [2][ROWS][kVocabBlock]
   const int warp = thread / kWarp, lane = thread % kWarp;
-  const int units = (a.w.rows + a.span - 1) / a.span;
   bool fresh = true;
   float* logits = written;
 #pragma unroll 1
   while (here.first < a.w.rows) {
-    const int unit = here.unit, begin = unit * a.span, end = min(begin + a.span, a.w.rows);
-    const int out = here.first + warp * P::kOut;
+    const int unit = here.unit, first = here.first;
     // What is needed at the end is on its way from the beginning; lane r finishes row r.
     float scale[P::kOut], bias[P::kOut], old[P::kOut], sums[P::kOut][ROWS];
 #pragma unroll
     for (int i = 0; i < P::kOut; ++i) {
-      const int o = out + i;
-      const bool mine = lane < a.rows && o < end;
+      const int o = first + warp * P::kOut + i;
+      const bool mine = lane < a.rows && o < min((unit + 1) * a.span, a.w.rows);
       scale[i] = !kGrouped<W> && a.w.scale && mine ? __ldg(static_cast<const float*>(a.w.scale) + o) : 1.0f;
       bias[i] = a.w.bias && mine ? __ldg(a.w.bias + o) : 0.0f;
       old[i] = a.output == Output::residual && mine ? __ldcg(a.y + lane * a.y_stride + o) : 0.0f;
@@ -434,6 +443,8 @@ __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks,
         here = next;
       }
     }
+    const int begin = anew<ROWS>(unit) * a.span, end = min(begin + a.span, a.w.rows);
+    const int out = anew<ROWS>(first) + warp * P::kOut;
 #pragma unroll
     for (int i = 0; i < P::kOut; ++i) {
       const int o = out + i;
@@ -452,6 +463,7 @@ __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks,
       }
     }
     if (a.output != Output::logits || here.unit == unit) continue;
+    const int units = (a.w.rows + a.span - 1) / anew<ROWS>(a.span);
     BlockFlags flags{};
     if (warp < a.rows) flags = block_flags(a.flags, end - begin, begin);
     __syncthreads();
