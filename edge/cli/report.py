@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import contextlib
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edge.cli.objects import Objects
 from edge.cli.options import PROG, parse
 from edge.cli.output import ClosedPipe, check_target, named_twice, printable, say, write_stdout, write_whole
-from edge.errors import CannotRead, EdgeError, UsageError
+from edge.errors import CannotRead, EdgeError, MissingRuntime, UsageError
 
 if TYPE_CHECKING:
     from edge.engine import Engine
@@ -141,7 +142,14 @@ class _Run:
             raise
         except MemoryError:
             self.fail(name, EdgeError("not enough memory"))
+        except ImportError as error:  # also where there is no memory to map it into
+            package = (error.name or "one of them").partition(".")[0]
+            hint = "install edge-report again, or give it more memory"
+            self.fail(name, MissingRuntime(f"a package that it needs does not load ({package})", hint=hint))
         except Exception as error:  # no traceback, and no text of it: that might quote the header
+            if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+                self.fail(name, EdgeError("not enough memory"))
+                return False
             self.fail(name, EdgeError(f"internal error ({type(error).__name__}); please report it"))
         return False
 

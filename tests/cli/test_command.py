@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -308,6 +310,16 @@ def test_a_context_for_a_model_that_reads_none(run: Run, films: list[Path]) -> N
     result = run(films[0], "--context", "cough")
     assert result.returncode == 1
     assert "reads none; leave it out" in result.stderr
+
+
+def test_a_package_that_does_not_load(films: list[Path], environment: dict[str, str]) -> None:
+    """As where there is too little memory to map it into, or somebody has taken it away."""
+    code = "import sys; sys.modules['PIL'] = None; from edge.cli.report import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-P", "-c", code, "--threads", "1", str(films[0])]
+    result = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stdout) == (81, "")
+    (line,) = result.stderr.splitlines()
+    assert "a package that it needs does not load (PIL); install edge-report again" in line
 
 
 def test_names_cannot_write_to_the_terminal(run: Run, tmp_path: Path) -> None:
