@@ -21,7 +21,7 @@ The report goes to stdout, everything else to stderr. Films are DICOM, PNG or JP
 exit codes: 0 reported; 1 wrong usage; 20 cannot read, 21 not DICOM or a picture, 22 corrupt or truncated,
 23 unsupported modality, 24 not a frontal chest film, 25 no pixel data, 26 pixels not taken, 27 transfer
 syntax or its decoder missing; 30 bundle missing, damaged or of another format version; 40-59 cannot write;
-80-99 processing; 130 interrupted. Several films: the worst.
+80-99 processing; 130 interrupted, 141 nobody reads stdout any more. Several films: the worst.
 
 Drafts are for research. This is not a medical device.
 """
@@ -60,7 +60,8 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("text", "json", *OBJECTS),
         default="text",
         help="sr: DICOM Basic Text SR; sr-tid1500: Comprehensive 3D SR with coded findings; fhir: R4 DiagnosticReport;"
-        " several films as json or fhir: one object per line",
+        " several films as json or fhir: one object per line, in json with the film's position (a film that could not be"
+        " reported has no line)",
     )
     add(
         "-o",

@@ -312,6 +312,13 @@ def test_a_context_for_a_model_that_reads_none(run: Run, films: list[Path]) -> N
     assert "reads none; leave it out" in result.stderr
 
 
+def test_help_names_the_exit_codes_there_are(run: Run) -> None:
+    said = " ".join(run("--help").stdout.split())
+    for code in ("1 wrong", *(f"{code} " for code in (20, 21, 22, 23, 24, 25, 26, 27, 30, 130, 141)), "40-59", "80-99"):
+        assert code in said
+    assert "position" in said
+
+
 def test_a_package_that_does_not_load(films: list[Path], environment: dict[str, str]) -> None:
     """As where there is too little memory to map it into, or somebody has taken it away."""
     code = "import sys; sys.modules['PIL'] = None; from edge.cli.report import main; sys.exit(main(sys.argv[1:]))"
