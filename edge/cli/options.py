@@ -60,8 +60,8 @@ def make_parser() -> argparse.ArgumentParser:
         choices=("text", "json", *OBJECTS),
         default="text",
         help="sr: DICOM Basic Text SR; sr-tid1500: Comprehensive 3D SR with coded findings; fhir: R4 DiagnosticReport;"
-        " several films as json or fhir: one object per line, in json with the film's position (a film that could not be"
-        " reported has no line)",
+        " several films as json or fhir: one object per line, in json with the film's position, as a film that could"
+        " not be reported has no line",
     )
     add(
         "-o",
