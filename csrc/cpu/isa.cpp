@@ -6,6 +6,9 @@
 
 #if EDGE_X86_KERNELS
 #include <cpuid.h>
+#elif EDGE_ARM_KERNELS && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
 #endif
 
 namespace edge {
@@ -47,24 +50,58 @@ Features detect() {
   return found;
 }
 
-std::vector<Level> levels() {
+void add_x86(std::vector<Level>& levels) {
   const Features f = detect();
-  return {{"generic", "nothing", true, kernels_generic},
-          {"avx2", "AVX2, FMA and F16C", f.avx2, kernels_avx2},
-          {"avx512", "AVX-512 F, BW, VL and DQ", f.avx512, kernels_avx512},
-          {"avx512vnni", "AVX-512 F, BW, VL, DQ, VNNI and BF16", f.vnni, kernels_avx512vnni}};
+  levels.insert(levels.end(),
+                {{"avx2", "AVX2, FMA and F16C", f.avx2, kernels_avx2},
+                 {"avx512", "AVX-512 F, BW, VL and DQ", f.avx512, kernels_avx512},
+                 {"avx512vnni", "AVX-512 F, BW, VL, DQ, VNNI and BF16", f.vnni, kernels_avx512vnni}});
 }
 
 #else
 
-std::vector<Level> levels() {
-  return {{"generic", "nothing", true, kernels_generic},
-          {"avx2", "an x86-64 processor", false, nullptr},
-          {"avx512", "an x86-64 processor", false, nullptr},
-          {"avx512vnni", "an x86-64 processor", false, nullptr}};
+void add_x86(std::vector<Level>& levels) {
+  for (const char* name : {"avx2", "avx512", "avx512vnni"})
+    levels.push_back({name, "an x86-64 processor", false, nullptr});
 }
 
 #endif
+
+#if EDGE_ARM_KERNELS
+
+bool has_dot_products() {
+#if defined(__linux__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+#ifdef __ARM_FEATURE_DOTPROD  // the build's baseline: all of Apple's have them
+  return true;
+#else
+  return false;
+#endif
+#endif
+}
+
+void add_arm(std::vector<Level>& levels) {
+  levels.push_back({"neon", "a 64-bit Arm processor", true, kernels_neon});
+  levels.push_back(
+      {"neondot", "a 64-bit Arm processor with dot products", has_dot_products(), kernels_neondot});
+}
+
+#else
+
+void add_arm(std::vector<Level>& levels) {
+  for (const char* name : {"neon", "neondot"})
+    levels.push_back({name, "a 64-bit Arm processor", false, nullptr});
+}
+
+#endif
+
+std::vector<Level> levels() {
+  std::vector<Level> all{{"generic", "nothing", true, kernels_generic}};
+  add_x86(all);
+  add_arm(all);
+  return all;
+}
 
 const std::vector<Level>& all_levels() {
   static const std::vector<Level> found = levels();

@@ -232,5 +232,7 @@ const Kernels& kernels_generic();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avx512();
 const Kernels& kernels_avx512vnni();
+const Kernels& kernels_neon();
+const Kernels& kernels_neondot();
 
 }  // namespace edge

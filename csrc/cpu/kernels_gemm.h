@@ -66,7 +66,8 @@ EDGE_APART void gemm_sums(const int16_t* x, int64_t stride, const int16_t* panel
 }
 
 #ifdef EDGE_BYTE_PRODUCTS
-typedef int8_t Narrow;  // of a panel: unsigned, 128 more than the weight
+typedef int8_t Narrow;  // of a panel: kPanelZero more than the weight
+constexpr uint32_t kPanelZeros = 0x01010101u * static_cast<uint32_t>(kPanelZero);
 
 template <int ROWS>
 EDGE_APART void gemm_sums(const int8_t* x, int64_t stride, const int8_t* panel, int64_t from, int64_t to,
@@ -100,6 +101,7 @@ EDGE_APART void gemm_sums(const int8_t* x, int64_t stride, const int8_t* panel, 
 }
 #else
 typedef int16_t Narrow;
+constexpr uint32_t kPanelZeros = 0;
 #endif
 
 template <int ROWS>
@@ -144,9 +146,9 @@ template <class T>
 inline Vec scaled_sum(const GemmArgs& a, int64_t row, int v, const int32_t* sums) {
   Ints sum = load_ints(sums + v * kLanes);
 #ifdef EDGE_BYTE_PRODUCTS
-  // sum of (w + 128) x, less what the 128 and the row's zero have added
+  // sum of (w + kPanelZero) x, less what that and the row's zero have added
   if constexpr (sizeof(T) == 1)
-    sum = sub_ints(sub_ints(sum, set1_int(128 * a.x_sum[row])),
+    sum = sub_ints(sub_ints(sum, set1_int(kPanelZero * a.x_sum[row])),
                    mul_ints(set1_int(a.x_zero[row]), load_ints(a.w_sum + v * kLanes)));
 #endif
   return mul(to_floats(sum), mul(set1(a.x_scale[row]), load(a.scale + v * kLanes)));
@@ -289,8 +291,7 @@ template <int WIDTH>
 inline void pack_rounded(const PackArgs& a) {
   uint32_t* panel = static_cast<uint32_t*>(a.panel);
   const int64_t groups = a.cols / kGroup4;
-  // Bytes are unsigned: 128 more than the weight.
-  constexpr uint32_t kZero = WIDTH == 4 ? 0x80808080u : 0u;
+  constexpr uint32_t kZero = WIDTH == 4 ? kPanelZeros : 0u;
   alignas(64) float codes[16];
   for (int i = 0; i < 16; ++i) codes[i] = static_cast<float>(kCode4[i]) / 128.0f;
   for (int64_t o = 0; o < kGemmOuts; ++o) {
@@ -335,7 +336,7 @@ void pack_i4(const PackArgs& a) { pack_rounded<2>(a); }
 
 #ifdef EDGE_BYTE_PRODUCTS
 void pack_narrow_i8(const PackArgs& a) {
-  pack_whole<4>(a, 0x80808080u);
+  pack_whole<4>(a, kPanelZeros);
   const int8_t* w = static_cast<const int8_t*>(a.w);
   for (int64_t o = 0; o < kGemmOuts; ++o) {
     int32_t sum = 0;

@@ -100,12 +100,15 @@ inline Ints sub_ints(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }
 inline Ints mul_ints(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 #ifdef __AVX512VNNI__
 #define EDGE_BYTE_PRODUCTS 1
+// What is added to the weights of a panel, which so are unsigned.
+constexpr int32_t kPanelZero = 128;
 // Four products each: unsigned times signed bytes. Not the intrinsic, as above.
 inline Ints add_byte_products(Ints sum, Ints a, Ints b) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "vm"(b));
   return sum;
 }
-// The numbers of one int4 group, 128 added to each, four columns to a word; returns their sum without it.
+// The numbers of one int4 group, kPanelZero added to each, four columns to a word; returns their sum without
+// it.
 inline int32_t look_up_group(const uint8_t* p, const int16_t* table, uint32_t* words) {
   const __m128i numbers = _mm_xor_si128(
       _mm256_cvtepi16_epi8(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(table))), _mm_set1_epi8(-128));

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 import edge._kernel as kernel
 
-ALL_ISAS = ("generic", "avx2", "avx512", "avx512vnni")
+ARM = platform.machine() in ("aarch64", "arm64")
+ALL_ISAS = ("generic", "neon", "neondot") if ARM else ("generic", "avx2", "avx512", "avx512vnni")
 isas = pytest.mark.parametrize("isa", ALL_ISAS)
 precisions = pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "mixed"])
 caches = pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
@@ -25,6 +27,14 @@ def need(isa: str) -> str:
     if isa not in kernel.isa_supported():
         pytest.skip(f"this machine lacks {isa} (it has {', '.join(kernel.isa_supported())})")
     return isa
+
+
+def need_digits() -> str:
+    """The instruction set that multiplies bytes, or a skip."""
+    for isa in ("avx512vnni", "neondot"):
+        if isa in kernel.isa_supported():
+            return isa
+    pytest.skip(f"this machine has no products of digits (it has {', '.join(kernel.isa_supported())})")
 
 
 def quantise(w: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

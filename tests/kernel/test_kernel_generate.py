@@ -306,7 +306,7 @@ def test_instruction_set_by_environment(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("EDGE_ISA", "mmx")
     with pytest.raises(ValueError, match="unknown instruction set 'mmx'; choices here: generic"):
         kernel.isa_selected()
-    missing = [i for i in ("avx2", "avx512", "avx512vnni") if i not in kernel.isa_supported()]
+    missing = [i for i in ("avx2", "avx512", "avx512vnni", "neon", "neondot") if i not in kernel.isa_supported()]
     for isa in missing:
         monkeypatch.setenv("EDGE_ISA", isa)
         with pytest.raises(ValueError, match="cannot run on this machine"):

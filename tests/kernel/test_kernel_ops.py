@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import twin
 from numpy.typing import NDArray
-from small import caches, isas, need, quantise, quantise4
+from small import caches, isas, need, need_digits, quantise, quantise4
 
 from edge._kernel import ops
 
@@ -88,7 +88,7 @@ def bits_of(scale: NDArray[Any]) -> NDArray[Any]:
 @pytest.mark.parametrize(("store", "cols"), [(quantise4, 800), (quantise, 800), (quantise, 837), (quantise, 40)])
 def test_digits_lose_nothing(store: Any, cols: int) -> None:
     """Activations of three digits, beside the same in float32."""
-    isa = need("avx512vnni")
+    isa = need_digits()
     rng = np.random.default_rng(6)
     w, scale = store(rng.standard_normal((37, cols)).astype(np.float32))
     x = rng.standard_normal((7, cols)).astype(np.float32)
@@ -102,8 +102,9 @@ def test_digits_lose_nothing(store: Any, cols: int) -> None:
     got = {d: ops.matmul(isa, w, bits_of(scale), x, None, None, 0, 37, digits=d) for d in (True, False)}
     assert (got[True] != got[False]).any(), "there are no products of digits"
     for row in (0, 1, 2, 3, 5, 6):
-        for values in got.values():
-            assert twin.nmse(values[row], want[row]) < (1e-11 if row == 3 else 1e-13), row
+        assert twin.nmse(got[True][row], want[row]) < (1e-11 if row == 3 else 1e-13), row
+        # Longer sums in fewer lanes.
+        assert twin.nmse(got[False][row], want[row]) < 3e-13, row
     assert not got[True][4].any()
 
 
@@ -111,7 +112,7 @@ def test_digits_lose_nothing(store: Any, cols: int) -> None:
 @pytest.mark.parametrize("upper", [1, 2])
 def test_upper_digits(cols: int, upper: int) -> None:
     """Products with what is left of the activations without their lower digits, for any number of rows."""
-    isa = need("avx512vnni")
+    isa = need_digits()
     rng = np.random.default_rng(8)
     w, scale = quantise(rng.standard_normal((37, cols)).astype(np.float32))
     x = rng.standard_normal((13, cols)).astype(np.float32)
@@ -132,7 +133,7 @@ def test_upper_digits(cols: int, upper: int) -> None:
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_the_largest_digits_stay_inside_32_bits(sign: int) -> None:
-    isa = need("avx512vnni")
+    isa = need_digits()
     for cols in (1, 64, 3072, 20_000):
         w, x = np.full((5, cols), -127, np.int8), np.full((3, cols), 2.5 * sign, np.float32)
         got = ops.matmul(isa, w, np.ones(5, np.float32), x, None, None, 0, 5)
@@ -142,7 +143,7 @@ def test_the_largest_digits_stay_inside_32_bits(sign: int) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("store", [quantise, quantise4])
 def test_digits_of_what_is_not_finite(value: float, store: Any) -> None:
-    isa = need("avx512vnni")
+    isa = need_digits()
     rng = np.random.default_rng(7)
     w, scale = store(rng.standard_normal((5, 160)).astype(np.float32))
     x = rng.standard_normal((3, 160)).astype(np.float32)

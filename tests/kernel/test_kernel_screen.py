@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small import isas, need, prefix_of, quantise, spec_of, weights_of
+from small import isas, need, need_digits, prefix_of, quantise, spec_of, weights_of
 from test_kernel_cross import KINDS
 from test_kernel_lanes import LENGTHS, OPTIONS, alone, same
 
@@ -110,7 +110,7 @@ def test_long_activations(factor: float) -> None:
     weights, prefix = weights_of(spec), prefix_of(spec, 70)
     long(weights, factor)
     texts = []
-    for decoder in pair(spec, store(weights, "int8"), isa=need("avx512vnni")):
+    for decoder in pair(spec, store(weights, "int8"), isa=need_digits()):
         decoder.set_prefix(prefix["keys"], prefix["values"], prefix["soft"])
         texts.append(decoder.generate(None, begin_ids=[4], max_new_tokens=60))
     exact, screened = texts
