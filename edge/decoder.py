@@ -131,10 +131,11 @@ class Decoder:
         options); the result is the same bit by bit. By default from 32 MiB on, unless ``isa`` is generic; it is made
         for the first text and takes a quarter of their memory.
     screen_head : bool, optional
-        Whether greedy steps read a float32 head in 8 bits first, and in full only the rows that could win or that weigh
-        a ten-thousandth of the probability. Ids are the same, by a bound that is proven; log-probabilities move by the
-        rounding of what is lighter. By default from 32 MiB on, unless ``isa`` is generic; other heads are never
-        screened.
+        Whether greedy steps look at the head roughly first, and in full only at the rows that could win or that weigh a
+        ten-thousandth of the probability: of a float32 head they read 8 bits, with an int8 head they multiply the
+        activations' upper digits, where the processor multiplies bytes. Ids are the same, by a bound that is proven;
+        log-probabilities move by the rounding of what is lighter. By default from 32 MiB on, of float32 unless ``isa``
+        is generic; other heads are never screened.
 
     Raises
     ------

@@ -41,7 +41,8 @@ struct DigitRows {
   const int32_t* start;  // [rows, chunks, kDigits, kDigitLanes], where the sums begin; for int8 one chunk's
   const float* scale;    // [rows]
   int64_t chunks;
-  int64_t upper = kDigits;  // so many of the digits count, from the top; fewer than all for int8 weights alone
+  int64_t upper =
+      kDigits;  // so many of the digits count, from the top; fewer than all for int8 weights alone
 };
 inline constexpr int64_t kByteChunk = 64;
 

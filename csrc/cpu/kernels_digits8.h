@@ -38,7 +38,8 @@ float to_digits8(const float* x, int64_t n, int8_t* digits, int32_t* start) {
   return largest / kLargestInt + none;
 }
 
-// One chunk of columns, `some` of them there, of OUT weight rows and the UPPER digits of ROWS activation rows.
+// One chunk of columns, `some` of them there, of OUT weight rows and the UPPER digits of ROWS activation
+// rows.
 template <int OUT, int ROWS, int UPPER>
 inline void add_chunk(const int8_t* w, int64_t cols, __mmask64 some, const int8_t* digits, int64_t row_digits,
                       Ints (&sum)[OUT][ROWS][UPPER]) {
@@ -61,8 +62,7 @@ inline void add_chunk(const int8_t* w, int64_t cols, __mmask64 some, const int8_
 template <int UPPER>
 inline Vec whole_sum(const Ints (&s)[UPPER]) {
   if constexpr (UPPER == 1) return mul(to_floats(s[0]), set1(65536.0f));
-  if constexpr (UPPER == 2)
-    return fma(to_floats(s[1]), set1(65536.0f), mul(to_floats(s[0]), set1(256.0f)));
+  if constexpr (UPPER == 2) return fma(to_floats(s[1]), set1(65536.0f), mul(to_floats(s[0]), set1(256.0f)));
   if constexpr (UPPER == 3)
     return add(fma(to_floats(s[2]), set1(65536.0f), mul(to_floats(s[1]), set1(256.0f))), to_floats(s[0]));
 }

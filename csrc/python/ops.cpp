@@ -83,7 +83,8 @@ Floats outputs(int64_t rows, int64_t out, const std::optional<Floats>& start) {
   return y;
 }
 
-// x [rows, in], bias [out] or none, start [rows, out] to add to, or none. Of x in digits the `upper` ones count.
+// x [rows, in], bias [out] or none, start [rows, out] to add to, or none. Of x in digits the `upper` ones
+// count.
 Floats matmul(const std::string& isa, const py::array& w, const std::optional<py::array>& scale,
               const Floats& x, const std::optional<Floats>& bias, const std::optional<Floats>& start,
               int64_t begin, int64_t end, bool digits, int64_t upper) {
@@ -93,7 +94,8 @@ Floats matmul(const std::string& isa, const py::array& w, const std::optional<py
   Floats y = outputs(x.shape(0), m.rows, start);
   const Kernels& kernels = kernels_for(isa);
   Digits rows(kernels, x.shape(0), m.cols);
-  require(upper == kDigits || (upper > 0 && upper < kDigits && m.dtype == DType::i8), "upper 1 to 3, of int8");
+  require(upper == kDigits || (upper > 0 && upper < kDigits && m.dtype == DType::i8),
+          "upper 1 to 3, of int8");
   const DigitRows* rounded = digits ? rows.round(m, x.data(), x.shape(0)) : nullptr;
   DigitRows part = rounded ? *rounded : DigitRows{};
   part.upper = upper;
