@@ -17,6 +17,7 @@ from edge.bundle import Bundle
 from edge.errors import MissingRuntime, UsageError
 from edge.manifest import BIAS_ROWS, BiasRows
 from edge.mask import gives_no_guidance, hides_everything, mask_warnings
+from edge.numeric import as_real, as_whole
 from edge.prepare import Prepared, prepare
 from edge.prompt import Context, check_cap, context_of
 from edge.session import SYNTHETIC, Asked, FilmSession, check_callbacks
@@ -271,7 +272,8 @@ class Engine:
         """
         from edge.several import reports
 
-        if type(at_once) is not int or not 1 <= at_once <= 16:
+        width = as_whole(at_once)
+        if width is None or not 1 <= width <= 16:
             raise UsageError("at_once must be a whole number from 1 to 16")
         check_list(sources, "films are given as a list, also a single one")
         asked = self._asked(
@@ -283,7 +285,7 @@ class Engine:
             beams=beams,
             cancel=cancel,
         )
-        return reports(self, sources, asked, at_once=at_once, force=force, bias_rows=bias_rows)
+        return reports(self, sources, asked, at_once=width, force=force, bias_rows=bias_rows)
 
     def open(
         self, source: Source | Prepared | Study, *, force: bool = False, bias_rows: str | None = None
@@ -360,14 +362,15 @@ class Engine:
         check_callbacks(on_text, cancel)
         forced = self._text.encode(prompt) if prompt else []
         told = self.read_context(context)
+        drawn = _check_sampling(*sampling)
         options = self._options(
             forced,
             told,
             max_new_tokens=check_cap(max_new_tokens, self.manifest, told, len(forced)),
             repetition_penalty=self._check_penalty(repetition_penalty),
             draft=self._draft if draft is None else draft,
-            beams=self._check_beams(beams, sampled=sampling[0] != 0.0),
-            **_check_sampling(*sampling),
+            beams=self._check_beams(beams, sampled=drawn["temperature"] != 0.0),
+            **drawn,
         )
         whole = self.manifest.generation.cut_at_sentence if cut is None else bool(cut)
         return Asked(options, told, prompt, whole, on_text, cancel)
@@ -403,9 +406,10 @@ class Engine:
     def _check_beams(self, beams: int | None, *, sampled: bool) -> int:
         if beams is None:
             return 1 if sampled else int(self.manifest.generation.rules.get("beams", 1))
-        if type(beams) is not int or not 1 <= beams <= 16 or (sampled and beams > 1):
+        count = as_whole(beams)
+        if count is None or not 1 <= count <= 16 or (sampled and count > 1):
             raise UsageError("beams must be a whole number from 1 to 16, and 1 with a temperature")
-        return beams
+        return count
 
     def _check_rows(self, rows: str | None) -> BiasRows:
         own = self.manifest.bias.rows
@@ -420,21 +424,24 @@ class Engine:
     def _check_penalty(self, penalty: float | None) -> float:
         if penalty is None:
             return self.manifest.generation.repetition_penalty
-        if not isinstance(penalty, (int, float)) or not 0.01 <= penalty <= 100.0:
+        factor = as_real(penalty)
+        if factor is None or not 0.01 <= factor <= 100.0:
             raise UsageError("repetition_penalty must be a number from 0.01 to 100")
-        return float(penalty)
+        return factor
 
 
 def _check_sampling(temperature: float, top_k: int, top_p: float, seed: int) -> dict[str, Any]:
-    if not isinstance(temperature, (int, float)) or not (temperature == 0.0 or 1e-6 <= temperature <= 100.0):
+    heat, share = as_real(temperature), as_real(top_p)
+    most, start = as_whole(top_k), as_whole(seed)
+    if heat is None or not (heat == 0.0 or 1e-6 <= heat <= 100.0):
         raise UsageError("temperature must be a number from 0 (greedy) to 100")
-    if type(top_k) is not int or not 0 <= top_k < 1 << 31:
+    if most is None or not 0 <= most < 1 << 31:
         raise UsageError("top_k must be a whole number, 0 for no limit")
-    if not isinstance(top_p, (int, float)) or not 1e-6 <= top_p <= 1.0:  # above 0 in the kernel, too
+    if share is None or not 1e-6 <= share <= 1.0:  # above 0 in the kernel, too
         raise UsageError("top_p must be a number above 0 and up to 1")
-    if type(seed) is not int or not 0 <= seed < 1 << 63:
+    if start is None or not 0 <= start < 1 << 63:
         raise UsageError("seed must be a whole number from 0")
-    return {"temperature": float(temperature), "top_k": top_k, "top_p": float(top_p), "seed": seed}
+    return {"temperature": heat, "top_k": most, "top_p": share, "seed": start}
 
 
 def _text_decoder(bundle: Bundle) -> TextDecoder:

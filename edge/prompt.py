@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from edge.errors import UsageError
+from edge.numeric import as_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,8 +115,9 @@ def check_cap(
     room = room_behind(manifest, told, forced)
     if cap is None and room >= 1:
         return min(manifest.generation.max_new_tokens, room)
-    if type(cap) is int and 1 <= cap <= room:
-        return cap
+    asked = as_whole(cap)
+    if asked is not None and 1 <= asked <= room:
+        return asked
     length = manifest.text_room + (0 if manifest.has_cross else manifest.prefix.length)
     parts = {"the image": length - manifest.text_room, "the context": len(told.ids), "the prompt": forced}
     parts["what every text begins with"] = length - sum(parts.values()) - room

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edge.errors import Cancelled, UsageError
+from edge.numeric import as_whole
 from edge.prompt import Context, FindingState, room_behind, states_of
 from edge.report import Report, Sentence, make_sentences, provenance
 from edge.tail import Tail, begin_word
@@ -221,13 +222,14 @@ class FilmSession:
         if not isinstance(text, str):
             raise UsageError("the text to complete must be a text")
         check_callbacks(on_text, cancel)
-        if sentences is not None and (type(sentences) is not int or sentences < 1):
+        wanted = as_whole(sentences)
+        if sentences is not None and (wanted is None or wanted < 1):
             raise UsageError("sentences must be a whole number from 1, or None")
         asked = self._engine._asked(
             context=context, prompt=text.rstrip(), max_new_tokens=max_new_tokens, cancel=cancel, beams=1
         )
         with self._engine._lock:
-            return self._complete(text, asked, sentences, partial_word, on_text)
+            return self._complete(text, asked, wanted, partial_word, on_text)
 
     def _complete(
         self, text: str, asked: Asked, sentences: int | None, partial_word: bool, on_text: OnText | None

@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 from edge.errors import UsageError
+from edge.numeric import as_whole
 
 MAX_THREADS = 512
 
@@ -40,9 +41,10 @@ def check_threads(threads: int | None) -> int:
     """
     if threads is None:
         return min(default_threads(), MAX_THREADS)
-    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
+    count = as_whole(threads)
+    if count is None or not 1 <= count <= MAX_THREADS:
         raise UsageError(f"threads must be a whole number from 1 to {MAX_THREADS}")
-    return threads
+    return count
 
 
 def _core(cpu: int) -> tuple[str, str]:

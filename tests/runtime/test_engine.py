@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import threading
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -233,11 +234,65 @@ def test_stop_ids(tmp_path: Path, engine: edge.Engine, film: np.ndarray) -> None
         {"repetition_penalty": 0},
         {"prompt": 5},
         {"prompt": "word " * 500},
+        {"max_new_tokens": np.float64(2)},
+        {"max_new_tokens": np.True_},
+        {"beams": True},
+        {"top_k": True},
+        {"temperature": True},
+        {"temperature": np.float32("nan")},
+        {"temperature": 10**400},
+        {"temperature": np.ones(2)},
+        {"repetition_penalty": "1.2"},
     ],
 )
 def test_wrong_options(engine: edge.Engine, film: np.ndarray, options: dict[str, Any]) -> None:
     with pytest.raises(edge.UsageError):
         engine.report(film, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "same"),
+    [
+        ({"max_new_tokens": np.int64(5)}, {"max_new_tokens": 5}),
+        ({"beams": np.int8(2)}, {"beams": 2}),
+        ({"repetition_penalty": np.float32(1.5)}, {"repetition_penalty": 1.5}),
+        (
+            {"temperature": np.float32(2), "top_k": np.uint16(7), "top_p": np.float16(0.5), "seed": np.uint64(1)},
+            {"temperature": 2.0, "top_k": 7, "top_p": 0.5, "seed": 1},
+        ),
+        ({"temperature": Fraction(3, 2), "top_p": np.int32(1)}, {"temperature": 1.5}),
+    ],
+)
+def test_numbers_of_numpy_are_numbers(
+    engine: edge.Engine, film: np.ndarray, given: dict[str, Any], same: dict[str, Any]
+) -> None:
+    """As Python's own they go on: what is written out is JSON."""
+    report = engine.report(film, **given)
+    assert report.token_ids == engine.report(film, **same).token_ids
+    assert report.to_json()
+    options = engine._asked(max_new_tokens=np.int16(5), repetition_penalty=np.float64(2)).options
+    assert (type(options.max_new_tokens), type(options.repetition_penalty)) == (int, float)
+
+
+def test_numbers_of_numpy_elsewhere(engine: edge.Engine, film: np.ndarray) -> None:
+    assert edge.load(engine.bundle, threads=np.int32(2)).threads == 2
+    (made,) = engine.reports([film], at_once=np.int64(2))
+    assert isinstance(made, edge.Report)
+    session = engine.open(film)
+    text = session.complete("The", sentences=np.int64(1), max_new_tokens=np.int64(9)).text
+    assert text == session.complete("The", sentences=1, max_new_tokens=9).text
+
+
+@pytest.mark.parametrize("wrong", [True, np.True_, np.float32(1)])
+def test_what_is_no_whole_number(engine: edge.Engine, film: np.ndarray, wrong: Any) -> None:
+    session = engine.open(film)
+    for call in (
+        lambda: edge.load(engine.bundle, threads=wrong),
+        lambda: engine.reports([film], at_once=wrong),
+        lambda: session.complete("The", sentences=wrong),
+    ):
+        with pytest.raises(edge.UsageError, match="whole number"):
+            call()
 
 
 def test_largest_cap(engine: edge.Engine, film: np.ndarray) -> None:
