@@ -54,7 +54,8 @@ class Objects:
             except OSError as error:
                 raise OutputError(error.strerror or "the folder cannot be made") from None
         if not os.path.isdir(self.folder):
-            raise OutputError("a folder is needed here, and this is a file")
+            found = "a file" if os.path.exists(self.folder) else "a link that leads nowhere"
+            raise OutputError(f"a folder is needed here, and this is {found}")
         if not os.access(self.folder, os.W_OK):
             raise OutputError("the folder cannot be written to")
 

@@ -41,13 +41,14 @@ def check_target(path: str, inputs: Iterable[str]) -> None:
     OutputError
     UsageError
     """
-    folder = os.path.dirname(path) or "."
     for name in inputs:
         with contextlib.suppress(OSError, ValueError):
             if os.path.samefile(name, path):
                 raise UsageError("this is also an input: it would be overwritten")
+    # A link is written behind: what is there counts, also where nothing is there yet.
+    target = os.path.realpath(path) if os.path.islink(path) else path
     try:
-        os.lstat(path)
+        os.lstat(target)
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise OutputError("the name is too long: give a shorter one") from None
@@ -56,8 +57,10 @@ def check_target(path: str, inputs: Iterable[str]) -> None:
     if _written_through(path):
         _check_open(path)
         return
+    folder = os.path.dirname(target) or "."
     if not os.path.isdir(folder):
-        raise OutputError(f"the folder {printable(folder)} does not exist: create it first")
+        led = "this is a link, and " if target != path else ""
+        raise OutputError(f"{led}the folder {printable(folder)} does not exist: create it first")
     if not os.access(folder, os.W_OK):
         raise OutputError(f"the folder {printable(folder)} cannot be written to")
 

@@ -209,6 +209,26 @@ def test_output_follows_a_link(run: Run, films: list[Path], tmp_path: Path) -> N
     assert (tmp_path / "real.txt").read_text() != "old"
 
 
+def test_output_by_a_link_to_nothing(run: Run, films: list[Path], tmp_path: Path) -> None:
+    """A file can be made there, or that it cannot is found out before the model is loaded."""
+    (tmp_path / "new.txt").symlink_to("made.txt")
+    assert run("-o", tmp_path / "new.txt", films[0]).returncode == 0
+    assert (tmp_path / "made.txt").read_text()
+    assert (tmp_path / "new.txt").is_symlink()
+    (tmp_path / "lost.png").symlink_to("none/there.png")
+    (tmp_path / "long.png").symlink_to("x" * 300)
+    for option in ("-o", "--overlay"):
+        for name, reason in (("lost.png", "/none does not exist: create it first"), ("long.png", "name is too long")):
+            result = run(option, tmp_path / name, "--bundle", "none", films[0])
+            assert (result.returncode, result.stdout) == (40, "")
+            (line,) = result.stderr.splitlines()
+            assert reason in line
+    (tmp_path / "folder").symlink_to("none")
+    result = run("--format", "fhir", "-o", tmp_path / "folder", "--bundle", "none", films[0], films[0])
+    assert result.returncode == 40
+    assert "link" in result.stderr.splitlines()[0]
+
+
 def test_overlay(run: Run, films: list[Path], tmp_path: Path) -> None:
     assert run("--overlay", tmp_path / "one.png", films[0]).returncode == 0
     picture = Image.open(io.BytesIO((tmp_path / "one.png").read_bytes()))
