@@ -26,6 +26,8 @@ _DECIMAL = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 _ZONE = re.compile(r"[+-](0\d|1[0-4])([0-5]\d)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _MAX_ITEMS = 64
+_LONG_STRING = 64
+"""Characters of a Long String (LO, PS3.5 section 6.2), however many bytes they are."""
 
 
 class Attributes:
@@ -51,6 +53,11 @@ class Attributes:
         """A text value (LO, SH, PN, LT, ST): its characters, without control characters."""
         whole = _CONTROL.sub(" ", self._whole(keyword)).strip()
         return whole.replace("\\", " ") if keyword != "PatientName" else whole.split("\\")[0]
+
+    def description(self, keyword: str) -> str:
+        """A text value that describes for a reader and by which nothing is matched (LO): as much of it as its VR
+        allows. A dataset with a longer one is refused as a whole by readers that check lengths."""
+        return self.text(keyword)[:_LONG_STRING].rstrip()
 
     def date(self, keyword: str) -> str:
         """A date as YYYYMMDD (PS3.5 section 6.2, and the dotted form of old files)."""

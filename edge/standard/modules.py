@@ -162,7 +162,7 @@ def _patient(ds: Dataset, film: Attributes) -> None:
             qualifiers[:1], text=("UniversalEntityID",), codes=("UniversalEntityIDType",)
         )
     methods = codes_of(film.items("DeidentificationMethodCodeSequence"))
-    method = film.text("DeidentificationMethod")
+    method = film.description("DeidentificationMethod")
     if film.code("PatientIdentityRemoved", ("YES", "NO")) == "NO":
         ds.PatientIdentityRemoved = "NO"
     elif film.code("PatientIdentityRemoved") == "YES" and (method or methods):
@@ -179,7 +179,7 @@ def _study(ds: Dataset, film: Attributes) -> None:
     ds.ReferringPhysicianName = film.text("ReferringPhysicianName")
     ds.StudyID, ds.AccessionNumber = film.text("StudyID"), film.text("AccessionNumber")
     for keyword, value in (
-        ("StudyDescription", film.text("StudyDescription")),
+        ("StudyDescription", film.description("StudyDescription")),
         ("PatientAge", film.age("PatientAge")),
         ("PatientSize", film.decimal("PatientSize")),
         ("PatientWeight", film.decimal("PatientWeight")),
@@ -240,7 +240,8 @@ def codes_of(items: Sequence[Attributes]) -> list[Dataset]:
     """Coded concepts of the film, those that are whole."""
     found = []
     for item in items:
-        value, scheme, meaning = (item.text(k) for k in ("CodeValue", "CodingSchemeDesignator", "CodeMeaning"))
+        value, scheme = item.text("CodeValue"), item.text("CodingSchemeDesignator")
+        meaning = item.description("CodeMeaning")
         if value and scheme and meaning and len(value) <= 16:
             found.append(code(value, scheme, meaning))
             if version := item.text("CodingSchemeVersion"):

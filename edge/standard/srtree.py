@@ -83,7 +83,7 @@ def _requests(film: FilmHeader) -> list[Dataset]:
             request.IssuerOfAccessionNumberSequence = issuer_items(issuer)
         request.PlacerOrderNumberImagingServiceRequest = request.FillerOrderNumberImagingServiceRequest = ""
         request.RequestedProcedureID = order.text("RequestedProcedureID") if order else ""
-        request.RequestedProcedureDescription = order.text("RequestedProcedureDescription") if order else ""
+        request.RequestedProcedureDescription = order.description("RequestedProcedureDescription") if order else ""
         request.RequestedProcedureCodeSequence = (
             codes_of(order.items("RequestedProcedureCodeSequence")) if order else []
         )

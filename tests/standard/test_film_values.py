@@ -119,6 +119,35 @@ def test_identity_is_kept_even_where_it_is_too_long(tmp_path: Path, recwarn: pyt
     assert not [w for w in recwarn if "ZZSECRET" in str(w.message)]
 
 
+@pytest.mark.filterwarnings("ignore:The value length:UserWarning")
+@pytest.mark.parametrize("kind", ["to_sr", "to_secondary_capture", "to_segmentation"])
+@pytest.mark.parametrize("words", ["Chest radiograph, standing " * 4, "Thoraxübersicht im Stehen " * 4])
+def test_descriptions_are_as_long_as_their_vr_allows(words: str, kind: str, tmp_path: Path) -> None:
+    """64 characters, not bytes, of a Long String (PS3.5 table 6.2-1); dciodvfy counts bytes."""
+    code, order = Dataset(), Dataset()
+    code.CodeValue, code.CodingSchemeDesignator, code.CodeMeaning = "168537006", "SCT", words
+    order.RequestedProcedureID, order.RequestedProcedureDescription = "RP1", words
+    order.RequestedProcedureCodeSequence = [code]
+    film = make_film(
+        StudyDescription=words,
+        ProcedureCodeSequence=[code],
+        RequestAttributesSequence=[order],
+        PatientIdentityRemoved="YES",
+        DeidentificationMethod=words,
+        SpecificCharacterSet="ISO_IR 100",
+    )
+    made = written(getattr(make_report(), kind)(film), tmp_path / "made.dcm")
+    assert made.StudyDescription == words[:64] != words.strip()
+    assert made.ProcedureCodeSequence[0].CodeMeaning == words[:64]
+    assert made.DeidentificationMethod == words[:64]
+    if kind == "to_sr":
+        (request,) = made.ReferencedRequestSequence
+        assert request.RequestedProcedureDescription == words[:64]
+        assert request.RequestedProcedureCodeSequence[0].CodeMeaning == words[:64]
+    if words.isascii():
+        assert dciodvfy(tmp_path / "made.dcm") == []
+
+
 def test_sequences_of_the_film(tmp_path: Path) -> None:
     def item(**values: Any) -> Dataset:
         made = Dataset()
