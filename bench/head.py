@@ -10,6 +10,7 @@ float32 head the decoder does read 8 bits first: csrc/decoder/screen.h.)
 
 from __future__ import annotations
 
+import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge.bundle import Bundle
+
     Floats = NDArray[np.float32]
 
+PROG = "python -m edge_bench.head"
 BLOCK = 64
 DROPPED_BITS = (1, 2, 3, 4)
 
@@ -54,46 +58,108 @@ def screen(q: NDArray[np.int8], scale: Floats, h: Floats, bits: int) -> tuple[fl
 
 
 def table(name: str, weights: dict[str, Any], spec: dict[str, Any], logits: Floats) -> None:
+    """Print what screening would save of this head."""
     import numpy as np
+
+    from edge.cli.output import write_stdout
 
     from .traffic import traffic
 
-    key = "embed" if spec["tied_head"] else "head"
+    key = _head(spec)
     q, scale = weights[f"{key}.weight"], weights[f"{key}.weight.scale"]
     h = states(q.astype(np.float32) * scale[:, None], logits)
     part = q.nbytes / traffic(weights, spec, kv_dtype="fp16", prefix=1024, prompt=0, tokens=100).total
-    print(f"{name}: {len(h)} rows, head [{q.shape[0]}, {q.shape[1]}] int8, {part:.0%} of a token's bytes")
+    write_stdout(f"{name}: {len(h)} rows, head [{q.shape[0]}, {q.shape[1]}] int8, {part:.0%} of a token's bytes\n")
     for bits in DROPPED_BITS:
         survivors, read = screen(q, scale, h, bits)
-        print(
+        write_stdout(
             f"  {8 - bits} bits first: {survivors:7.2%} of the rows survive, {read:5.0%} of the head is read, "
-            f"{part * (1 - read):+5.1%} of a token's bytes saved"
+            f"{part * (1 - read):+5.1%} of a token's bytes saved\n"
         )
 
 
-def main() -> int:
+def _head(spec: dict[str, Any]) -> str:
+    return "embed" if spec["tied_head"] else "head"
+
+
+def open_bundle(folder: str | None) -> Bundle:
+    """The bundle, whose head is in int8.
+
+    Raises
+    ------
+    BundleError
+    UsageError
+        Its head is of another precision.
+    """
+    from edge.bundle import Bundle
+    from edge.errors import UsageError
+
+    bundle = Bundle.open(folder)
+    if bundle.weights()[f"{_head(dict(bundle.manifest.decoder))}.weight"].dtype != "int8":
+        raise UsageError("the head of this bundle is not in int8, and int8 heads are what is measured here")
+    return bundle
+
+
+def make_parser() -> argparse.ArgumentParser:
+    from .cli import _Parser
+
+    parser = _Parser(prog=PROG, description="Would exact screening let an int8 LM head be read in part?")
+    parser.add_argument(
+        "bundle",
+        metavar="BUNDLE",
+        nargs="?",
+        help="a folder, with an int8 head (default: $EDGE_REPORT_BUNDLE, else the demo model)",
+    )
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run; exit codes as ``edge-bench`` has them."""
+    options = make_parser().parse_args(argv)
+
+    from edge.cli.output import ClosedPipe
+    from edge.errors import EdgeError
+
+    try:
+        run(open_bundle(options.bundle))
+    except EdgeError as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        print(f"{PROG}: {error.kind}: {error}{hint}", file=sys.stderr)
+        return error.exit_code
+    except ClosedPipe:
+        return 141
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def say(line: str) -> None:
+    """One line of progress on stderr."""
+    print(f"{PROG}: {line}", file=sys.stderr, flush=True)
+
+
+def run(bundle: Bundle) -> None:
+    """The reference shape with random weights, and a report of a bundle."""
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
     import numpy as np
 
     import edge
-    from edge.bundle import Bundle
     from edge.decoder import Decoder
 
     from . import reference
+    from .films import choose_film
 
     spec = reference.SPEC
-    weights = dict(reference.decoder_weights("int8", print))
+    weights = dict(reference.decoder_weights("int8", say))
     rng = np.random.default_rng(0)
     prefix = (spec["layers"], spec["heads"], reference.PREFIX, spec["head_dim"])
     decoder = Decoder(spec, weights)
     decoder.set_prefix(rng.standard_normal(prefix, np.float32), rng.standard_normal(prefix, np.float32))
     table("reference shape, random weights", weights, spec, decoder.forward(rng.integers(0, spec["vocab"], 32), False))
 
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from .films import choose_film
-
-    bundle = Bundle.open(sys.argv[1] if len(sys.argv) > 1 else None)
     weights, spec = dict(bundle.weights()), dict(bundle.manifest.decoder)
     engine = edge.load(bundle, draft=False)
     with TemporaryDirectory() as work:
@@ -101,7 +167,6 @@ def main() -> int:
     engine._decoder.rewind(0)
     rows = engine._decoder.forward(report.token_ids, report.model["bias_rows"] == "all")
     table(f"{bundle.manifest.name}, a report of {len(rows)} tokens", weights, spec, rows)
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Prints a line of JSON for each part of what is found, as soon as it is: what was
 
 from __future__ import annotations
 
+import argparse
 import faulthandler
 import importlib
 import json
@@ -29,11 +30,15 @@ def found(module: str, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"failed": f"{type(error).__name__}: {text}"[:300]}
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m edge_bench.gpu.worker", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("module", metavar="MODULE", help="of this package, with a function measure")
+    parser.add_argument("options", metavar="OPTIONS", type=json.loads, help="its arguments, as JSON")
+    call = parser.parse_args(argv)
     faulthandler.enable()
     if hasattr(faulthandler, "register"):
         faulthandler.register(signal.SIGTERM, chain=True)  # where it hung
-    for part in found(sys.argv[1], json.loads(sys.argv[2])):
+    for part in found(call.module, call.options):
         print(json.dumps(part), flush=True)
     return 0
 

@@ -3,6 +3,6 @@
 
 import sys
 
-from .cli import main
+from ..cli import main
 
-sys.exit(main())
+sys.exit(main(["peers", *sys.argv[1:]]))

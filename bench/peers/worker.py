@@ -7,6 +7,7 @@ It loads the peer and says ``{"ready": {...}}``, ``{"missing": why}`` or ``{"fai
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import json
 import os
@@ -54,10 +55,20 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:300]}" if text else type(error).__name__
 
 
-def main() -> int:
+def read_job(text: str) -> Job:
+    """A job as JSON; a TypeError or ValueError where it is none."""
+    return Job(**json.loads(text))
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m edge_bench.peers.worker", description=(__doc__ or "").split("\n")[0]
+    )
+    parser.add_argument("job", metavar="JOB", type=read_job, help="what to load, as JSON")
+    job = parser.parse_args(argv).job
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a peer that prints must not spoil the answers
-    serve(Job(**json.loads(sys.argv[1])), sys.stdin, answers)
+    serve(job, sys.stdin, answers)
     return 0
 
 

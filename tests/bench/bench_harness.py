@@ -6,13 +6,46 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import pytest
+
+STAGES = ["dicom", "preprocess", "vision", "prefill", "first_token", "decode", "total"]
+ROUNDED = 0.0005
+"""What a figure of three decimals may be off."""
 
 
 def bench(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """Run edge-bench with a small bandwidth buffer; figures mean nothing here and nothing asserts on them."""
     call = [sys.executable, "-P", "-m", "edge_bench.cli", *map(str, arguments)]
     return subprocess.run(call, capture_output=True, text=True, timeout=300)
+
+
+def check_times(run: Mapping[str, float]) -> None:
+    """Milliseconds of a report: its stages come one after the other.
+
+    The prefill is a part of the vision stage. It takes microseconds, but as long as one likes where another program
+    gets the processor meanwhile.
+    """
+    assert list(run) == STAGES
+    in_turn = [stage for stage in STAGES if stage not in ("prefill", "total")]
+    assert run["total"] >= sum(run[stage] for stage in in_turn) - len(STAGES) * ROUNDED
+    assert run["prefill"] <= run["vision"] + 2 * ROUNDED
+
+
+def check_bandwidth(gbps: float, measured: Mapping[str, Any], beside: Sequence[float]) -> None:
+    """The bandwidth is the median of all measurements, and beside a run the mean of those before and after it.
+
+    Measurements are written down in thousandths of GB/s, and on a loaded machine they can be few.
+    """
+    values = [value for when in ("before", "between", "after") for value in measured[when]]
+    assert gbps > 0
+    assert gbps == pytest.approx(median(values), abs=2 * ROUNDED)
+    for i, one in enumerate(beside):  # the reports come first
+        assert one == pytest.approx(mean(measured["between"][2 * i : 2 * i + 2]), abs=2 * ROUNDED)
 
 
 def bytes_from_files(bundle: Path, tokens: int) -> int:

@@ -8,6 +8,7 @@ import json
 import math
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,11 @@ import pytest
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
-from bench_harness import bench, bytes_from_files
+from bench_harness import STAGES, bench, bytes_from_files, check_bandwidth, check_times
 from edge_bench import cli, reference
 from edge_bench.reference import random_weights
 from handmade import make_bundle, seal
 from safetensors.numpy import save_file
-
-STAGES = ["dicom", "preprocess", "vision", "prefill", "first_token", "decode", "total"]
 
 
 def other_weights(bundle: Path, quantize: str, **decoder: Any) -> Path:
@@ -60,7 +59,7 @@ def check(result: dict[str, Any], folder: Path, tokens: int) -> None:
         assert 0 <= values["p50"] <= values["p95"] <= values["p99"]
         assert values["p50"] == close(sorted(run[stage] for run in runs)[len(runs) // 2], rel=1e-5)
     for run in runs:
-        assert run["total"] >= 0.999 * sum(run[stage] for stage in STAGES[:-1])
+        check_times(run)
 
     assert result["bytes_per_token"] == bytes_from_files(folder, tokens)
     assert result["bytes_per_token"] == sum(result["reports"]["bytes"][k] for k in ("weights", "cache"))
@@ -70,14 +69,9 @@ def check(result: dict[str, Any], folder: Path, tokens: int) -> None:
         result["bytes_per_token"] / result["tokens_per_pass"] / result["ms_per_token"] / 1e6, rel=1e-5
     )
     assert result["call"]["draft"] == result["model"]["draft"]
-    bandwidth = result["read_bandwidth_gbps"]
-    assert bandwidth > 0
-    measured = sorted(v for when in ("before", "between", "after") for v in result["bandwidth"][when])
-    assert bandwidth == close((measured[(len(measured) - 1) // 2] + measured[len(measured) // 2]) / 2, rel=1e-3)
     part = result["reports"]
     assert len(result["bandwidth"]["between"]) >= 2 * len(runs)
-    for i, beside in enumerate(part["beside_gbps"]):  # the reports come first; before and after each run
-        assert beside == close(sum(result["bandwidth"]["between"][2 * i : 2 * i + 2]) / 2, rel=1e-3)
+    check_bandwidth(result["read_bandwidth_gbps"], result["bandwidth"], part["beside_gbps"])
     shares = [
         result["bytes_per_token"] * (tokens - 1) / result["tokens_per_pass"] / run["decode"] / 1e6 / beside
         for run, beside in zip(runs, part["beside_gbps"], strict=True)
@@ -142,6 +136,37 @@ def test_drafts_are_a_choice(bundle: Path, timed: Any, small_film: Path) -> None
     check(result, bundle, 20)
     assert result["call"]["draft"] is False
     assert result["tokens_per_pass"] == 1.0
+
+
+def test_a_busy_machine_is_no_contradiction(bundle: Path, small_film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program may get the processor for most of any stage, and the memory for most of a measurement."""
+    from edge_bench import bandwidth, reports_part
+
+    from edge.session import FilmSession
+
+    fill = FilmSession._fill
+
+    def slow(self: FilmSession, lane: int) -> Any:
+        time.sleep(0.03)
+        return fill(self, lane)
+
+    monkeypatch.setattr(FilmSession, "_fill", slow)
+    monkeypatch.setattr(reports_part, "cold_start", lambda *_: None)
+    given = [0.0104, 0.0132, 0.0096, 0.0117]
+    reach = bandwidth.Bandwidth(1, 1 << 20, before=[0.0123], after=[0.0144])
+    values = iter(given)
+
+    def measure() -> float:
+        reach.between.append(next(values))
+        return reach.between[-1]
+
+    call = {"tokens": 5, "repeat": 2, "threads": 1, "say": print, "bandwidth": measure}
+    part = reports_part.run_reports(bundle, small_film, **call).to_dict(1.0)
+    for run in part["runs"]:
+        assert run["prefill"] >= 30
+        check_times(run)
+    reach.same_size = [0.01]
+    check_bandwidth(reach.gbps, reach.to_dict(), part["beside_gbps"])
 
 
 def test_the_decoder_alone_with_drafts() -> None:
