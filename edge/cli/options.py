@@ -16,7 +16,8 @@ OBJECTS = (*DICOM_OBJECTS, "fhir")
 """Formats that are one object per film."""
 
 _EPILOG = """\
-The report goes to stdout, everything else to stderr. Films are DICOM, PNG or JPEG files.
+The report goes to stdout, everything else to stderr. Films are DICOM, PNG or JPEG files, not pipes: /dev/stdin is a
+film where a file is redirected to it (< film.dcm), and refused (20) behind a pipe.
 
 exit codes: 0 reported; 1 wrong usage; 20 cannot read, 21 not DICOM or a picture, 22 corrupt or truncated,
 23 unsupported modality, 24 not a frontal chest film, 25 no pixel data, 26 pixels not taken, 27 transfer

@@ -29,6 +29,7 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"\x93NUMPY", "a NumPy file"),
 )
 _TAKE = "take DICOM, PNG or JPEG"
+_FROM = "a film is read from a file, not from a pipe or a device"
 
 
 def open_film(path: str | Path) -> BinaryIO:
@@ -61,7 +62,7 @@ def open_film(path: str | Path) -> BinaryIO:
         if stat.S_ISREG(mode):
             return os.fdopen(handle, "rb")
         os.close(handle)
-        problem = _folder() if stat.S_ISDIR(mode) else CannotRead("not a regular file")
+        problem = _folder() if stat.S_ISDIR(mode) else CannotRead(f"not a regular file; {_FROM}")
     raise problem
 
 

@@ -167,6 +167,19 @@ def test_output_to_the_file_behind_stdout(
     assert "two outputs" in err
 
 
+@pytest.mark.skipif(not Path("/dev/stdin").exists(), reason="needs /dev/stdin")
+def test_film_from_stdin(films: list[Path], shell: Callable[..., tuple[int, str, str]]) -> None:
+    """A file is opened anew by that name; a pipe cannot be read twice, and the help says so."""
+    text = shell(f"REPORT -q {films[0]}")
+    assert text[0] == 0
+    assert shell(f"REPORT -q /dev/stdin < {films[0]}") == text
+    code, out, err = shell(f"cat {films[0]} | REPORT /dev/stdin")
+    assert (code, out) == (20, "")
+    (line,) = err.splitlines()
+    assert "not from a pipe" in line
+    assert "refused (20) behind a pipe" in shell("REPORT --help")[1]
+
+
 def test_no_stdout(films: list[Path], command: list[str], environment: dict[str, str]) -> None:
     line = " ".join([*command, "-q", str(films[0]), ">&-"])
     result = subprocess.run(line, shell=True, env=environment, stderr=subprocess.PIPE, text=True, timeout=120)
