@@ -123,7 +123,7 @@ def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, message in (
         (["--context", "indication"], "NAME=TOKENS or NAME=TOKENS:ABSENT is needed"),
         (["--begin", long], "leaves no room for a text"),
-        (["--images", "17"], "--images must be from 1 to 16"),
+        (["--images", "17"], "--images: '17' is not a whole number from 1 to 16"),
     ):
         assert main([str(folder), "--out", str(tmp_path / "bundle"), "-q", *words]) == 1
         assert message in capsys.readouterr().err
