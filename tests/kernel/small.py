@@ -15,6 +15,8 @@ import edge._kernel as kernel
 
 ARM = platform.machine() in ("aarch64", "arm64")
 ALL_ISAS = ("generic", "neon", "neondot") if ARM else ("generic", "avx2", "avx512", "avx512vnni")
+DIGIT_ISAS = ("avx512vnni", "neondot")
+"""Those that multiply bytes."""
 isas = pytest.mark.parametrize("isa", ALL_ISAS)
 precisions = pytest.mark.parametrize("precision", ["fp32", "int8", "int4", "mixed"])
 caches = pytest.mark.parametrize("kv", ["fp32", "fp16", "int8"])
@@ -31,7 +33,7 @@ def need(isa: str) -> str:
 
 def need_digits() -> str:
     """The instruction set that multiplies bytes, or a skip."""
-    for isa in ("avx512vnni", "neondot"):
+    for isa in DIGIT_ISAS:
         if isa in kernel.isa_supported():
             return isa
     pytest.skip(f"this machine has no products of digits (it has {', '.join(kernel.isa_supported())})")

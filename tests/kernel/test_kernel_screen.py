@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small import isas, need, need_digits, prefix_of, quantise, spec_of, weights_of
+from small import ALL_ISAS, DIGIT_ISAS, isas, need, need_digits, prefix_of, quantise, spec_of, weights_of
 from test_kernel_cross import KINDS
 from test_kernel_lanes import LENGTHS, OPTIONS, alone, same
 
@@ -41,7 +41,10 @@ def pair(spec: dict[str, Any], weights: dict[str, NDArray[Any]], **options: Any)
 
 
 heads = pytest.mark.parametrize("stored", ["fp32", "int8"])
-"""How the head is stored; what it screens is seen in the last digits of log-probabilities."""
+"""How the head is stored; that it is screened is seen in the last digits of log-probabilities."""
+isas_and_heads = pytest.mark.parametrize(
+    ("isa", "stored"), [(isa, "fp32") for isa in ALL_ISAS] + [(isa, "int8") for isa in ALL_ISAS if isa in DIGIT_ISAS]
+)
 
 
 def store(weights: dict[str, NDArray[Any]], stored: str) -> dict[str, NDArray[Any]]:
@@ -79,11 +82,10 @@ def hard(weights: dict[str, NDArray[Any]], seed: int = 3) -> None:
     head[wild, rng.integers(0, cols, len(wild))] = 40 * rng.standard_normal(len(wild)).astype(np.float32)
 
 
-@isas
+@isas_and_heads
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rules", RULES)
 @pytest.mark.parametrize("difficult", [False, True], ids=["easy", "hard"])
-@heads
 def test_same_ids(isa: str, shape: str, rules: str, difficult: bool, stored: str) -> None:
     spec = spec_of(**(SHAPES[shape] | {"vocab": VOCAB}))
     weights, prefix = weights_of(spec), prefix_of(spec, 70)
@@ -137,9 +139,8 @@ def test_equal_scores(stored: str) -> None:
     assert set(pairs[:, 0].tolist()) & set(texts[0])
 
 
-@isas
+@isas_and_heads
 @pytest.mark.parametrize("difficult", ["easy", "hard", "long"])
-@heads
 def test_same_bits_for_any_threads_and_drafts(isa: str, difficult: str, stored: str) -> None:
     spec = spec_of(vocab=VOCAB)
     weights, prefix = weights_of(spec), prefix_of(spec, 50)
@@ -206,9 +207,8 @@ def test_what_weighs_something_is_read(isa: str) -> None:
     np.testing.assert_allclose(texts[1].logprobs, texts[0].logprobs, rtol=0, atol=1e-6)
 
 
-@isas
+@isas_and_heads
 @pytest.mark.parametrize("penalty", [1.0, 1.3])
-@heads
 def test_flat_scores(isa: str, penalty: float, stored: str) -> None:
     """Nearly the same for all of many ids."""
     spec = spec_of(vocab=MANY, layers=1, hidden=32, head_dim=8, mlp=64, tied_head=False)
