@@ -132,41 +132,13 @@ inline void bytes_in_order(const MatmulArgs& a, int64_t o0) {
   put_sums(a, o0, 0, total, _mm_mul_ps(_mm_set1_ps(x.scale[0]), scale));
 }
 
-// The tile of `n` rows, ROWS at most.
-template <int OUT, int UPPER, int ROWS>
-inline void bytes_some(const MatmulArgs& a, int64_t o, int64_t r, int64_t n, int tile_rows) {
-  if constexpr (ROWS > 1)
-    if (n < ROWS) return bytes_some<OUT, UPPER, ROWS - 1>(a, o, r, n, tile_rows);
-  bytes_tile<OUT, ROWS, UPPER>(a, o, r, tile_rows);
-}
+}  // namespace
+}  // namespace edge
 
-// Tiles as large as 24 sums of four weight rows allow, and as equal as they can be.
-template <int OUT, int UPPER>
-inline void bytes_rows(const MatmulArgs& a, int64_t o) {
-  constexpr int kMost = 24 / (kSoloOut * UPPER);
-  if (a.rows == 1) return bytes_in_order<OUT, UPPER>(a, o);
-  const int64_t tiles = (a.rows + kMost - 1) / kMost, each = (a.rows + tiles - 1) / tiles;
-  for (int64_t r = 0; r < a.rows; r += each)
-    bytes_some<OUT, UPPER, kMost>(a, o, r, each < a.rows - r ? each : a.rows - r, static_cast<int>(each));
-}
+#include "cpu/kernels_digit_rows.h"
 
-template <int UPPER>
-void matmul_upper(const MatmulArgs& a) {
-  int64_t o = a.begin;
-  for (; o + kSoloOut <= a.end; o += kSoloOut) bytes_rows<kSoloOut, UPPER>(a, o);
-  for (; o < a.end; ++o) bytes_rows<1, UPPER>(a, o);
-}
-
-void matmul_digits8(const MatmulArgs& a) {
-  switch (a.digits->upper) {
-    case 1:
-      return matmul_upper<1>(a);
-    case 2:
-      return matmul_upper<2>(a);
-    default:
-      return matmul_upper<kDigits>(a);
-  }
-}
+namespace edge {
+namespace {
 
 constexpr auto kToDigits8 = to_digits8;
 constexpr auto kMatmulDigits8 = matmul_digits8;

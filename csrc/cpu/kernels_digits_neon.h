@@ -132,40 +132,18 @@ inline void bytes_tile(const MatmulArgs& a, int64_t o0, int64_t r0, int tile_row
       put_sum(a, o0 + o, r0 + r, whole_sum(sum[o][r]) * x.scale[r0 + r] * a.scale[o0 + o]);
 }
 
-// The tile of `n` rows, ROWS at most.
-template <int OUT, int UPPER, int ROWS>
-inline void bytes_some(const MatmulArgs& a, int64_t o, int64_t r, int64_t n, int tile_rows) {
-  if constexpr (ROWS > 1)
-    if (n < ROWS) return bytes_some<OUT, UPPER, ROWS - 1>(a, o, r, n, tile_rows);
-  bytes_tile<OUT, ROWS, UPPER>(a, o, r, tile_rows);
-}
-
-// Tiles as large as 24 sums of four weight rows allow, and as equal as they can be.
 template <int OUT, int UPPER>
-inline void bytes_rows(const MatmulArgs& a, int64_t o) {
-  constexpr int kMost = 24 / (kSoloOut * UPPER);
-  const int64_t tiles = (a.rows + kMost - 1) / kMost, each = (a.rows + tiles - 1) / tiles;
-  for (int64_t r = 0; r < a.rows; r += each)
-    bytes_some<OUT, UPPER, kMost>(a, o, r, each < a.rows - r ? each : a.rows - r, static_cast<int>(each));
+inline void bytes_in_order(const MatmulArgs& a, int64_t o) {
+  bytes_tile<OUT, 1, UPPER>(a, o, 0, 1);
 }
 
-template <int UPPER>
-void matmul_upper(const MatmulArgs& a) {
-  int64_t o = a.begin;
-  for (; o + kSoloOut <= a.end; o += kSoloOut) bytes_rows<kSoloOut, UPPER>(a, o);
-  for (; o < a.end; ++o) bytes_rows<1, UPPER>(a, o);
-}
+}  // namespace
+}  // namespace edge
 
-void matmul_digits8(const MatmulArgs& a) {
-  switch (a.digits->upper) {
-    case 1:
-      return matmul_upper<1>(a);
-    case 2:
-      return matmul_upper<2>(a);
-    default:
-      return matmul_upper<kDigits>(a);
-  }
-}
+#include "cpu/kernels_digit_rows.h"
+
+namespace edge {
+namespace {
 
 // OUT int4 weight rows x ROWS activation rows. Each sum takes the groups in order, whatever OUT and ROWS are.
 template <int OUT, int ROWS>
