@@ -19,6 +19,7 @@
 #define __shared__
 #define __launch_bounds__(...)
 #define __noinline__
+#define __forceinline__ inline
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 
@@ -197,8 +198,9 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t host_launch(const cudaLaunchConfig_t& config, const void* kernel, std::function<void()> work);
-// A kernel is there from now on; with so much shared memory at most, or as much as before.
-void host_load(const void* kernel, int shared);
+// A kernel is there from now on; it may have so much shared memory, which does not load it.
+void host_load(const void* kernel);
+void host_allow(const void* kernel, int shared);
 
 template <class... Params, class... Args>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Params...),
@@ -208,13 +210,13 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
 struct cudaFuncAttributes {};
 template <class F>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, F* kernel) {
-  host_load(reinterpret_cast<const void*>(kernel), 0);
+  host_load(reinterpret_cast<const void*>(kernel));
   return cudaSuccess;
 }
 template <class F>
 cudaError_t cudaFuncSetAttribute(F* kernel, cudaFuncAttribute, int bytes) {
   if (bytes > 99 * 1024) return cudaErrorInvalidValue;  // what sm_86 and sm_89 give
-  host_load(reinterpret_cast<const void*>(kernel), bytes);
+  host_allow(reinterpret_cast<const void*>(kernel), bytes);
   return cudaSuccess;
 }
 template <class F>

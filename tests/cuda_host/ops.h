@@ -15,6 +15,7 @@ edge::cuda::Buffer<T> up(const T* from, int64_t n, cudaStream_t stream) {
     edge::cuda::check(cudaMemcpyAsync(buffer.get(), from, static_cast<size_t>(n) * sizeof(T),
                                       cudaMemcpyHostToDevice, stream),
                       "up");
+  edge::cuda::check(cudaStreamSynchronize(stream), "up");  // what is copied may be gone after this
   return buffer;
 }
 

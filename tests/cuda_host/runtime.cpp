@@ -36,7 +36,8 @@ std::map<void*, size_t> on_device, pinned;  // those of cudaMalloc and of cudaHo
 std::set<HostStream*> streams;
 HostStream legacy;  // the stream of cudaMemcpy, which does not wait for the others, as they are opened here
 thread_local HostStream* recording = nullptr;
-std::map<const void*, int> kernels;  // loaded ones, and the shared memory that they were allowed
+std::set<const void*> loaded;        // kernels
+std::map<const void*, int> allowed;  // shared memory, where it is more than any kernel may have
 int64_t used = 0, memory = int64_t{4} << 30, devices = 1, capability = 90, fail_launch = -1, fail_wait = 0;
 int64_t uuid = 7, processors = 3, any_pointer = 0, cooperates = 1, taken = 0;
 int64_t launches = 0, replays = 0, records = 0, cooperative = 0;
@@ -98,8 +99,8 @@ cudaError_t submit(cudaStream_t stream, Work work) {
   return cudaSuccess;
 }
 
-// Rows of memory: pageable memory is read at once, as its caller may change it afterwards, pinned memory when
-// it is the copy's turn; what goes to pageable memory is there at the end of the call.
+// Rows of memory are read when it is the copy's turn, also those that are not pinned, as by a device that
+// reaches all memory; what goes to pageable memory is there at the end of the call.
 cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_pitch, size_t width,
                       size_t height, cudaMemcpyKind kind, cudaStream_t stream) {
   const std::lock_guard lock(one_at_a_time);
@@ -109,17 +110,10 @@ cudaError_t copy_rows(void* to, size_t to_pitch, const void* from, size_t from_p
   if (width * height > 0 && !any_pointer &&
       ((up && !holds(on_device, to)) || (down && !holds(on_device, from))))
     return cudaErrorInvalidValue;
-  const auto copy = [=](const char* source, size_t pitch) {
+  submit(stream, [=] {
     for (size_t i = 0; i < height; ++i)
-      memcpy(static_cast<char*>(to) + i * to_pitch, source + i * pitch, width);
-  };
-  if (up && !holds(pinned, from)) {
-    std::string staged(width * height, '\0');
-    for (size_t i = 0; i < height; ++i)
-      memcpy(staged.data() + i * width, static_cast<const char*>(from) + i * from_pitch, width);
-    return submit(stream, [=, staged = std::move(staged)] { copy(staged.data(), width); });
-  }
-  submit(stream, [=] { copy(static_cast<const char*>(from), from_pitch); });
+      memcpy(static_cast<char*>(to) + i * to_pitch, static_cast<const char*>(from) + i * from_pitch, width);
+  });
   if (down && !holds(pinned, to)) finish(of(stream));
   return cudaSuccess;
 }
@@ -324,17 +318,22 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   for (const Work& node : exec->nodes) submit(stream, node);
   return cudaSuccess;
 }
-void host_load(const void* kernel, int shared) {
+void host_load(const void* kernel) {
   const std::lock_guard lock(one_at_a_time);
-  int& allowed = kernels.try_emplace(kernel, 48 << 10).first->second;
-  if (shared > 0) allowed = shared;
+  loaded.insert(kernel);
+}
+void host_allow(const void* kernel, int shared) {
+  const std::lock_guard lock(one_at_a_time);
+  allowed[kernel] = shared;
 }
 cudaError_t host_launch(const cudaLaunchConfig_t& config, const void* kernel, Work work) {
   const std::lock_guard lock(one_at_a_time);
   if (fail_launch >= 0 && fail_launch-- == 0) return cudaErrorLaunchFailure;
-  if (recording && kernels.find(kernel) == kernels.end()) return cudaErrorStreamCaptureUnsupported;
-  host_load(kernel, 0);
-  if (config.dynamicSmemBytes > static_cast<size_t>(kernels[kernel])) return cudaErrorInvalidValue;
+  if (recording && !loaded.contains(kernel)) return cudaErrorStreamCaptureUnsupported;
+  host_load(kernel);
+  const auto most = allowed.find(kernel);
+  if (config.dynamicSmemBytes > static_cast<size_t>(most == allowed.end() ? 48 << 10 : most->second))
+    return cudaErrorInvalidValue;
   const bool together = config.numAttrs == 1 && config.attrs->id == cudaLaunchAttributeCooperative &&
                         config.attrs->val.cooperative;
   const dim3 grid = config.gridDim, block = config.blockDim;

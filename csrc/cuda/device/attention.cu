@@ -45,8 +45,7 @@ __global__ void store_prefix(const PrefixArgs a) {
 
 template <class C, int ROWS>
 cudaError_t prepare_rows() {
-  return cudaFuncSetAttribute(attend<C, ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(most_attend_shared<C, ROWS>()));
+  return load(attend<C, ROWS>, most_attend_shared<C, ROWS>());
 }
 
 }  // namespace

@@ -14,14 +14,13 @@ struct Verdict {
   int32_t end;  // an EdgeCudaEnd: stop, not finite, or running
 };
 
-// One warp, a lane per draft: of an id that is drafted twice the first row counts. `ids`: of the rows after
-// the first.
-__device__ inline void propose_drafts(const ProposeArgs& a, const int32_t* ids) {
+// One warp, a lane per draft: of an id that is drafted twice the first row counts. draft(i): of row i + 1.
+template <class Draft>
+__device__ inline void propose_drafts(const ProposeArgs& a, Draft draft) {
   const int row = static_cast<int>(threadIdx.x);
   if (row >= kWarp) return;
   const bool drafted = row > 0 && row < a.rows;
-  // Pinned memory, which the host changes between passes.
-  const int32_t id = drafted ? static_cast<const volatile int32_t*>(ids)[row - 1] : -1;
+  const int32_t id = drafted ? draft(row - 1) : -1;
   bool again = false;
 #pragma unroll
   for (int other = 1; other < kMaxRows; ++other)

@@ -147,6 +147,32 @@ __device__ inline float warp_sum(float v) {
   return v;
 }
 
+// The sums of N values of every lane, with the bits of warp_sum: in lane L the one of value L * N / 32. Lanes
+// share the values between them before each addition, so there are few of them, and all sums are made at
+// once. N of the `SIZE` values are left, and lanes `DISTANCE` apart add.
+template <int N, int DISTANCE = kWarp / 2, int SIZE>
+__device__ inline float warp_sums(float (&v)[SIZE], int lane) {
+  static_assert(N <= 2 * DISTANCE && (N & (N - 1)) == 0);
+  if constexpr (N == 1) {
+#pragma unroll
+    for (int distance = DISTANCE; distance > 0; distance /= 2)
+      v[0] += __shfl_xor_sync(kAllLanes, v[0], distance);
+    return v[0];
+  } else {
+    const bool upper = (lane & DISTANCE) != 0;
+    float other[N / 2];
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i)
+      other[i] = __shfl_xor_sync(kAllLanes, upper ? v[i] : v[i + N / 2], DISTANCE);
+#pragma unroll
+    for (int i = 0; i < N / 2; ++i) v[i] = (upper ? v[i + N / 2] : v[i]) + other[i];
+    if constexpr (DISTANCE == 1)
+      return v[0];
+    else
+      return warp_sums<N / 2, DISTANCE / 2>(v, lane);
+  }
+}
+
 __device__ inline float warp_max(float v) {
 #pragma unroll
   for (int distance = kWarp / 2; distance > 0; distance /= 2)
@@ -154,11 +180,19 @@ __device__ inline float warp_max(float v) {
   return v;
 }
 
-// Loads a kernel now: the runtime loads lazily, and a step that is being recorded is no time for that.
+// Loads a kernel now: the runtime loads lazily, and a step that is being recorded is no time for that. To
+// allow it more shared memory does not load it.
 template <class... Params>
 cudaError_t load(void (*kernel)(Params...)) {
   cudaFuncAttributes attributes{};
   return cudaFuncGetAttributes(&attributes, kernel);
+}
+
+template <class... Params>
+cudaError_t load(void (*kernel)(Params...), size_t shared) {
+  const cudaError_t status =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+  return status == cudaSuccess ? load(kernel) : status;
 }
 
 // With every block of the grid running at once, or not at all.

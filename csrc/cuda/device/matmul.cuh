@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Matrix times up to 16 rows: a warp per output (two where several rows share the weights), the input rows in
-// shared memory as float, every sum in an order that depends on the number of columns alone.
+// Matrix times up to 16 rows: a warp per output (or per two or four of them), the input rows in shared memory
+// as float, every sum in an order that depends on the number of columns alone.
 #pragma once
 
 #include "cuda/device/common.h"
@@ -17,15 +17,30 @@ constexpr int kWarps = kThreads / kWarp;
 template <class W>
 constexpr bool kGrouped = W::kVec == kGroup4;
 
-template <class W, int ROWS>
+// What is known of a product when it is compiled: nothing; that it adds to the residual stream, and so has
+// neither norm nor activation; or that it has a norm, and does not add.
+enum class Kind { any, residual, normed };
+
+// Outputs of a warp at once: two where several rows share the weights. For one row a kernel that stays takes
+// four, but of the smaller matrices of residual products: one after the other, each would wait for its own
+// additions.
+template <int ROWS, Kind KIND>
+constexpr int kOuts = ROWS > 1               ? 2
+                      : KIND == Kind::normed ? 4
+                                             : 1;
+
+// Columns of the rows in shared memory at once, a multiple of all types' kChunk.
+template <int ROWS>
+constexpr int kTile = 16384 / (ROWS < 2 ? 2 : ROWS);
+
+template <class W, int ROWS, int OUT>
 struct Plan {
-  static constexpr int kOut = ROWS == 1 ? 1 : 2;  // outputs of a warp at once
+  static_assert(OUT * ROWS <= kWarp && kVocabBlock % (OUT * kWarps) == 0);
+  static constexpr int kOut = OUT;
   static constexpr int kChunk = kWarp * W::kVec;  // columns of a warp at once
-  static constexpr int kTile =
-      16384 / (ROWS < 2 ? 2 : ROWS);  // columns in shared memory, a multiple of kChunk
   // 16-byte words of a row of weights that a lane has on their way at once: a load takes hundreds of cycles.
   // Fewer where the code that multiplies them would grow long.
-  static constexpr int kLong = 256 / (W::kVec * ROWS * kOut), kMost = 4;
+  static constexpr int kLong = (OUT > 2 ? 128 : 256) / (W::kVec * ROWS * OUT), kMost = 4;
   static constexpr int kAhead = kLong < 1 ? 1 : kLong > kMost ? kMost : kLong;
 };
 
@@ -249,9 +264,9 @@ __device__ inline void load_plain(int thread, const MatmulArgs& a, int from, flo
 
 // Words of a few rows of weights on their way, and their scales where words have their own. Who declares one
 // sets it to zero: registers that are only written under a condition are taken for the whole of a kernel.
-template <class W, int ROWS>
+template <class W, int ROWS, int OUT>
 struct Ahead {
-  using P = Plan<W, ROWS>;
+  using P = Plan<W, ROWS, OUT>;
   uint4 word[P::kAhead][P::kOut];
   __half scale[P::kAhead][kGrouped<W> ? P::kOut : 1];
 };
@@ -263,15 +278,15 @@ struct Place {
   int word, end;    // of a row: first of the batch, and end of its tile
 };
 
-template <class W, int ROWS>
+template <class W, int ROWS, int OUT>
 __device__ inline Place place_at(const MatmulArgs& a, int block) {
   return {block, block * a.span, 0, min(a.tile, a.w.padded) / W::kVec};
 }
 
 // Another place in the rows of weights; none left: nothing lies before its end.
-template <class W, int ROWS>
+template <class W, int ROWS, int OUT>
 __device__ inline Place place_after(const MatmulArgs& a, int blocks, Place p) {
-  using P = Plan<W, ROWS>;
+  using P = Plan<W, ROWS, OUT>;
   const int words = a.w.padded / W::kVec, tile = a.tile / W::kVec;
   p.word += kWarp * P::kAhead;
   if (p.word < p.end) return p;
@@ -290,10 +305,10 @@ __device__ inline Place place_after(const MatmulArgs& a, int blocks, Place p) {
 }
 
 // The lane's word k of the place.
-template <class W, int ROWS>
+template <class W, int ROWS, int OUT>
 __device__ inline void fetch_word(int thread, const MatmulArgs& a, const Place& p, int k,
-                                  Ahead<W, ROWS>& ahead) {
-  using P = Plan<W, ROWS>;
+                                  Ahead<W, ROWS, OUT>& ahead) {
+  using P = Plan<W, ROWS, OUT>;
   const int v = p.word + k * kWarp + thread % kWarp;
   if (v >= p.end) return;
 #pragma unroll
@@ -306,19 +321,20 @@ __device__ inline void fetch_word(int thread, const MatmulArgs& a, const Place& 
   }
 }
 
-template <class W, int ROWS>
-__device__ inline void fetch_words(int thread, const MatmulArgs& a, const Place& p, Ahead<W, ROWS>& ahead) {
+template <class W, int ROWS, int OUT>
+__device__ inline void fetch_words(int thread, const MatmulArgs& a, const Place& p,
+                                   Ahead<W, ROWS, OUT>& ahead) {
 #pragma unroll
-  for (int k = 0; k < Plan<W, ROWS>::kAhead; ++k) fetch_word<W, ROWS>(thread, a, p, k, ahead);
+  for (int k = 0; k < Plan<W, ROWS, OUT>::kAhead; ++k) fetch_word<W, ROWS, OUT>(thread, a, p, k, ahead);
 }
 
 // Adds the products of the words of `here`, and fetches those of `next` as soon as one has been used; tile:
 // the rows in shared memory, `columns` of them, from word `before` on.
-template <class W, int ROWS>
+template <class W, int ROWS, int OUT>
 __device__ inline void multiply(int thread, const MatmulArgs& a, const Place& here, const Place& next,
-                                int before, const float* tile, Ahead<W, ROWS>& ahead,
-                                float (&sums)[Plan<W, ROWS>::kOut][ROWS]) {
-  using P = Plan<W, ROWS>;
+                                int before, const float* tile, Ahead<W, ROWS, OUT>& ahead,
+                                float (&sums)[OUT * ROWS]) {
+  using P = Plan<W, ROWS, OUT>;
   const int lane = thread % kWarp;
 #pragma unroll
   for (int k = 0; k < P::kAhead; ++k) {
@@ -342,15 +358,15 @@ __device__ inline void multiply(int thread, const MatmulArgs& a, const Place& he
           const float4 four = x[r * (a.tile / 4) + p * kWarp];
 #pragma unroll
           for (int i = 0; i < P::kOut; ++i) {
-            float sum = sums[i][r];
+            float sum = sums[i * ROWS + r];
             sum = fmaf(w[i][4 * p], four.x, sum);
             sum = fmaf(w[i][4 * p + 1], four.y, sum);
             sum = fmaf(w[i][4 * p + 2], four.z, sum);
-            sums[i][r] = fmaf(w[i][4 * p + 3], four.w, sum);
+            sums[i * ROWS + r] = fmaf(w[i][4 * p + 3], four.w, sum);
           }
         }
     }
-    fetch_word<W, ROWS>(thread, a, next, k, ahead);
+    fetch_word<W, ROWS, OUT>(thread, a, next, k, ahead);
   }
 }
 
@@ -363,11 +379,11 @@ __device__ inline float activate(Output output, float x) {
   return x;
 }
 
-template <class W, int ROWS>
+template <class W, int ROWS, int OUT>
 __host__ __device__ inline void plan(MatmulArgs& a) {
-  using P = Plan<W, ROWS>;
+  using P = Plan<W, ROWS, OUT>;
   const int whole = (a.w.cols + P::kChunk - 1) / P::kChunk * P::kChunk;
-  a.tile = whole < P::kTile ? whole : P::kTile;
+  a.tile = whole < kTile<ROWS> ? whole : kTile<ROWS>;
   a.span = a.output == Output::logits ? kVocabBlock : kWarps * P::kOut;
 }
 
@@ -377,10 +393,10 @@ template <int ROWS>
 constexpr int kNorms = 4 * ROWS + (ROWS == 1 ? 3 * kThreads : 0);
 
 // The rows' tile from column `from` on. `fresh`: nothing of the rows has been read yet.
-template <class W, int ROWS>
+template <class W, int ROWS, Kind KIND>
 __device__ inline void make_tile(int thread, const MatmulArgs& a, int from, bool fresh, float* norms,
                                  float* tile) {
-  if (!a.norm_weight) {
+  if (KIND == Kind::residual || (KIND == Kind::any && !a.norm_weight)) {
     load_plain<W, ROWS>(thread, a, from, tile);
   } else if (ROWS == 1 && a.tile >= a.w.cols && a.w.cols <= kOwn * kThreads) {
     norm_row<W>(thread, a, norms + 4, tile);
@@ -398,33 +414,36 @@ __device__ inline void make_tile(int thread, const MatmulArgs& a, int from, bool
 
 // Every blocks-th unit of a.span outputs, from the one of `here` on, by one block of threads. `ahead`: the
 // words there; make(from, fresh, norms, tile, spare): as make_tile, spare being where two units' logits go
-// later.
-template <class W, int ROWS, class Make>
+// later; next(): is called when outputs are begun.
+template <class W, int ROWS, Kind KIND, int OUT, class Make, class Next>
 __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks, Place here,
-                                    Ahead<W, ROWS>& ahead, Make make) {
-  using P = Plan<W, ROWS>;
-  static_assert(ROWS <= kWarp);
+                                    Ahead<W, ROWS, OUT>& ahead, Make make, Next begin_next) {
+  const bool adds = KIND == Kind::residual || (KIND == Kind::any && a.output == Output::residual);
+  const bool measures = KIND != Kind::residual && a.output == Output::logits;
   float* norms = reinterpret_cast<float*>(edge_shared);
   float* tile = norms + kNorms<ROWS>;     // [ROWS][a.tile]
   float* written = tile + ROWS * a.tile;  // [2][ROWS][kVocabBlock]
   const int warp = thread / kWarp, lane = thread % kWarp;
+  // A lane finishes a row of one of the warp's outputs: where warp_sums leaves its sum.
+  constexpr int kSums = OUT * ROWS, kApart = kWarp / kSums;
+  const int own = lane / kApart / ROWS, row = lane / kApart % ROWS;
+  const bool finishes = lane % kApart == 0 && row < a.rows;
   bool fresh = true;
   float* logits = written;
 #pragma unroll 1
   while (here.first < a.w.rows) {
     const int unit = here.unit, first = here.first;
-    // What is needed at the end is on its way from the beginning; lane r finishes row r.
-    float scale[P::kOut], bias[P::kOut], old[P::kOut], sums[P::kOut][ROWS];
+    begin_next();
+    // What is needed at the end is on its way from the beginning.
+    float sums[kSums];
+    const int mine = first + warp * OUT + own;
+    const bool needed = finishes && mine < min((unit + 1) * a.span, a.w.rows);
+    const float scale =
+        !kGrouped<W> && a.w.scale && needed ? __ldg(static_cast<const float*>(a.w.scale) + mine) : 1.0f;
+    const float bias = a.w.bias && needed ? __ldg(a.w.bias + mine) : 0.0f;
+    const float old = adds && needed ? __ldcg(a.y + row * a.y_stride + mine) : 0.0f;
 #pragma unroll
-    for (int i = 0; i < P::kOut; ++i) {
-      const int o = first + warp * P::kOut + i;
-      const bool mine = lane < a.rows && o < min((unit + 1) * a.span, a.w.rows);
-      scale[i] = !kGrouped<W> && a.w.scale && mine ? __ldg(static_cast<const float*>(a.w.scale) + o) : 1.0f;
-      bias[i] = a.w.bias && mine ? __ldg(a.w.bias + o) : 0.0f;
-      old[i] = a.output == Output::residual && mine ? __ldcg(a.y + lane * a.y_stride + o) : 0.0f;
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) sums[i][r] = 0.0f;
-    }
+    for (int i = 0; i < kSums; ++i) sums[i] = 0.0f;
 #pragma unroll 1
     for (int from = 0; from < a.w.cols; from += a.tile) {
       if (fresh || a.tile < a.w.cols) {
@@ -437,32 +456,23 @@ __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks,
       bool more = true;
 #pragma unroll 1
       while (more) {
-        const Place next = place_after<W, ROWS>(a, blocks, here);
-        multiply<W, ROWS>(thread, a, here, next, before, tile, ahead, sums);
+        const Place next = place_after<W, ROWS, OUT>(a, blocks, here);
+        multiply<W, ROWS, OUT>(thread, a, here, next, before, tile, ahead, sums);
         more = next.word > here.word && next.word < tile_end;
         here = next;
       }
     }
     const int begin = anew<ROWS>(unit) * a.span, end = min(begin + a.span, a.w.rows);
-    const int out = anew<ROWS>(first) + warp * P::kOut;
-#pragma unroll
-    for (int i = 0; i < P::kOut; ++i) {
-      const int o = out + i;
-      float value = 0.0f;
-#pragma unroll
-      for (int r = 0; r < ROWS; ++r) {
-        const float sum = warp_sum(sums[i][r]);
-        if (lane == r) value = sum;
-      }
-      if (lane < a.rows && o < end) {
-        if (!kGrouped<W> && a.w.scale) value *= scale[i];
-        if (a.w.bias) value += bias[i];
-        value = activate(a.output, value);
-        a.y[lane * a.y_stride + o] = a.output == Output::residual ? old[i] + value : value;
-        if (a.output == Output::logits) logits[lane * kVocabBlock + o - begin] = value;
-      }
+    const int o = anew<ROWS>(first) + warp * OUT + own;
+    float value = warp_sums<kSums>(sums, lane);
+    if (finishes && o < end) {
+      if (!kGrouped<W> && a.w.scale) value *= scale;
+      if (a.w.bias) value += bias;
+      if (KIND != Kind::residual) value = activate(a.output, value);
+      a.y[row * a.y_stride + o] = adds ? old + value : value;
+      if (measures) logits[row * kVocabBlock + o - begin] = value;
     }
-    if (a.output != Output::logits || here.unit == unit) continue;
+    if (!measures || here.unit == unit) continue;
     const int units = (a.w.rows + a.span - 1) / anew<ROWS>(a.span);
     BlockFlags flags{};
     if (warp < a.rows) flags = block_flags(a.flags, end - begin, begin);
@@ -481,14 +491,17 @@ template <class W, int ROWS>
 __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 1) matmul(const MatmulArgs a) {
   if (a.state->end) return;
   const int thread = static_cast<int>(threadIdx.x);
-  Ahead<W, ROWS> ahead{};
-  const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
+  constexpr int kOut = kOuts<ROWS, Kind::any>;
+  Ahead<W, ROWS, kOut> ahead{};
+  const Place begin = place_at<W, ROWS, kOut>(a, static_cast<int>(blockIdx.x));
   // The first weights come while the rows are made ready.
-  fetch_words<W, ROWS>(thread, a, begin, ahead);
-  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead,
-                        [&](int from, bool fresh, float* norms, float* tile, float*) {
-                          make_tile<W, ROWS>(thread, a, from, fresh, norms, tile);
-                        });
+  fetch_words<W, ROWS, kOut>(thread, a, begin, ahead);
+  matmul_units<W, ROWS, Kind::any>(
+      thread, a, static_cast<int>(gridDim.x), begin, ahead,
+      [&](int from, bool fresh, float* norms, float* tile, float*) {
+        make_tile<W, ROWS, Kind::any>(thread, a, from, fresh, norms, tile);
+      },
+      [] {});
 }
 
 template <class W, int ROWS>
@@ -498,15 +511,14 @@ constexpr size_t shared_bytes(int tile) {
 
 template <class W, int ROWS>
 cudaError_t launch_rows(MatmulArgs a, cudaStream_t stream) {
-  plan<W, ROWS>(a);
+  plan<W, ROWS, kOuts<ROWS, Kind::any>>(a);
   const dim3 grid(static_cast<unsigned>((a.w.rows + a.span - 1) / a.span), 1, 1);
   return launch(matmul<W, ROWS>, grid, kThreads, shared_bytes<W, ROWS>(a.tile), stream, a);
 }
 
 template <class W, int ROWS>
 cudaError_t prepare_rows() {
-  return cudaFuncSetAttribute(matmul<W, ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                              static_cast<int>(shared_bytes<W, ROWS>(Plan<W, ROWS>::kTile)));
+  return load(matmul<W, ROWS>, shared_bytes<W, ROWS>(kTile<ROWS>));
 }
 
 }  // namespace

@@ -13,6 +13,8 @@ namespace {
 // Steps that are queued before their predecessors' tokens have been seen: the device never waits for the
 // host, and after the end of a text no more than so many empty steps remain.
 constexpr int kAhead = 3;
+// Looks for a token between two questions whether the device has failed.
+constexpr int kLooks = 64;
 // Tokens of one launch of the persistent kernel: a cancelled text goes on for no more than a few of them.
 constexpr int kTogether = 8;
 
@@ -427,19 +429,21 @@ void Network::begin_text(const EdgeCudaGreedy& greedy, int64_t text_rows, int64_
   state.bias = greedy.bias;
   state.max_new = static_cast<int32_t>(most);
   state.penalty = greedy.penalty;
-  std::vector<int32_t> stop(greedy.stop, greedy.stop + greedy.stops);
-  std::sort(stop.begin(), stop.end());
-  stop.erase(std::unique(stop.begin(), stop.end()), stop.end());
-  state.stops = static_cast<int32_t>(stop.size());
-  std::vector<uint8_t> flags(bytes(model_.vocab), 0);
-  for (int64_t i = 0; i < greedy.suppresseds; ++i) flags[bytes(greedy.suppressed[i])] = kSuppressed;
+  stop_sent_.assign(greedy.stop, greedy.stop + greedy.stops);
+  std::sort(stop_sent_.begin(), stop_sent_.end());
+  stop_sent_.erase(std::unique(stop_sent_.begin(), stop_sent_.end()), stop_sent_.end());
+  state.stops = static_cast<int32_t>(stop_sent_.size());
+  flags_sent_.assign(bytes(model_.vocab), 0);
+  for (int64_t i = 0; i < greedy.suppresseds; ++i) flags_sent_[bytes(greedy.suppressed[i])] = kSuppressed;
 
   send(state);
-  if (!stop.empty())
-    check(cudaMemcpyAsync(stop_.get(), stop.data(), stop.size() * 4, cudaMemcpyHostToDevice, stream_),
+  if (!stop_sent_.empty())
+    check(cudaMemcpyAsync(stop_.get(), stop_sent_.data(), stop_sent_.size() * 4, cudaMemcpyHostToDevice,
+                          stream_),
           "to begin a text");
-  check(cudaMemcpyAsync(flags_.get(), flags.data(), flags.size(), cudaMemcpyHostToDevice, stream_),
-        "to begin a text");
+  check(
+      cudaMemcpyAsync(flags_.get(), flags_sent_.data(), flags_sent_.size(), cudaMemcpyHostToDevice, stream_),
+      "to begin a text");
   if (greedy.first_logits) {
     check(cudaMemcpyAsync(logits_.get(), greedy.first_logits, bytes(model_.vocab) * 4, cudaMemcpyHostToDevice,
                           stream_),
@@ -468,6 +472,7 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
   int end = EDGE_CUDA_RUNNING;
   int64_t seen = 0, queued = 0;  // tokens; tokens that passes were queued for
   bool idle = false, more = false;
+  int looks = 0;  // without anything new since the device was asked
   while (end == EDGE_CUDA_RUNNING) {
     bool active = false;
     while (end == EDGE_CUDA_RUNNING) {
@@ -513,6 +518,12 @@ int Network::generate(const EdgeCudaGreedy& greedy, int64_t text_rows, float* ev
     }
     if (active) {
       idle = false;
+      looks = 0;
+      continue;
+    }
+    // To ask takes longer than to look, and keeps a token waiting that comes meanwhile.
+    if (++looks % kLooks) {
+      std::this_thread::yield();
       continue;
     }
     const cudaError_t status = cudaStreamQuery(stream_);

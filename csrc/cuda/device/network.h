@@ -66,6 +66,10 @@ class Network {
   Buffer<int32_t> stop_;
   Buffer<uint32_t> arrived_;
   Buffer<State> state_;
+  // What a text begins with, as long as a copy may still read it: one of memory that is not pinned need not
+  // have been read when it has been started, where the device reaches all memory.
+  std::vector<int32_t> stop_sent_;
+  std::vector<uint8_t> flags_sent_;
   Pinned<State> sent_;
   Pinned<Word> tokens_;
   Pinned<Proposal> proposal_;

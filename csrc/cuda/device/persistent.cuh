@@ -35,33 +35,56 @@ __device__ inline void fetch_range(int thread, const void* from, int bytes) {
   for (int at = thread * kSector; at < bytes; at += kThreads * kSector) fetch(p + at);
 }
 
-// What the block's units of a product read, as far as all blocks' shares fit the cache.
-__device__ inline void fetch_rows(int thread, const MatmulArgs& a, int most) {
-  const DeviceMatrix& w = a.w;
-  const int bits = w.type == EDGE_CUDA_F32  ? 32
-                   : w.type == EDGE_CUDA_I8 ? 8
-                   : w.type == EDGE_CUDA_I4 ? 4
-                                            : 16;
-  const int row = w.padded / 8 * bits, blocks = static_cast<int>(gridDim.x);
+// What the block's units of a product read, round by round of the OUT outputs that each of its warps takes at
+// once. So many rounds are on their way to the second-level cache as all blocks' shares of it hold.
+template <int OUT>
+class Rounds {
+ public:
+  __device__ Rounds(const MatmulArgs& a, int most) : a_(a), next_(max(most / (kEach * row_bytes(a.w)), 1)) {}
+  // Those before a stage begins but the first `held`, which are in registers; and what all blocks read, by
+  // the one with the least to do.
+  __device__ void begin(int thread, int held) {
 #pragma unroll 1
-  for (int first = static_cast<int>(blockIdx.x) * a.span; first < w.rows && most > 0;
-       first += blocks * a.span) {
-    const int rows = min(a.span, w.rows - first), bytes = min(rows * row, most);
-    fetch_range(thread, static_cast<const unsigned char*>(w.data) + static_cast<int64_t>(first) * row, bytes);
+    for (int round = held; round < next_ && fetch(thread, round); ++round) {
+    }
+    if (a_.norm_weight && blockIdx.x == gridDim.x - 1) {
+      fetch_range(thread, a_.norm_weight, a_.w.cols * 4);
+      fetch_range(thread, a_.norm_bias, a_.w.cols * 4);
+    }
+  }
+  // One more, when one is begun.
+  __device__ void go_on(int thread) { fetch(thread, next_++); }
+
+ private:
+  static constexpr int kEach = kWarps * OUT;
+  // Computed anew for each round: registers are what a stage has least of.
+  __device__ static int row_bytes(const DeviceMatrix& w) {
+    return w.padded / 8 *
+           (w.type == EDGE_CUDA_F32  ? 32
+            : w.type == EDGE_CUDA_I8 ? 8
+            : w.type == EDGE_CUDA_I4 ? 4
+                                     : 16);
+  }
+  __device__ bool fetch(int thread, int round) const {
+    const DeviceMatrix& w = a_.w;
+    const int in_unit = a_.output == Output::logits ? kVocabBlock / kEach : 1;
+    const int unit = static_cast<int>(blockIdx.x + round / in_unit * gridDim.x);
+    const int first = unit * a_.span + round % in_unit * kEach, rows = min(kEach, w.rows - first);
+    if (rows <= 0) return false;
+    const int row = row_bytes(w);
+    fetch_range(thread, static_cast<const unsigned char*>(w.data) + static_cast<int64_t>(first) * row,
+                rows * row);
     fetch_range(thread, w.bias ? w.bias + first : nullptr, rows * 4);
     if (w.type == EDGE_CUDA_I8) fetch_range(thread, static_cast<const float*>(w.scale) + first, rows * 4);
     if (w.type == EDGE_CUDA_I4)
       fetch_range(thread,
                   static_cast<const __half*>(w.scale) + static_cast<int64_t>(first) * (w.padded / kGroup4),
                   rows * (w.padded / kGroup4) * 2);
-    most -= bytes;
+    return true;
   }
-  // All blocks read the norm: the one with the least to do fetches it for them.
-  if (a.norm_weight && blockIdx.x == gridDim.x - 1) {
-    fetch_range(thread, a.norm_weight, w.cols * 4);
-    fetch_range(thread, a.norm_bias, w.cols * 4);
-  }
-}
+  const MatmulArgs& a_;
+  int next_;  // to be fetched
+};
 
 // Where a block is in a launch.
 struct Spot {
@@ -82,43 +105,48 @@ struct Spot {
 };
 
 // Fetches, waits, multiplies. The rows lie in a.x, or are what attention has left in `parts` blocks of keys.
-template <class W, int ROWS>
-__device__ inline void product_of(int thread, MatmulArgs& a, int parts, const Spot& spot) {
-  plan<W, ROWS>(a);
-  const Place begin = place_at<W, ROWS>(a, static_cast<int>(blockIdx.x));
-  Ahead<W, ROWS> ahead{};
-  if (begin.first < a.w.rows) fetch_words<W, ROWS>(thread, a, begin, ahead);
+template <class W, int ROWS, Kind KIND>
+__device__ __forceinline__ void product_of(int thread, MatmulArgs& a, int parts, const Spot& spot) {
+  constexpr int kOut = kOuts<ROWS, KIND>;
+  plan<W, ROWS, kOut>(a);
+  const Place begin = place_at<W, ROWS, kOut>(a, static_cast<int>(blockIdx.x));
+  // Into registers first, as a stage begins with them; they may hold all of the first outputs' rows. What the
+  // first stage reads has been fetched while the token before it was chosen.
+  Ahead<W, ROWS, kOut> ahead{};
+  if (begin.first < a.w.rows) fetch_words<W, ROWS, kOut>(thread, a, begin, ahead);
+  Rounds<kOut> rounds(a, spot.p.fetched);
+  if (spot.stage > 0)
+    rounds.begin(thread, a.w.padded / W::kVec <= kWarp * Plan<W, ROWS, kOut>::kAhead ? 1 : 0);
   spot.wait();
-  matmul_units<W, ROWS>(thread, a, static_cast<int>(gridDim.x), begin, ahead,
-                        [&](int from, bool fresh, float* norms, float* tile, float* spare) {
-                          if (parts == 0) return make_tile<W, ROWS>(thread, a, from, fresh, norms, tile);
-                          // What there is not.
-                          for (int i = thread; i < ROWS * a.tile; i += kThreads)
-                            if (i / a.tile >= a.rows || i % a.tile >= a.w.cols)
-                              tile[i / a.tile * a.tile + slot<W>(i % a.tile)] = 0.0f;
-                          join_all(thread, spot.p.attend, parts, blockIdx.x == 0, spare,
-                                   [&](int r, int c, float value) { tile[r * a.tile + slot<W>(c)] = value; });
-                        });
+  matmul_units<W, ROWS, KIND>(
+      thread, a, static_cast<int>(gridDim.x), begin, ahead,
+      [&](int from, bool fresh, float* norms, float* tile, float* spare) {
+        if (KIND == Kind::normed || parts == 0)
+          return make_tile<W, ROWS, KIND>(thread, a, from, fresh, norms, tile);
+        // What there is not.
+        for (int i = thread; i < ROWS * a.tile; i += kThreads)
+          if (i / a.tile >= a.rows || i % a.tile >= a.w.cols)
+            tile[i / a.tile * a.tile + slot<W>(i % a.tile)] = 0.0f;
+        join_all(thread, spot.p.attend, parts, blockIdx.x == 0, spare,
+                 [&](int r, int c, float value) { tile[r * a.tile + slot<W>(c)] = value; });
+      },
+      [&] { rounds.go_on(thread); });
 }
 
-template <int ROWS>
-__device__ inline void product(MatmulArgs& a, int parts, const Spot& spot) {
+template <int ROWS, Kind KIND>
+__device__ __forceinline__ void product(MatmulArgs& a, int parts, const Spot& spot) {
   const int thread = this_thread();
-  if (spot.stage > 0) {
-    plan<F32, ROWS>(a);  // the units of all types are the same
-    fetch_rows(thread, a, spot.p.fetched);
-  }
   switch (a.w.type) {
     case EDGE_CUDA_F32:
-      return product_of<F32, ROWS>(thread, a, parts, spot);
+      return product_of<F32, ROWS, KIND>(thread, a, parts, spot);
     case EDGE_CUDA_F16:
-      return product_of<F16, ROWS>(thread, a, parts, spot);
+      return product_of<F16, ROWS, KIND>(thread, a, parts, spot);
     case EDGE_CUDA_BF16:
-      return product_of<BF16, ROWS>(thread, a, parts, spot);
+      return product_of<BF16, ROWS, KIND>(thread, a, parts, spot);
     case EDGE_CUDA_I4:
-      return product_of<I4, ROWS>(thread, a, parts, spot);
+      return product_of<I4, ROWS, KIND>(thread, a, parts, spot);
     default:
-      return product_of<I8, ROWS>(thread, a, parts, spot);
+      return product_of<I8, ROWS, KIND>(thread, a, parts, spot);
   }
 }
 
@@ -205,18 +233,20 @@ __device__ inline MatmulArgs product_args(const PassArgs& p, const PassLayer& la
 // One loop over all stages, so that the code of each is there once. All but the first begin with waiting for
 // the one before, whose end is an arrival.
 template <int ROWS>
-__device__ inline void pass(const PassArgs& p, const PassLayer* layers, Meeting& meeting, int number) {
+__device__ __forceinline__ void pass(const PassArgs& p, const PassLayer* layers, Meeting& meeting,
+                                     int number) {
   // Every block writes all of it, the same numbers: cheaper than a barrier.
   embed_rows(p.embed, p.rows, p.proposal);
   // They are read again when all blocks have met many times.
   if (p.rows > 1 && blockIdx.x == 0)
-    propose_drafts({nullptr, p.choose.flags, p.choose.state, p.rows}, p.proposal.ids);
+    propose_drafts({nullptr, p.choose.flags, p.choose.state, p.rows},
+                   [&](int i) { return p.proposal.ids[i]; });
   __syncthreads();
   const int blocks = (p.choose.state->keys + p.rows + kKeyBlock - 1) / kKeyBlock;
   AttendArgs attend = p.attend;
   // Where that is little to read, every block of the next product joins the blocks of keys for itself: no
   // block of attention has to find out whether it is the last.
-  const bool later = join_later(attend, blocks) && attend.heads * attend.head_dim <= Plan<F32, ROWS>::kTile;
+  const bool later = join_later(attend, blocks) && attend.heads * attend.head_dim <= kTile<ROWS>;
   bool first = true;
 #pragma unroll 1
   for (int stage = 0; stage <= kStages * p.layers; ++stage) {
@@ -231,7 +261,13 @@ __device__ inline void pass(const PassArgs& p, const PassLayer* layers, Meeting&
       attention<(ROWS < 4 ? ROWS : 4)>(p.cache_type, attend, blocks, !later, spot);
     } else {
       MatmulArgs a = product_args(p, layer, what, head);
-      product<ROWS>(a, what == kOut && later ? blocks : 0, spot);
+      const int parts = what == kOut && later ? blocks : 0;
+      if constexpr (ROWS > 1)  // where the same number of outputs at once serves both
+        product<ROWS, Kind::any>(a, parts, spot);
+      else if (a.output == Output::residual)
+        product<ROWS, Kind::residual>(a, parts, spot);
+      else
+        product<ROWS, Kind::normed>(a, 0, spot);
       // A stage after it is known what the blocks of keys count; from the last block of threads on, which has
       // had the fewest rows of the product.
       if (!head && what == kMlpIn && layer.gathers) {
@@ -252,19 +288,20 @@ __device__ inline void pass(const PassArgs& p, const PassLayer* layers, Meeting&
 template <int ROWS>
 constexpr size_t work_shared() {
   // The most that any stage takes: products of the smallest number of columns per tile, or attention.
-  constexpr size_t matmul = shared_bytes<F32, ROWS>(Plan<F32, ROWS>::kTile);
+  constexpr size_t matmul = shared_bytes<F32, ROWS>(kTile<ROWS>);
   constexpr size_t attend = most_attend_shared<I8, (ROWS < 4 ? ROWS : 4)>();
   return matmul > attend ? matmul : attend;
 }
 template <int ROWS>
 constexpr size_t kWork = work_shared<ROWS>();
 
-// The product that a pass begins with, as far as it can be fetched.
+// Fetches what a pass begins with.
 template <int ROWS>
-__device__ inline MatmulArgs first_product(const PassArgs& p, const PassLayer* layers) {
+__device__ inline void fetch_first(int thread, const PassArgs& p, const PassLayer* layers) {
+  constexpr int kOut = kOuts<ROWS, Kind::normed>;
   MatmulArgs a = product_args(p, layers[0], kQkv, false);
-  plan<F32, ROWS>(a);  // the units of all types are the same
-  return a;
+  plan<F32, ROWS, kOut>(a);  // the units of all types are the same
+  Rounds<kOut>(a, p.fetched).begin(thread, 0);
 }
 
 template <int ROWS>
@@ -287,7 +324,7 @@ __global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant_
   for (int n = 0; n < p.passes; ++n) {
     pass<ROWS>(p, layers, meeting, n);
     const bool more = n + 1 < p.passes;
-    if (more) fetch_rows(static_cast<int>(threadIdx.x), first_product<ROWS>(p, layers), p.fetched);
+    if (more) fetch_first<ROWS>(static_cast<int>(threadIdx.x), p, layers);
     meeting.last_one_works(more, [&] { choose_rows(p.choose); });
     if (!more || static_cast<const volatile State*>(p.choose.state)->end) return;
   }
@@ -309,8 +346,7 @@ cudaError_t launch_text_of(const PassArgs& args, int blocks, cudaStream_t stream
 template <int ROWS>
 cudaError_t prepare_text_of(int* blocks_per_processor) {
   const size_t shared = text_shared<ROWS>(kLayersHeld);
-  const cudaError_t status = cudaFuncSetAttribute(
-      write_text<ROWS>, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
+  const cudaError_t status = load(write_text<ROWS>, shared);
   if (status != cudaSuccess) return status;
   return cudaOccupancyMaxActiveBlocksPerMultiprocessor(blocks_per_processor, write_text<ROWS>, kThreads,
                                                        shared);

@@ -29,7 +29,9 @@ __global__ void measure(const MeasureArgs a) {
 
 __global__ void propose(const ProposeArgs a) {
   if (a.state->end) return;
-  propose_drafts(a, a.proposal->ids);
+  // Pinned memory, which the host changes between passes.
+  const volatile int32_t* ids = a.proposal->ids;
+  propose_drafts(a, [&](int i) { return ids[i]; });
 }
 
 __global__ void __launch_bounds__(kWarp* kMaxRows) choose(const ChooseArgs a) {

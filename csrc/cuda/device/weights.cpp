@@ -84,6 +84,11 @@ DeviceMatrix DeviceWeights::matrix(const EdgeCudaMatrix& from, int float_type, c
   m.data = owned_.back().get();
   if (type == from.type) {
     const auto width = static_cast<size_t>(bytes_of(type, from.cols));
+    if (padded == from.cols) {  // as one piece: row by row takes far longer
+      check(cudaMemcpyAsync(m.data, from.data, static_cast<size_t>(size), cudaMemcpyHostToDevice, stream),
+            "to load a weight");
+      return m;
+    }
     check(cudaMemsetAsync(m.data, 0, static_cast<size_t>(size), stream), "to clear a weight");
     check(cudaMemcpy2DAsync(m.data, static_cast<size_t>(bytes_of(type, padded)), from.data, width, width,
                             static_cast<size_t>(from.rows), cudaMemcpyHostToDevice, stream),
