@@ -196,6 +196,7 @@ class CudaDecoder(Decoder):
         self.asked_way = way
         self.pass_costs: tuple[float, ...] = ()
         self._draft_table = draft_table
+        self._distrusted = False
         self._prefix: tuple[Any, ...] | None = None  # as it was set, while the CPU does not have it
 
     @property
@@ -210,7 +211,22 @@ class CudaDecoder(Decoder):
     @property
     def ways(self) -> tuple[Way, ...]:
         """What :meth:`use_way` takes."""
-        return ("steps", "persistent") if self._kernel.has_persistent else ("steps",)
+        return ("steps", "persistent") if self._kernel.has_persistent and not self._distrusted else ("steps",)
+
+    def distrust_persistent(self) -> None:
+        """Write texts by recorded steps from now on, and never again by the persistent kernel.
+
+        Raises
+        ------
+        DeviceError
+            The persistent kernel was asked for.
+        """
+        wrong = f"the persistent kernel writes another text on {self.device} than recorded steps do"
+        if self.asked_way == "persistent":
+            raise DeviceError(wrong, hint="EDGE_CUDA_WAY=steps leaves it out")
+        log.warning("%s: it is not used", wrong)
+        self.use_way("steps")
+        self._distrusted = True
 
     def prefill(
         self,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import struct
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +105,27 @@ def test_agreement(host_library: Path, precision: str, kept: str) -> None:
     wrong["layers.0.attn_out.bias"] = weights["layers.0.attn_out.bias"] + np.linspace(-2, 2, 64, dtype=np.float32)
     with pytest.raises(DeviceError, match="does not compute what the CPU computes"):
         check_agreement(decoder, Decoder(SPEC, wrong, threads=1))
+
+
+def test_a_persistent_kernel_that_writes_another_text(
+    host_library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is left out, or an error where it was asked for: steps are what has been compared with the CPU."""
+    cpu, real = Decoder(SPEC, WEIGHTS, threads=1), CudaDecoder.generate
+
+    def generate(self: CudaDecoder, *args: Any, **more: Any) -> Any:
+        found = real(self, *args, **more)
+        return dataclasses.replace(found, logprobs=found.logprobs + np.float32(1e-6 * (self.way == "persistent")))
+
+    monkeypatch.setattr(CudaDecoder, "generate", generate)
+    decoder = CudaDecoder(SPEC, WEIGHTS, library=host_library, way="auto")
+    assert decoder.ways == ("steps", "persistent")
+    check_agreement(decoder, cpu)
+    assert (decoder.way, decoder.ways) == ("steps", ("steps",))
+    assert "the persistent kernel writes another text on host stand-in than recorded steps do" in caplog.text
+    asked = CudaDecoder(SPEC, WEIGHTS, library=host_library, way="persistent")
+    with pytest.raises(DeviceError, match="writes another text"):
+        check_agreement(asked, cpu)
 
 
 @pytest.fixture(scope="session")
