@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .. import reference
@@ -26,7 +29,8 @@ def evidence_layers(layers: int) -> range:
 def measure(
     kept: str, stored: str, kv: str, way: str, *, tokens: int, repeat: int, copy_gbps: float
 ) -> Iterator[dict[str, Any]]:
-    """Microseconds per token; then with drafts; then of passes over several rows; then whether the CPU agrees.
+    """Microseconds per token; then with drafts; then of passes over several rows; then whether the CPU agrees; then how
+    long the persistent kernel's first block waits and works in each kind of stage.
 
     Parameters
     ----------
@@ -51,18 +55,24 @@ def measure(
     spec, prefix = reference.SPEC, reference.PREFIX
     weights = reference.decoder_weights(stored, lambda line: None)
     layers = spec["layers"]
-    decoder = CudaDecoder(
-        spec,
-        weights,
-        kv_dtype=kv,  # type: ignore[arg-type]
-        weight_dtype="fp16",
-        evidence_layers=evidence_layers(layers),
-        way=way,  # type: ignore[arg-type]
-    )
     rng = np.random.default_rng(0)
     shape = (layers, spec["heads"], prefix, spec["head_dim"])
     keys, values = (rng.standard_normal(shape, np.float32) for _ in range(2))
-    decoder.set_prefix(keys, values, rng.random((layers, prefix), np.float32))
+    bias = rng.random((layers, prefix), np.float32)
+
+    def make() -> CudaDecoder:
+        made = CudaDecoder(
+            spec,
+            weights,
+            kv_dtype=kv,  # type: ignore[arg-type]
+            weight_dtype="fp16",
+            evidence_layers=evidence_layers(layers),
+            way=way,  # type: ignore[arg-type]
+        )
+        made.set_prefix(keys, values, bias)
+        return made
+
+    decoder = make()
     first = rng.standard_normal(spec["vocab"], np.float32)
     plain = GenerationOptions(max_new_tokens=tokens, repetition_penalty=1.2, draft=False)
     text = decoder.generate(first, plain)
@@ -96,6 +106,8 @@ def measure(
     cpu = Decoder(spec, weights, kv_dtype=kv, screen_head=False, sketch=False)  # type: ignore[arg-type]
     check_agreement(decoder, cpu)
     yield {"agrees_with_cpu": True}
+    if way == "persistent":
+        yield {"stages": _stages(lambda: make().generate(first, plain))}
 
 
 def _passes(decoder: CudaDecoder, first: Any, text: list[int]) -> dict[str, float]:
@@ -109,3 +121,25 @@ def _passes(decoder: CudaDecoder, first: Any, text: list[int]) -> dict[str, floa
         runs = [decoder.generate(first, options, draft_script=script) for _ in range(3)]
         costs[str(rows)] = round(median([run.decode_seconds / run.passes for run in runs]) * 1e6, 2)
     return costs
+
+
+def _stages(write: Callable[[], object]) -> dict[str, Any]:
+    """What a decoder that is made and writes a text under ``$EDGE_CUDA_TRACE`` prints, as numbers: microseconds per
+    token from embedding to head, and of each kind of stage [waiting, working]."""
+    os.environ["EDGE_CUDA_TRACE"] = "1"
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as told:
+        os.dup2(told.fileno(), 2)
+        try:
+            write()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            del os.environ["EDGE_CUDA_TRACE"]
+        told.seek(0)
+        text = told.read().decode(errors="replace")
+    whole = re.search(r"passes: ([0-9.]+) us each .* at ([0-9.]+) MHz", text)
+    stages: dict[str, Any] = {"us_per_token": float(whole[1]), "mhz": float(whole[2])} if whole else {}
+    for name, waiting, working in re.findall(r"^(\w+) +([0-9.]+) +([0-9.]+)$", text, re.MULTILINE):
+        stages[name] = [float(waiting), float(working)]
+    return stages

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from stand_in import DEVICE, HOST, ROOT
+from stand_in import DEVICE, HOST, ROOT, capability_here
 
 LIBRARY = "libedge_cuda.so"
 OPS = [HOST / "ops.cpp", HOST / "ops_text.cpp"]  # single kernels
@@ -56,8 +56,9 @@ def make_host(library: Path) -> None:
 
 
 def make_device(library: Path) -> None:
-    """For the device that is here."""
-    flags = ["-std=c++20", "-O3", "-fmad=false", "-arch=native", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+    """For the device that is here, in the two steps of the library that is shipped: the same machine code."""
+    flags = ["-std=c++20", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden"]
+    flags.append(f"-gencode=arch=compute_80,code=sm_{capability_here() or 80}")
     files = sorted([*sources(), *OPS], key=lambda path: not path.name.startswith("persistent"))  # the longest first
     objects = [str(library.with_name(f"{path.name}.o")) for path in files]
     jobs = [

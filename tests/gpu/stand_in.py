@@ -12,12 +12,22 @@ HOST, DEVICE = ROOT / "tests" / "cuda_host", ROOT / "csrc" / "cuda" / "device"
 
 def device_here() -> bool:
     """Whether the driver shows a GPU; its device files may have any number."""
+    return capability_here() is not None
+
+
+def capability_here() -> int | None:
+    """Compute capability of the first GPU that the driver shows, as 90."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        return None
+    count, device, major, minor = (ctypes.c_int(0) for _ in range(4))
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or count.value < 1:
+        return None
+    driver.cuDeviceGet(ctypes.byref(device), 0)
+    for number, value in ((75, major), (76, minor)):  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
+        driver.cuDeviceGetAttribute(ctypes.byref(value), number, device)
+    return 10 * major.value + minor.value
 
 
 class StandIn:

@@ -65,6 +65,8 @@ def test_shape(built: StandIn, bundle: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert decoder["drafted"]["tokens_per_pass"] >= 1
         assert decoder["drafted"]["same_text"] is True
         assert decoder["agrees_with_cpu"] is True
+    stages = ["us_per_token", "mhz", "qkv", "attend", "attn_out", "mlp_in", "mlp_out", "head"]
+    assert [list(d.get("stages", ())) for d in result["decoder"]] == [[], [], stages, stages]
     assert result["ways_write_the_same"] is True
     fp16, int8 = (result["decoder"][i]["bytes_per_token"] for i in (0, 1))
     assert fp16 > int8
