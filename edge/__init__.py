@@ -13,11 +13,13 @@ Drafts are for research; the package is not a medical device.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
 from edge.version import __version__
 
+TYPE_CHECKING = False  # typing's own is not worth its import: this is on the way of every command
 if TYPE_CHECKING:
+    from typing import Any
+
     from edge.bundle import Bundle
     from edge.engine import Engine, load
     from edge.errors import (

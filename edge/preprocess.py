@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge.errors import BundleError
+from edge.film.grey import uniform
 
 if TYPE_CHECKING:
     from edge.film import Film
@@ -31,9 +32,9 @@ def to_gray8(film: Film, intensity: Mapping[str, Any]) -> NDArray[np.uint8]:
     ----------
     film : Film
     intensity : mapping
-        ``mode``: "window" (the file's VOI LUT or window; "percentile" where the file has none), "minmax" or
-        "percentile"; ``low``, ``high``: percentiles in 0..100 (default 0.5 and 99.5); ``equalize``: whether
-        the histogram is equalised afterwards (default false).
+        ``mode``: "window" (the file's VOI LUT or window; "percentile" where the file has none, or one that shows
+        nothing, which the film's warnings then say), "minmax" or "percentile"; ``low``, ``high``: percentiles in
+        0..100 (default 0.5 and 99.5); ``equalize``: whether the histogram is equalised afterwards (default false).
 
     Returns
     -------
@@ -53,10 +54,14 @@ def to_gray8(film: Film, intensity: Mapping[str, Any]) -> NDArray[np.uint8]:
         raise BundleError("intensity percentiles must satisfy 0 <= low < high <= 100")
     pixels, valid = film.pixels, film.valid
     gray = np.empty(pixels.shape, np.uint8)
+    shown = False
     if mode == "window" and film.window is not None:
         for rows in _strips(pixels):
             gray[rows] = _levels(film.window.apply(pixels[rows]))
-    else:
+        shown = not uniform(gray, valid)
+        if not shown:
+            film.warnings.append("the window in the header shows nothing of the film and is not used")
+    if not shown:
         inside = pixels if valid is None else pixels[valid]
         if mode == "minmax":
             bottom, top = float(inside.min()), float(inside.max())
@@ -64,12 +69,14 @@ def to_gray8(film: Film, intensity: Mapping[str, Any]) -> NDArray[np.uint8]:
             bottom, top = percentiles(inside, low, high)
             if bottom == top:  # nearly uniform: what differs is in the tails
                 bottom, top = float(inside.min()), float(inside.max())
-        if not top > bottom:
+        # (A denormal range has no reciprocal; a film's values are none, an array's may be.)
+        if not top - bottom > 1e-38:
             return np.zeros(pixels.shape, np.uint8)
-        for rows in _strips(pixels):
-            unit = pixels[rows] - np.float32(bottom)
-            unit *= np.float32(1.0 / (top - bottom))
-            gray[rows] = _levels(np.clip(unit, 0.0, 1.0, out=unit))
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and white
+            for rows in _strips(pixels):
+                unit = pixels[rows] - np.float32(bottom)
+                unit *= np.float32(1.0 / (top - bottom))
+                gray[rows] = _levels(np.clip(unit, 0.0, 1.0, out=unit))
     if intensity.get("equalize", False):
         gray = equalize(gray, valid)
     if valid is not None:

@@ -5,6 +5,8 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <optional>
+#include <span>
 
 #include "failure.h"
 #include "intensity.h"
@@ -121,6 +123,30 @@ std::vector<float> float_pixels(const edge_film& film) {
   return pixels;
 }
 
+// Whether all that is picture has one value (`valid` empty: all is).
+template <class Value>
+bool uniform(std::span<const Value> values, std::span<const uint8_t> valid) {
+  std::optional<Value> first;
+  for (size_t i = 0; i < values.size(); ++i) {
+    if (!valid.empty() && !valid[i]) continue;
+    if (first && *first != values[i]) return false;
+    first = values[i];
+  }
+  return true;
+}
+
+// The pixels through the window; they stay as they are.
+void show(const Window& window, std::span<const float> pixels, std::span<uint8_t> gray) {
+  constexpr size_t kStrip = 1 << 16;
+  std::vector<float> strip;
+  for (size_t begin = 0; begin < pixels.size(); begin += kStrip) {
+    const auto part = pixels.subspan(begin, std::min(kStrip, pixels.size() - begin));
+    strip.assign(part.begin(), part.end());
+    window.apply(strip);
+    for (size_t i = 0; i < strip.size(); ++i) gray[begin + i] = to_byte(strip[i]);
+  }
+}
+
 }  // namespace
 
 Gray to_gray(const edge_film& film, const ImageSpec& image, std::vector<std::string>& warnings) {
@@ -141,16 +167,21 @@ Gray to_gray(const edge_film& film, const ImageSpec& image, std::vector<std::str
       window.invert(mirror);
     }
   }
-  const auto [least, most] = std::minmax_element(pixels.begin(), pixels.end());
   // A model would write that the lungs are clear.
-  if (*least == *most)
+  if (uniform<float>(pixels, valid))
     throw Failure(EDGE_UNSUPPORTED_PIXELS, "every pixel has the same value; there is nothing to see");
   Gray gray{film.rows, film.columns, std::vector<uint8_t>(pixels.size())};
-  if (image.mode == Intensity::window && window.given())
-    window.apply(pixels);
-  else if (!stretch(pixels, valid, image))
-    return gray;
-  for (size_t i = 0; i < pixels.size(); ++i) gray.pixels[i] = to_byte(pixels[i]);
+  bool shown = false;
+  if (image.mode == Intensity::window && window.given()) {
+    show(window, pixels, gray.pixels);
+    shown = !uniform<uint8_t>(gray.pixels, valid);
+    if (!shown) warnings.push_back("the window in the header shows nothing of the film and is not used");
+  }
+  if (!shown) {
+    if (!stretch(pixels, valid, image))
+      return Gray{film.rows, film.columns, std::vector<uint8_t>(pixels.size())};
+    for (size_t i = 0; i < pixels.size(); ++i) gray.pixels[i] = to_byte(pixels[i]);
+  }
   if (image.equalize) equalize(gray.pixels, valid);
   for (size_t i = 0; i < valid.size(); ++i)
     if (!valid[i]) gray.pixels[i] = 0;

@@ -74,7 +74,8 @@ bool stretch(std::span<float> pixels, std::span<const uint8_t> valid, const Imag
     // Nearly uniform: what differs is in the tails.
     if (range.first == range.second) range = {smallest, largest};
   }
-  if (!(range.second > range.first)) return false;
+  // (A denormal range has no reciprocal.)
+  if (!(range.second - range.first > 1e-38)) return false;
   const auto bottom = static_cast<float>(range.first),
              factor = static_cast<float>(1.0 / (range.second - range.first));
   for (float& value : pixels) value = std::clamp((value - bottom) * factor, 0.0f, 1.0f);

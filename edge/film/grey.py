@@ -22,6 +22,9 @@ from edge.film.checks import PixelShape
 from edge.film.header import Values
 from edge.film.voi import Voi
 
+_MOST = 1e30
+"""Windows are worked out in single precision: beyond this they would leave it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lut:
@@ -87,6 +90,8 @@ def voi(values: Values, lowest: float, warnings: list[str]) -> Voi | None:
         warnings.append("the VOI look-up table in the header is damaged and not used")
     try:
         center, width = values.number("WindowCenter"), values.number("WindowWidth")
+        if max(abs(center or 0.0), abs(width or 0.0)) >= _MOST:
+            raise CorruptInput
     except CorruptInput:
         warnings.append("the window in the header is damaged and not used")
         return None
@@ -158,6 +163,16 @@ def padding(stored: NDArray[Any], values: Values, shape: PixelShape, warnings: l
         warnings.append("every pixel is marked as padding; the padding value is ignored")
         return None
     return None if valid.all() else valid
+
+
+def uniform(values: NDArray[Any], valid: NDArray[np.bool_] | None) -> bool:
+    """Whether all that is picture has one value. What few pixels show is not looked for in all."""
+    for step in (16, 1):
+        part = values[::step, ::step]
+        inside = part if valid is None else part[valid[::step, ::step]]
+        if inside.size and inside.min() != inside.max():
+            return False
+    return True
 
 
 def inverted(values: Values, shape: PixelShape, warnings: list[str]) -> bool:

@@ -109,7 +109,7 @@ def _from_picture(handle: BinaryIO, kind: str, force: bool) -> Film:
     from edge.film.pictures import read_picture
 
     film = read_picture(handle, kind)
-    _check_contrast(film.pixels, film.warnings, force)
+    _check_contrast(film.pixels, film.valid, film.warnings, force)
     return film
 
 
@@ -140,7 +140,7 @@ def _from_header(header: Header, force: bool) -> Film:
     window = grey.voi(values, lowest, warnings)
     if grey.inverted(values, shape, warnings):
         pixels, window = grey.invert(pixels, window, lowest, highest)
-    _check_contrast(pixels, warnings, force)
+    _check_contrast(pixels, valid, warnings, force)
     if turn := orientation.turn_of(values.texts("PatientOrientation")):
         pixels, valid = turn.apply(pixels), None if valid is None else turn.apply(valid)
         warnings.append(orientation.words(turn))
@@ -173,14 +173,18 @@ def _from_array(array: NDArray[Any], force: bool) -> Film:
     if kind == "f" and not np.isfinite(pixels).all():
         raise CorruptInput("the array holds values that are not finite")
     warnings: list[str] = []
-    _check_contrast(pixels, warnings, force)
+    _check_contrast(pixels, None, warnings, force)
     meta = FilmMeta(photometric="MONOCHROME2", rows=rows, columns=columns, source="array")
     return Film(pixels, None, None, 32 if kind == "f" else 8 * size, meta, warnings)
 
 
-def _check_contrast(pixels: NDArray[np.float32], warnings: list[str], force: bool) -> None:
-    """Refuse a film on which there is nothing: a model would write that the lungs are clear."""
-    if float(pixels.min()) != float(pixels.max()):
+def _check_contrast(
+    pixels: NDArray[np.float32], valid: NDArray[np.bool_] | None, warnings: list[str], force: bool
+) -> None:
+    """Refuse a film on which there is nothing, also beside padding: a model would write that the lungs are clear."""
+    from edge.film.grey import uniform
+
+    if not uniform(pixels, valid):
         return
     nothing = "every pixel has the same value; there is nothing to see"
     if not force:

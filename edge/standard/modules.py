@@ -157,10 +157,9 @@ def _patient(ds: Dataset, film: Attributes) -> None:
     ):
         if value:
             setattr(ds, keyword, value)
-    if qualifiers := film.items("IssuerOfPatientIDQualifiersSequence"):
-        ds.IssuerOfPatientIDQualifiersSequence = _copied(
-            qualifiers[:1], text=("UniversalEntityID",), codes=("UniversalEntityIDType",)
-        )
+    qualifiers = film.items("IssuerOfPatientIDQualifiersSequence")[:1]
+    if found := _copied(qualifiers, text=("UniversalEntityID",), codes=("UniversalEntityIDType",)):
+        ds.IssuerOfPatientIDQualifiersSequence = found
     methods = codes_of(film.items("DeidentificationMethodCodeSequence"))
     method = film.description("DeidentificationMethod")
     if film.code("PatientIdentityRemoved", ("YES", "NO")) == "NO":
@@ -190,8 +189,8 @@ def _study(ds: Dataset, film: Attributes) -> None:
             setattr(ds, keyword, value)
     if procedure := codes_of(film.items("ProcedureCodeSequence")):
         ds.ProcedureCodeSequence = procedure
-    if issuer := film.items("IssuerOfAccessionNumberSequence"):
-        ds.IssuerOfAccessionNumberSequence = issuer_items(issuer)
+    if issuer := issuer_items(film.items("IssuerOfAccessionNumberSequence")):
+        ds.IssuerOfAccessionNumberSequence = issuer
     if studies := references(film.items("ReferencedStudySequence")):
         ds.ReferencedStudySequence = studies
 
@@ -250,7 +249,7 @@ def codes_of(items: Sequence[Attributes]) -> list[Dataset]:
 
 
 def issuer_items(items: Sequence[Attributes]) -> list[Dataset]:
-    """HL7v2 hierarchic designators (PS3.3 table 10-17)."""
+    """HL7v2 hierarchic designators (PS3.3 table 10-17); none where the film's is empty: such a sequence has an item."""
     return _copied(items[:1], text=("LocalNamespaceEntityID", "UniversalEntityID"), codes=("UniversalEntityIDType",))
 
 

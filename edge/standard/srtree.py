@@ -79,8 +79,8 @@ def _requests(film: FilmHeader) -> list[Dataset]:
         request.StudyInstanceUID = (order and order.uid("StudyInstanceUID")) or film.study_uid
         request.ReferencedStudySequence = references(order.items("ReferencedStudySequence")) if order else []
         request.AccessionNumber = (order and order.text("AccessionNumber")) or accession
-        if issuer := film.values.items("IssuerOfAccessionNumberSequence"):
-            request.IssuerOfAccessionNumberSequence = issuer_items(issuer)
+        if issuer := issuer_items(film.values.items("IssuerOfAccessionNumberSequence")):
+            request.IssuerOfAccessionNumberSequence = issuer
         request.PlacerOrderNumberImagingServiceRequest = request.FillerOrderNumberImagingServiceRequest = ""
         request.RequestedProcedureID = order.text("RequestedProcedureID") if order else ""
         request.RequestedProcedureDescription = order.description("RequestedProcedureDescription") if order else ""

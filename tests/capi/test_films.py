@@ -94,6 +94,8 @@ FILMS: dict[str, Dataset] = {
     "padding range": make_film(edged, PixelPaddingValue=3990, PixelPaddingRangeLimit=4095),
     "signed padding": make_film(signed, PixelPaddingValue=-2048, PixelPaddingRangeLimit=-1900),
     "all padding": make_film(PixelPaddingValue=0, PixelPaddingRangeLimit=4095),
+    "window beside the film": make_film(WindowCenter="90000", WindowWidth="100"),
+    "window beyond numbers": make_film(WindowCenter="1e300", WindowWidth="100"),
     "nearly uniform": make_film(np.pad(np.full((70, 78), 7, np.uint16), 1, constant_values=9)),
 }
 
@@ -118,6 +120,9 @@ def test_a_film_without_contrast_is_refused(library: Library, engines: dict[str,
         with pytest.raises(CapiError, match="every pixel has the same value") as caught:
             engine.report(film, max_new_tokens=1)
         assert caught.value.status == 26
+    framed = make_film(np.pad(np.full((72, 80), 7, np.uint16), 2, constant_values=4000), PixelPaddingValue=4000)
+    with pytest.raises(CapiError, match="every pixel has the same value"):  # what differs is padding
+        engines["window"].report(film_of_dataset(library, framed, keep), max_new_tokens=1)
 
 
 def test_single_precision_window_edges(library: Library, engines: dict[str, Engine]) -> None:

@@ -190,3 +190,6 @@ def test_uniform_film_is_taken_by_force_only(read):
         read(film(np.full((70, 70), 7, np.uint16)))
     got = read(film(np.full((70, 70), 7, np.uint16)), force=True)
     assert any("same value" in w for w in got.warnings)
+    framed = np.pad(np.full((70, 70), 7, np.uint16), 2, constant_values=4000)
+    with pytest.raises(NotFrontalChest, match="same value"):  # what differs is padding
+        read(film(framed, PixelPaddingValue=4000))

@@ -46,6 +46,10 @@ def test_window_falls_back_to_percentile():
     pair = {"low": 2, "high": 97}
     expected = to_gray8(film, {"mode": "percentile", **pair})
     assert np.array_equal(to_gray8(film, {"mode": "window", **pair}), expected)
+    for center, width in ((90_000.0, 10.0), (-90_000.0, 10.0), (1e8, 1e9)):  # all black, all white, all grey
+        film.window, film.warnings = Voi("LINEAR", center=center, width=width), []
+        assert np.array_equal(to_gray8(film, {"mode": "window", **pair}), expected)
+        assert film.warnings == ["the window in the header shows nothing of the film and is not used"]
 
 
 def test_window():

@@ -179,6 +179,9 @@ def test_sequences_of_the_film(tmp_path: Path) -> None:
     assert order.RequestedProcedureCodeSequence[0].CodeMeaning == "Plain X-ray of chest"
     assert (sr.PatientIdentityRemoved, sr.DeidentificationMethod) == ("YES", "by hand")
     assert dciodvfy(tmp_path / "sr.dcm") == []
+    empty = {"IssuerOfAccessionNumberSequence": [item()], "IssuerOfPatientIDQualifiersSequence": [item()]}
+    sr = make_report().to_sr(make_film(**empty, RequestAttributesSequence=[item(AccessionNumber="A")]))
+    assert not set(empty) & {element.keyword for element in sr.iterall()}  # a sequence without an item is none
 
 
 def test_nothing_of_the_patient_is_said(
