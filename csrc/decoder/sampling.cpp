@@ -167,6 +167,7 @@ std::vector<Candidate> TokenChooser::candidates(const float* logits) const {
     score = adjusted(special, score);
   }
   for (const int32_t id : banned_) scores[static_cast<size_t>(id)] = kNever;
+  const auto likeliest = static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
   const float temperature = options_.temperature > 0.0f ? options_.temperature : 1.0f;
   for (float& score : scores) score /= temperature;
 
@@ -182,8 +183,10 @@ std::vector<Candidate> TokenChooser::candidates(const float* logits) const {
   for (int64_t i = 0; i < vocab_; ++i)
     if (const float score = scores[static_cast<size_t>(i)]; score >= lowest)
       kept.push_back({static_cast<int32_t>(i), static_cast<double>(score)});
-  double top = kept.front().probability, sum = 0.0;
+  double top = static_cast<double>(kNever), sum = 0.0;
   for (const Candidate& c : kept) top = std::max(top, c.probability);
+  // Nothing may be written, or a small temperature leaves single precision: what is greedy is left.
+  if (!std::isfinite(top)) return {{likeliest, 1.0}};
   for (Candidate& c : kept) sum += c.probability = std::exp(c.probability - top);
   for (Candidate& c : kept) c.probability /= sum;
 

@@ -158,6 +158,15 @@ def test_seeds(decoder: kernel.Decoder) -> None:
     assert generate(decoder, temperature=1.0, top_k=1, seed=3).token_ids == generate(decoder).token_ids
 
 
+@pytest.mark.parametrize("size", [-1e35, 1e35])
+def test_nothing_to_draw_from(decoder: kernel.Decoder, size: float) -> None:
+    """Scores that a small temperature makes infinite: the likeliest word is left."""
+    first = np.full(211, size, np.float32)
+    first[7] += 1e34
+    drawn = decoder.generate(first, max_new_tokens=1, temperature=1e-6)
+    assert drawn.token_ids == [7]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
