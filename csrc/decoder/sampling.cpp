@@ -167,7 +167,8 @@ std::vector<Candidate> TokenChooser::candidates(const float* logits) const {
     score = adjusted(special, score);
   }
   for (const int32_t id : banned_) scores[static_cast<size_t>(id)] = kNever;
-  const auto likeliest = static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
+  const auto likeliest =
+      static_cast<int32_t>(std::max_element(scores.begin(), scores.end()) - scores.begin());
   const float temperature = options_.temperature > 0.0f ? options_.temperature : 1.0f;
   for (float& score : scores) score /= temperature;
 
