@@ -40,7 +40,8 @@ class TextDecoder:
         from tokenizers import Tokenizer
 
         try:
-            self._tokenizer = Tokenizer.from_str(path.read_text("utf-8"))
+            self._source = path.read_text("utf-8")
+            self._tokenizer = Tokenizer.from_str(self._source)
         except KeyboardInterrupt:
             raise
         except BaseException:  # the library's own panics are no Exceptions
@@ -66,7 +67,8 @@ class TextDecoder:
     def _plain(self) -> Any:
         from tokenizers import Tokenizer
 
-        plain = Tokenizer.from_str(self._tokenizer.to_str())
+        # Not of the other one's own text: the library names ids without a token on stdout when it makes that.
+        plain = Tokenizer.from_str(self._source)
         plain.encode_special_tokens = True
         return plain
 

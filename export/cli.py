@@ -365,7 +365,7 @@ def _export_cross(arguments: argparse.Namespace, family: str, progress: _Progres
     from .families.cross.export import export_cross
     from .families.cross.load import load
     from .families.cross.prompt import Prompt
-    from .tokenizer_files import report_sections, write_tokenizer
+    from .tokenizer_files import check_ids, report_sections, write_tokenizer
 
     given = [
         name for name in ("bias_rows", "bias_kind", "bias_strength", "config") if getattr(arguments, name) is not None
@@ -394,6 +394,7 @@ def _export_cross(arguments: argparse.Namespace, family: str, progress: _Progres
         if (words := loaded.words) is None:
             words = write_tokenizer(arguments.tokenizer or arguments.checkpoint, tokenizer, vocab)
         else:
+            check_ids(words, arguments.tokenizer or arguments.checkpoint, vocab)
             words.save(str(tokenizer))
         if arguments.section or "sections" not in loaded.generation:
             options.sections = report_sections(words, arguments.section)

@@ -102,13 +102,26 @@ def write_tokenizer(source: Path, target: Path, vocab: int) -> Tokenizer:
     Raises
     ------
     BadCheckpoint
-        It knows more tokens than the model.
+        It knows more tokens than the model, or others.
     """
     tokenizer = load_tokenizer(source)
-    if (size := tokenizer.get_vocab_size()) > vocab:
-        raise BadCheckpoint(f"the tokenizer in {source} holds {size} tokens, the model {vocab}")
+    check_ids(tokenizer, source, vocab)
     tokenizer.save(str(target))
     return tokenizer
+
+
+def check_ids(tokenizer: Tokenizer, source: Path, vocab: int) -> None:
+    """Refuse a tokenizer with tokens that the model has not: of one id far away the library would list every other id
+    below it, on stdout, when it is saved.
+
+    Raises
+    ------
+    BadCheckpoint
+    """
+    if (size := tokenizer.get_vocab_size()) > vocab:
+        raise BadCheckpoint(f"the tokenizer in {source} holds {size} tokens, the model {vocab}")
+    if (last := max(tokenizer.get_vocab().values(), default=0)) >= vocab:
+        raise BadCheckpoint(f"the tokenizer in {source} has a token of id {last}, the model {vocab} tokens")
 
 
 def special_tokens(folder: Path, words: Tokenizer) -> dict[str, int]:

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_films import Run, make_dicom
@@ -354,3 +355,26 @@ def test_few_films_are_not_worth_a_compiler(
 
     monkeypatch.setenv("EDGE_VISION_RUNTIME", environment)
     assert _runtime(films, device) == runtime
+
+
+def test_an_interrupt_before_the_command_has_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While it is being imported, as when somebody types the wrong name."""
+    from importlib.metadata import entry_points
+
+    scripts = {script.name: script for script in entry_points(group="console_scripts")}
+    for command, module in (("report", "edge.cli.report"), ("node", "edge.node.cli"), ("review", "edge.review.cli")):
+        finder = type("Interrupted", (), {"find_spec": staticmethod(_interrupt_at(module))})
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+        assert scripts[f"edge-{command}"].load()() == 130
+        assert capsys.readouterr() == ("", f"edge-{command}: interrupted\n")
+
+
+def _interrupt_at(module: str) -> Any:
+    def find_spec(name: str, *_: Any) -> None:
+        if name == module:
+            raise KeyboardInterrupt
+
+    return find_spec

@@ -16,6 +16,7 @@ pytest.importorskip("transformers")
 
 import encoder_decoder as small  # noqa: E402  (needs torch)
 from edge_export.cli import main  # noqa: E402
+from edge_export.errors import BadCheckpoint  # noqa: E402
 from test_cross_families import own_text  # noqa: E402
 from transformers.modeling_outputs import BaseModelOutput  # noqa: E402
 
@@ -115,6 +116,9 @@ def test_forced_ids_of_a_generation_configuration(tmp_path: Path, capsys: pytest
         (folder / "generation_config.json").write_text(json.dumps(config | {"forced_decoder_ids": forced}))
         assert main([str(folder), "--out", str(tmp_path / "bundle"), "-q"]) == 31
         assert "forced_decoder_ids must name the tokens at 1, 2" in capsys.readouterr().err
+    (folder / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": 0.5}))
+    with pytest.raises(BadCheckpoint, match=r"generation_config\.json cannot be used"):
+        generation_section(folder, model, [])
 
 
 def test_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -339,3 +339,8 @@ def test_tokenizer_errors(tmp_path: Path) -> None:
     random_tokenizer(VOCAB).save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(BadCheckpoint, match="holds 320 tokens, the model 300"):
         write_tokenizer(tmp_path, tmp_path / "out.json", 300)
+    far = json.loads((tmp_path / "tokenizer.json").read_text())
+    far["model"]["vocab"][next(reversed(far["model"]["vocab"]))] = 1 << 31
+    (tmp_path / "tokenizer.json").write_text(json.dumps(far))
+    with pytest.raises(BadCheckpoint, match="a token of id 2147483648, the model 320 tokens"):
+        write_tokenizer(tmp_path, tmp_path / "out.json", VOCAB)

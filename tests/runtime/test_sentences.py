@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,13 @@ def test_stream_of_any_tokens(decoder: TextDecoder, ids: list[int], forced: int,
 def test_special_tokens_are_skipped(decoder: TextDecoder) -> None:
     assert decoder.decode([0]) == ""
     assert decoder.decode([0, *decoder.encode("ok"), 0]) == "ok"
+
+
+def test_a_context_puts_nothing_on_stdout(pristine: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The library lists ids without a token there when it writes a tokenizer."""
+    data = json.loads((pristine / "tokenizer.json").read_text())
+    token = next(token for token, number in data["model"]["vocab"].items() if number == 300)
+    data["model"]["vocab"][token] = 330
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    assert TextDecoder(tmp_path / "tokenizer.json", 331).encode_plain("No effusion.")
+    assert capfd.readouterr() == ("", "")

@@ -14,6 +14,8 @@ from .prompt import Words, decoder_positions, prompt_rows
 
 NEW_TOKENS = 100
 """Cap where the folder names none: the library's own default of 20 is no report."""
+_ODD = (ValueError, TypeError, AttributeError, OverflowError)
+"""What values of other types than a configuration's come to."""
 
 
 def generation_config(path: Path, model: Any) -> Any:
@@ -25,8 +27,12 @@ def generation_config(path: Path, model: Any) -> Any:
         if file.is_file():
             return GenerationConfig.from_dict(read_json(file))
         return GenerationConfig.from_model_config(model.config)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise BadCheckpoint(f"{path.name}: {file.name} cannot be used ({' '.join(str(error).split())[:200]})") from None
+    except _ODD as error:
+        raise _unusable(path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> BadCheckpoint:
+    return BadCheckpoint(f"{path.name}: generation_config.json cannot be used ({' '.join(str(error).split())[:200]})")
 
 
 def generation_section(
@@ -46,8 +52,15 @@ def generation_section(
     Raises
     ------
     BadCheckpoint
-        No start token is named.
+        No start token is named, or a value is of another type.
     """
+    try:
+        return _section(path, model, notes, words, own)
+    except _ODD as error:
+        raise _unusable(path, error) from None
+
+
+def _section(path: Path, model: Any, notes: list[str], words: Words | None, own: Layout | None) -> dict[str, Any]:
     config = generation_config(path, model)
     start = config.decoder_start_token_id
     if start is None:
