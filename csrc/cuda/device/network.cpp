@@ -131,7 +131,9 @@ void Network::describe_passes() {
   if (held < 1)
     throw Failure{EDGE_CUDA_UNSUPPORTED, "the persistent kernel does not fit on this GPU's multiprocessors"};
   check(cudaDeviceGetAttribute(&cache_bytes, cudaDevAttrL2CacheSize, 0), "to describe itself");
-  fetched_ = cache_bytes / 2 / processors;  // half of the cache between all blocks
+  // A quarter of the cache between all blocks: what two stages read is there at once, and cards whose cache
+  // is of two halves may keep it in both.
+  fetched_ = cache_bytes / 4 / processors;
   std::vector<PassLayer> layers;
   for (int64_t i = 0; i < model_.layers; ++i) {
     const DeviceLayer& from = weights_.layers[bytes(i)];

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // A text by one kernel: every block of threads stays, and goes through the stages of a pass with all others.
 // The stages are those of the single kernels, so the bits are theirs. Between stages all blocks meet; a block
-// that has come fetches what its next stage needs of nobody else, the first words into registers and the rest
-// into the second-level cache, before it waits.
+// that has come fetches what its next stage needs of nobody else into registers, and what the one after it
+// needs into the second-level cache, before it waits.
 #pragma once
 
 #include "cuda/device/attention.cuh"
@@ -41,11 +41,10 @@ template <int OUT>
 class Rounds {
  public:
   __device__ Rounds(const MatmulArgs& a, int most) : a_(a), next_(max(most / (kEach * row_bytes(a.w)), 1)) {}
-  // Those before a stage begins but the first `held`, which are in registers; and what all blocks read, by
-  // the one with the least to do.
-  __device__ void begin(int thread, int held) {
+  // Those before the product begins, and what all blocks read, by the one with the least to do.
+  __device__ void begin(int thread) {
 #pragma unroll 1
-    for (int round = held; round < next_ && fetch(thread, round); ++round) {
+    for (int round = 0; round < next_ && fetch(thread, round); ++round) {
     }
     if (a_.norm_weight && blockIdx.x == gridDim.x - 1) {
       fetch_range(thread, a_.norm_weight, a_.w.cols * 4);
@@ -80,6 +79,7 @@ class Rounds {
       fetch_range(thread,
                   static_cast<const __half*>(w.scale) + static_cast<int64_t>(first) * (w.padded / kGroup4),
                   rows * (w.padded / kGroup4) * 2);
+    if (in_unit > 1) fetch_range(thread, a_.flags + first, rows);
     return true;
   }
   const MatmulArgs& a_;
@@ -110,13 +110,9 @@ __device__ __forceinline__ void product_of(int thread, MatmulArgs& a, int parts,
   constexpr int kOut = kOuts<ROWS, KIND>;
   plan<W, ROWS, kOut>(a);
   const Place begin = place_at<W, ROWS, kOut>(a, static_cast<int>(blockIdx.x));
-  // Into registers first, as a stage begins with them; they may hold all of the first outputs' rows. What the
-  // first stage reads has been fetched while the token before it was chosen.
   Ahead<W, ROWS, kOut> ahead{};
   if (begin.first < a.w.rows) fetch_words<W, ROWS, kOut>(thread, a, begin, ahead);
   Rounds<kOut> rounds(a, spot.p.fetched);
-  if (spot.stage > 0)
-    rounds.begin(thread, a.w.padded / W::kVec <= kWarp * Plan<W, ROWS, kOut>::kAhead ? 1 : 0);
   spot.wait();
   matmul_units<W, ROWS, KIND>(
       thread, a, static_cast<int>(gridDim.x), begin, ahead,
@@ -152,20 +148,14 @@ __device__ __forceinline__ void product(MatmulArgs& a, int parts, const Spot& sp
 
 template <class C, int ROWS>
 __device__ inline void attention_of(const AttendArgs& a, int blocks, bool joins, const Spot& spot) {
-  const int units = a.heads * blocks, at_once = static_cast<int>(gridDim.x);
+  const int units = a.heads * blocks;
   int unit = static_cast<int>(blockIdx.x);
   Held<C> held{};
   if (unit < units) fetch_known<C>(a, unit % a.heads, unit / a.heads, held);
-  for (int later = unit + at_once; later < units; later += at_once) {
-    const int64_t row = static_cast<int64_t>(later % a.heads) * a.capacity + later / a.heads * kKeyBlock;
-    const int bytes = kKeyBlock * (a.stride / C::kVec) * 16;
-    fetch_range(static_cast<int>(threadIdx.x), row_at<C>(a.cache.keys, row, a.stride), bytes);
-    fetch_range(static_cast<int>(threadIdx.x), row_at<C>(a.cache.values, row, a.stride), bytes);
-  }
   spot.wait();
   while (unit < units) {
     attend_block<C, ROWS>(a, unit % a.heads, unit / a.heads, joins, held);
-    unit += at_once;
+    unit += static_cast<int>(gridDim.x);
     if (unit >= units) break;
     __syncthreads();
     fetch_known<C>(a, unit % a.heads, unit / a.heads, held);
@@ -230,6 +220,50 @@ __device__ inline MatmulArgs product_args(const PassArgs& p, const PassLayer& la
   return a;
 }
 
+// The block's keys and values of a layer.
+__device__ inline void fetch_cache(int thread, const PassArgs& p, const PassLayer& layer, int blocks) {
+  const AttendArgs& a = p.attend;
+  const int row = a.stride * (p.cache_type == EDGE_CUDA_F32 ? 4 : p.cache_type == EDGE_CUDA_F16 ? 2 : 1);
+  const int bytes = kKeyBlock * row;
+  int left = p.fetched;
+#pragma unroll 1
+  for (int unit = static_cast<int>(blockIdx.x); unit < a.heads * blocks && left > 0;
+       unit += static_cast<int>(gridDim.x)) {
+    const int key = unit / a.heads * kKeyBlock;
+    const int64_t at = static_cast<int64_t>(unit % a.heads) * a.capacity + key;
+    fetch_range(thread, static_cast<const unsigned char*>(layer.cache.keys) + at * row, bytes);
+    fetch_range(thread, static_cast<const unsigned char*>(layer.cache.values) + at * row, bytes);
+    if (p.cache_type == EDGE_CUDA_I8) {
+      fetch_range(thread, layer.cache.key_scales + at, kKeyBlock * 4);
+      fetch_range(thread, layer.cache.value_scales + at, kKeyBlock * 4);
+    }
+    if (a.state->bias) fetch_range(thread, layer.bias + key, kKeyBlock * 4);
+    left -= 2 * bytes;
+  }
+}
+
+template <int ROWS, Kind KIND>
+__device__ inline void fetch_product(int thread, MatmulArgs& a, int most) {
+  plan<F32, ROWS, kOuts<ROWS, KIND>>(a);  // the units of all types are the same
+  Rounds<kOuts<ROWS, KIND>>(a, most).begin(thread);
+}
+
+// What a stage reads of nobody else goes to the second-level cache while the stage before it is still to
+// come: so the memory is busy all the time, and a stage, which begins with filling its registers, does not
+// wait for it.
+template <int ROWS>
+__device__ inline void fetch_stage(const PassArgs& p, const PassLayer* layers, int blocks, int stage) {
+  const bool head = stage == kStages * p.layers;
+  const int thread = this_thread(), what = stage % kStages;
+  const PassLayer& layer = layers[head ? 0 : stage / kStages];
+  if (what == kAttend) return fetch_cache(thread, p, layer, blocks);
+  MatmulArgs a = product_args(p, layer, what, head);
+  if (ROWS == 1 && a.output == Output::residual)
+    fetch_product<ROWS, Kind::residual>(thread, a, p.fetched);
+  else
+    fetch_product<ROWS, Kind::normed>(thread, a, p.fetched);
+}
+
 // One loop over all stages, so that the code of each is there once. All but the first begin with waiting for
 // the one before, whose end is an arrival.
 template <int ROWS>
@@ -254,6 +288,7 @@ __device__ __forceinline__ void pass(const PassArgs& p, const PassLayer* layers,
     const int what = stage % kStages;
     const PassLayer& layer = layers[head ? 0 : stage / kStages];
     const Spot spot{p, meeting, number, stage};
+    if (!head) fetch_stage<ROWS>(p, layers, blocks, stage + 1);
     if (what == kAttend) {
       attend.cache = layer.cache;
       attend.bias = layer.bias;
@@ -295,15 +330,6 @@ constexpr size_t work_shared() {
 template <int ROWS>
 constexpr size_t kWork = work_shared<ROWS>();
 
-// Fetches what a pass begins with.
-template <int ROWS>
-__device__ inline void fetch_first(int thread, const PassArgs& p, const PassLayer* layers) {
-  constexpr int kOut = kOuts<ROWS, Kind::normed>;
-  MatmulArgs a = product_args(p, layers[0], kQkv, false);
-  plan<F32, ROWS, kOut>(a);  // the units of all types are the same
-  Rounds<kOut>(a, p.fetched).begin(thread, 0);
-}
-
 template <int ROWS>
 __global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant__ PassArgs p) {
   // All blocks read the same: the end changes only while they wait.
@@ -324,7 +350,7 @@ __global__ void __launch_bounds__(kThreads, 1) write_text(const __grid_constant_
   for (int n = 0; n < p.passes; ++n) {
     pass<ROWS>(p, layers, meeting, n);
     const bool more = n + 1 < p.passes;
-    if (more) fetch_first<ROWS>(static_cast<int>(threadIdx.x), p, layers);
+    if (more) fetch_stage<ROWS>(p, layers, 0, 0);
     meeting.last_one_works(more, [&] { choose_rows(p.choose); });
     if (!more || static_cast<const volatile State*>(p.choose.state)->end) return;
   }

@@ -49,8 +49,8 @@ struct PassArgs {
   Output activation;
   int32_t layers, rows, cache_type;
   int32_t passes;   // at most so many in one launch
-  int32_t fetched;  // bytes that a block fetches ahead of a barrier at most: all of them fit the second-level
-                    // cache
+  int32_t fetched;  // bytes that a block fetches ahead of a stage at most: those of two stages and all blocks
+                    // fit the second-level cache
 };
 
 // Where a trace has the two words of a stage: cycles when it had waited, and when it was done.
