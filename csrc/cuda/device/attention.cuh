@@ -143,16 +143,25 @@ __device__ inline void score(const AttendArgs& a, int head, int first, int count
       }
     }
   }
+  // All of them side by side: one after the other, each would wait for its own lanes.
+#pragma unroll
+  for (int distance = kLanesPerKey<C> / 2; distance > 0; distance /= 2) {
+    float other[kKeyTurns<C>][ROWS];
+#pragma unroll
+    for (int t = 0; t < kKeyTurns<C>; ++t)
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r) other[t][r] = __shfl_xor_sync(kAllLanes, sums[t][r], distance);
+#pragma unroll
+    for (int t = 0; t < kKeyTurns<C>; ++t)
+#pragma unroll
+      for (int r = 0; r < ROWS; ++r) sums[t][r] += other[t][r];
+  }
 #pragma unroll
   for (int t = 0; t < kKeyTurns<C>; ++t) {
     const int j = key_of<C>(t);
 #pragma unroll
-    for (int r = 0; r < ROWS; ++r) {
-#pragma unroll
-      for (int distance = kLanesPerKey<C> / 2; distance > 0; distance /= 2)
-        sums[t][r] += __shfl_xor_sync(kAllLanes, sums[t][r], distance);
+    for (int r = 0; r < ROWS; ++r)
       if (sub == 0) scores[r * kKeyBlock + j] = j < count ? sums[t][r] * held.key_scale[t] : 0.0f;
-    }
   }
 }
 
@@ -386,15 +395,38 @@ __device__ inline void join_all(int thread, const AttendArgs& a, int blocks, boo
     }
   };
   fetch_some(thread, 0);
-  for (int task = thread / kWarp; task < a.rows * a.heads; task += kAttendWarps) {
-    const int64_t at = static_cast<int64_t>(task) * a.max_blocks + lane;
-    const float own_max = lane < blocks ? __ldcg(a.max + at) : kLowest;
-    const float own_sum = lane < blocks ? __ldcg(a.sum + at) : 0.0f;
-    const float own = expf(own_max - warp_max(own_max));
-    const float factor = own / warp_sum(own * own_sum);
-    if (lane < blocks) {
+  constexpr int kTasks = 2;  // of a warp side by side
+#pragma unroll 1
+  for (int begin = thread / kWarp; begin < a.rows * a.heads; begin += kTasks * kAttendWarps) {
+    float own[kTasks], top[kTasks], total[kTasks];
+#pragma unroll
+    for (int k = 0; k < kTasks; ++k) {
+      const int task = begin + k * kAttendWarps;
+      const bool there = task < a.rows * a.heads && lane < blocks;
+      const int64_t at = static_cast<int64_t>(task) * a.max_blocks + lane;
+      own[k] = top[k] = there ? __ldcg(a.max + at) : kLowest;
+      total[k] = there ? __ldcg(a.sum + at) : 0.0f;
+    }
+#pragma unroll
+    for (int distance = kWarp / 2; distance > 0; distance /= 2)
+#pragma unroll
+      for (int k = 0; k < kTasks; ++k) top[k] = fmaxf(top[k], __shfl_xor_sync(kAllLanes, top[k], distance));
+#pragma unroll
+    for (int k = 0; k < kTasks; ++k) {
+      own[k] = expf(own[k] - top[k]);
+      total[k] = own[k] * total[k];
+    }
+#pragma unroll
+    for (int distance = kWarp / 2; distance > 0; distance /= 2)
+#pragma unroll
+      for (int k = 0; k < kTasks; ++k) total[k] += __shfl_xor_sync(kAllLanes, total[k], distance);
+#pragma unroll
+    for (int k = 0; k < kTasks; ++k) {
+      const int task = begin + k * kAttendWarps;
+      if (task >= a.rows * a.heads || lane >= blocks) continue;
+      const float factor = own[k] / total[k];
       factors[task / a.heads * kFactors + task % a.heads * blocks + lane] = factor;
-      if (tells) a.factors[at] = factor;
+      if (tells) a.factors[static_cast<int64_t>(task) * a.max_blocks + lane] = factor;
     }
   }
   __syncthreads();

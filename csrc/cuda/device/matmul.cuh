@@ -168,7 +168,7 @@ __device__ inline void norm_row(int thread, const MatmulArgs& a, float* parts, f
   __syncthreads();
   const float rest = block_total(parts + kThreads, lane) / count;
   const float scale = deviation(block_total(parts + 2 * kThreads, lane), rest, count, a.eps);
-  const int first = anew<1>(thread);
+  const int first = anew<1>(thread) & (kThreads - 1);
 #pragma unroll
   for (int k = 0; k < kOwn; ++k) {
     const int c = first + k * kThreads;
@@ -490,7 +490,7 @@ __device__ inline void matmul_units(int thread, const MatmulArgs& a, int blocks,
 template <class W, int ROWS>
 __global__ void __launch_bounds__(kThreads, ROWS == 1 ? 3 : 1) matmul(const MatmulArgs a) {
   if (a.state->end) return;
-  const int thread = static_cast<int>(threadIdx.x);
+  const int thread = static_cast<int>(threadIdx.x) & (kThreads - 1);
   constexpr int kOut = kOuts<ROWS, Kind::any>;
   Ahead<W, ROWS, kOut> ahead{};
   const Place begin = place_at<W, ROWS, kOut>(a, static_cast<int>(blockIdx.x));
