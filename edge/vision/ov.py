@@ -61,6 +61,8 @@ class OpenVinoBackend:
 
     def __init__(self, path: Path, *, threads: int, bf16: bool = False) -> None:
         openvino = import_runtime()
+        from edge.vision.ov_weights import FileWeights
+
         config = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -69,7 +71,14 @@ class OpenVinoBackend:
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         }
         try:
-            compiled = openvino.Core().compile_model(str(path), "CPU", config)
+            core = openvino.Core()
+            model = core.read_model(str(path))
+            weights = FileWeights(path)
+            weights.give_to(openvino, model)
+            trim_heap()  # its own copies of them
+            compiled = core.compile_model(model, "CPU", config)
+            del model
+            weights.let_go()
             self._request = compiled.create_infer_request()
             self.inputs: Sequence[Port] = [_port(openvino, port) for port in compiled.inputs]
             self.outputs: Sequence[Port] = [_port(openvino, port) for port in compiled.outputs]

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights that a float graph only stores as small integers, seen without the ``onnx`` package.
+"""How a graph stores its weights, seen without the ``onnx`` package.
 
-Such a graph holds int8 constants, each widened by a ``Cast`` and multiplied with its scale: a runtime folds both when
-it loads the graph, and what it then computes is float32. GPUs can take it, other than one whose products are of
-integers. This walks the protobuf wire format (onnx.proto3) of files that
+A float graph may only store them as small integers: int8 constants, each widened by a ``Cast`` and multiplied with its
+scale. A runtime folds both when it loads the graph, and what it then computes is float32. GPUs can take it, other than
+one whose products are of integers. This walks the protobuf wire format (onnx.proto3) of files that
 :func:`edge.onnxfile.check_self_contained` has seen.
 """
 
@@ -65,6 +65,24 @@ def with_floats(data: bytes) -> bytes:
         return _joined(data, 0, len(data), {_GRAPH: _graph_with_floats})
     except (ValueError, IndexError):
         raise BundleError("the vision graph is not a valid ONNX file: export the bundle again") from None
+
+
+def raw_data(data: Data) -> dict[str, tuple[int, int]]:
+    """Where in an ONNX file the bytes of its graph's weights begin and end, by name, as far as they are stored raw.
+
+    Raises
+    ------
+    ValueError, IndexError
+        Not an ONNX file.
+    """
+    where: dict[str, tuple[int, int]] = {}
+    for graph in _graphs(data):
+        for number, _, first, last in _fields(data, *graph):
+            if number == _TENSOR:
+                held = {part: (low, high) for part, _, low, high in _fields(data, first, last)}
+                if _RAW in held and _NAME in held:
+                    where[str(data[slice(*held[_NAME])], "utf-8", "replace")] = held[_RAW]
+    return where
 
 
 def _graph_with_floats(data: bytes, begin: int, end: int) -> bytes:
