@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cpu/isa.h"
+#include "cpu/processor.h"
 #include "failure.h"
 #include "onnx_file.h"
 #include "threads.h"
@@ -64,10 +65,7 @@ Engine::Engine(const std::string& path, const edge_options& options)
       rows_(check_rows(options.bias_rows, manifest().bias_rows)),
       draft_wanted_(draft_of(options.draft)),
       runs_on_(runs_on(manifest(), options)) {
-  const Graph graph{bundle_.file(manifest().vision_file).bytes(), manifest().vision_file, runs_on_.threads};
-  check_self_contained(graph.bytes, graph.name);
-  vision_.emplace(manifest(), open_runtime(graph, text_of(options.runtime, "auto"),
-                                           text_of(options.runtime_library, "")));
+  vision_.emplace(manifest(), open_vision(options));
   runs_on_.vision = vision_->runtime();
   decoder_.emplace(
       manifest().decoder, weights_.weights, kv_type(runs_on_.kv_dtype),
@@ -79,6 +77,24 @@ Engine::Engine(const std::string& path, const edge_options& options)
   for (const auto& [name, entry] : manifest().files)
     if (name != manifest().weights_file && name != manifest().draft_file) bundle_.drop(name);
   info_ = info_json(manifest(), bundle_.sha256(), runs_on_);
+}
+
+Graph Engine::graph_of(const std::string& name) const {
+  Graph graph{bundle_.file(name).bytes(), name, runs_on_.threads};
+  check_self_contained(graph.bytes, name);
+  return graph;
+}
+
+std::unique_ptr<VisionRuntime> Engine::open_vision(const edge_options& options) const {
+  const Manifest& m = manifest();
+  const X86Features processor = x86_features();
+  const Graph graph = graph_of(m.vision_file);
+  OpenVinoGraph theirs{graph, m.precision == "fp32" && m.has_cross() && !m.has_mask() && processor.avx512};
+  if (m.vision_static_file && processor.vnni) {
+    theirs = {graph_of(*m.vision_static_file), true};
+    theirs.graph.bf16 = true;
+  }
+  return open_runtime(graph, theirs, text_of(options.runtime, "auto"), text_of(options.runtime_library, ""));
 }
 
 BiasRows Engine::check_rows(const char* name, BiasRows missing) const {

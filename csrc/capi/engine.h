@@ -48,6 +48,8 @@ class Engine {
 
   Plan plan(const edge_report_options& options, const CancelToken* cancel) const;
   BiasRows check_rows(const char* rows, BiasRows missing) const;
+  Graph graph_of(const std::string& name) const;
+  std::unique_ptr<VisionRuntime> open_vision(const edge_options& options) const;
   Prepared prepared(const edge_film& film) const;
   VisionOutput look(const Prepared& film, Plan& plan, std::vector<std::string>& warnings);
   GenerationResult write(const VisionOutput& seen, Plan& plan, Clock& clock);

@@ -125,12 +125,12 @@ class OpenVinoRuntime : public VisionRuntime {
     api_.call("ov_core_read_model_from_memory_buffer", core_.get(),
               reinterpret_cast<const char*>(graph.bytes.data()), graph.bytes.size(),
               static_cast<const Object*>(nullptr), model.out());
-    // One stream, so that a film gets all threads; float32 stays float32. No compile cache, which would be
-    // code read from a folder that anybody may have written to.
+    // One stream, so that a film gets all threads; float32 stays float32 but where the graph is one for
+    // bfloat16. No compile cache, which would be code read from a folder that anybody may have written to.
     const std::string threads = std::to_string(graph.threads);
     api_.compile(core_.get(), model.get(), compiled_.out(), "INFERENCE_NUM_THREADS", threads.c_str(),
                  "NUM_STREAMS", "1", "PERFORMANCE_HINT", "LATENCY", "ENABLE_CPU_PINNING", "NO",
-                 "INFERENCE_PRECISION_HINT", "f32");
+                 "INFERENCE_PRECISION_HINT", graph.bf16 ? "bf16" : "f32");
     api_.call("ov_compiled_model_create_infer_request", compiled_.get(), request_.out());
     float_ = float_type();
     inputs_ = ports("ov_compiled_model_inputs_size", "ov_compiled_model_input_by_index");

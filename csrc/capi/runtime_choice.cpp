@@ -1,32 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
+#include <utility>
+
 #include "failure.h"
 #include "utf8.h"
 #include "vision_runtime.h"
 
 namespace edge::capi {
 
-std::unique_ptr<VisionRuntime> open_runtime(const Graph& graph, const std::string& runtime,
-                                            const std::string& library) {
-  if (runtime == "ort") return open_onnxruntime(graph, library);
-  if (runtime == "openvino") return open_openvino(graph, library);
+std::unique_ptr<VisionRuntime> open_runtime(const Graph& graph, const OpenVinoGraph& for_openvino,
+                                            const std::string& runtime, const std::string& library) {
+  const auto ort = [&] { return open_onnxruntime(graph, library); };
+  const auto openvino = [&] { return open_openvino(for_openvino.graph, library); };
+  // Null where it is not there.
+  const auto if_found = [](const auto& open) -> std::unique_ptr<VisionRuntime> {
+    try {
+      return open();
+    } catch (const Failure& failure) {
+      if (failure.status() != EDGE_RUNTIME_MISSING) throw;
+      return nullptr;
+    }
+  };
+  if (runtime == "ort") return ort();
+  if (runtime == "openvino") return openvino();
   if (runtime != "auto")
     throw Failure(EDGE_USAGE, "runtime must be one of auto, ort, openvino, not " + in_quotes(runtime));
   if (!library.empty()) {
     const std::string file = library.substr(library.rfind('/') + 1);
-    return file.find("openvino") == std::string::npos ? open_onnxruntime(graph, library)
-                                                      : open_openvino(graph, library);
+    return file.find("openvino") == std::string::npos ? ort() : openvino();
   }
-  try {
-    return open_onnxruntime(graph, library);
-  } catch (const Failure& first) {
-    if (first.status() != EDGE_RUNTIME_MISSING) throw;
-    try {
-      return open_openvino(graph, library);
-    } catch (const Failure& second) {
-      if (second.status() != EDGE_RUNTIME_MISSING) throw;
-    }
-    throw;
-  }
+  std::unique_ptr<VisionRuntime> found = for_openvino.is_faster ? if_found(openvino) : if_found(ort);
+  if (!found && !for_openvino.is_faster) found = if_found(openvino);
+  return found ? std::move(found) : ort();  // which says what is missing
 }
 
 }  // namespace edge::capi

@@ -48,6 +48,7 @@ struct Graph {
   std::span<const std::byte> bytes;
   std::string name;
   int threads = 1;
+  bool bf16 = false;  // OpenVINO may compute in bfloat16
 };
 
 // `library` names the runtime's file; empty: its environment variable, then the loader's search path.
@@ -55,8 +56,16 @@ struct Graph {
 // not load.
 std::unique_ptr<VisionRuntime> open_onnxruntime(const Graph& graph, const std::string& library);
 std::unique_ptr<VisionRuntime> open_openvino(const Graph& graph, const std::string& library);
-// `runtime`: "ort", "openvino" or "auto" (the first of these that is found).
-std::unique_ptr<VisionRuntime> open_runtime(const Graph& graph, const std::string& runtime,
-                                            const std::string& library);
+// What OpenVINO runs, and whether it was measured to be faster with it on this processor (the package's rule,
+// edge/vision/choice.py).
+struct OpenVinoGraph {
+  Graph graph;
+  bool is_faster = false;
+};
+
+// `runtime`: "ort", "openvino" or "auto": the first of these that is found, OpenVINO before the other where
+// it is faster.
+std::unique_ptr<VisionRuntime> open_runtime(const Graph& graph, const OpenVinoGraph& for_openvino,
+                                            const std::string& runtime, const std::string& library);
 
 }  // namespace edge::capi

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
-from capi import ON_TEXT, CapiError, Engine, Error, Library, Options
+from capi import ON_TEXT, CapiError, Engine, Error, Library, Options, onnxruntime_library
 from dicom_film import film_of_dataset
-from handmade import CODING, chest_picture, make_bundle
+from handmade import CODING, chest_picture, make_bundle, make_graph, seal
 
 import edge
+from edge.vision.choice import has_bf16
 
 ROOT = Path(__file__).parents[2]
 MEASURED = ("timings_ms", "tokens_per_s")
@@ -358,10 +359,41 @@ def test_smaller_structures_of_older_headers(library: Library, engine: Engine) -
     assert engine.report(film)["token_ids"] == whole["token_ids"]
 
 
+def openvino_file() -> Path:
+    openvino = pytest.importorskip("openvino")
+    return next((Path(openvino.__file__).parent / "libs").glob("libopenvino_c.so*"))
+
+
+def test_openvinos_own_graph(library: Library, pristine: Path, tmp_path: Path) -> None:
+    """Where the processor is one for it OpenVINO comes first, with its graph: what the package does there."""
+    file, picture = openvino_file(), chest_picture(100)
+    film, folder = library.film_of_array(picture), make_bundle(tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    graph = make_graph(manifest["decoder"]["vocab"], seed=7)  # other numbers, to be told apart
+    (folder / "vision.static.onnx").write_bytes(graph.SerializeToString())
+    manifest["graphs"]["vision_static"] = "vision.static.onnx"
+    seal(folder, manifest)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EDGE_OPENVINO_LIBRARY", str(file))
+        patch.setenv("EDGE_ONNXRUNTIME_LIBRARY", str(onnxruntime_library()))
+        patch.setenv("EDGE_ISA", "generic")
+        theirs = edge.load(folder, threads=1)
+        usual = list(edge.load(pristine, threads=1, vision="ort").report(picture).token_ids)
+        with library.engine(folder, runtime_library=None) as ours:
+            report = ours.report(film)
+            same(report, theirs.report(picture))
+            assert report["software"]["vision"] == ("openvino" if has_bf16() else "ort")
+            assert (report["token_ids"] == usual) is not has_bf16()
+        with library.engine(folder, runtime="ort") as other:  # the graph for all
+            assert other.report(film)["token_ids"] == usual
+        patch.setenv("EDGE_OPENVINO_LIBRARY", "/nowhere")
+        with library.engine(folder, runtime_library=None) as without:
+            assert without.info["software"]["vision"] == "ort"
+
+
 def test_openvino(library: Library, demo: Path, engine: Engine) -> None:
     """The other runtime, where it is installed: the same words, and the numbers of the Python package with it."""
-    openvino = pytest.importorskip("openvino")
-    file = next((Path(openvino.__file__).parent / "libs").glob("libopenvino_c.so*"))
+    file = openvino_file()
     film, picture = library.film_of_array(chest_picture(300)), chest_picture(300)
     with library.engine(demo, runtime="openvino", runtime_library=str(file)) as other:
         report = other.report(film)

@@ -81,7 +81,7 @@ typedef enum edge_draft {
 typedef struct edge_options {
   uint32_t size;
   int32_t threads;             /* of the graph and the decoder, 1 to 512; 0: the physical cores there are */
-  const char* runtime;         /* "ort", "openvino"; NULL or "auto": the first of them that is found */
+  const char* runtime;         /* "ort", "openvino"; NULL or "auto": see docs/embedding.md */
   const char* runtime_library; /* file of that runtime; NULL: searched for, see docs/embedding.md */
   const char* bias_rows;       /* "all", "prefill", "none" get the anatomical bias; NULL: the bundle's */
   const char* kv_dtype;        /* of the KV cache: "fp32", "fp16", "int8"; NULL: the bundle's or what fits */
