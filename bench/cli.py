@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
 
+from .exits import exit_code
+
 if TYPE_CHECKING:
     from .bandwidth import Measure
     from .result import Part
@@ -122,15 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     argv
         Arguments without the program's name; default ``sys.argv[1:]``.
     """
-    from edge.cli.output import ClosedPipe
-
-    try:
-        return _main(argv)
-    except ClosedPipe:  # the figures of --json are written by then
-        return 141
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
+    return exit_code(PROG, lambda: _main(argv))
 
 
 def _main(argv: list[str] | None) -> int:
@@ -184,27 +178,18 @@ def _main(argv: list[str] | None) -> int:
                 parser.error(f"--{name.replace('_', '-')} goes with --shape reference only")
 
     from edge.cli.output import check_target, write_stdout
-    from edge.errors import EdgeError
 
-    try:
-        if options.json is not None:
-            check_target(options.json, [options.film] if options.film else [])
-        result = _run_gpu(options) if options.device == "cuda" else run(options)
-        if options.json is not None:
-            _write(options.json, result)
-        if options.device == "cuda":
-            from .gpu.summary import table as render
-        else:
-            from .table import render
+    if options.json is not None:
+        check_target(options.json, [options.film] if options.film else [])
+    result = _run_gpu(options) if options.device == "cuda" else run(options)
+    if options.json is not None:
+        _write(options.json, result)
+    if options.device == "cuda":
+        from .gpu.summary import table as render
+    else:
+        from .table import render
 
-        write_stdout(render(result))
-    except EdgeError as error:
-        hint = f"; {error.hint}" if error.hint else ""
-        print(f"{PROG}: {error.kind}: {error}{hint}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
+    write_stdout(render(result))
     return 0
 
 

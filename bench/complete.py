@@ -6,12 +6,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+from .exits import exit_code
 
 PROG = "edge-bench complete"
 
@@ -43,14 +44,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Measure, and print milliseconds as min / median / max."""
     options = make_parser().parse_args(argv)
-    from edge.errors import EdgeError
-
-    try:
-        _run(options)
-    except EdgeError as error:
-        print(f"{PROG}: {error.kind}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
+    return exit_code(PROG, lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> None:

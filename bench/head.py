@@ -14,6 +14,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .exits import exit_code
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -116,22 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run; exit codes as ``edge-bench`` has them."""
     options = make_parser().parse_args(argv)
-
-    from edge.cli.output import ClosedPipe
-    from edge.errors import EdgeError
-
-    try:
-        run(open_bundle(options.bundle))
-    except EdgeError as error:
-        hint = f"; {error.hint}" if error.hint else ""
-        print(f"{PROG}: {error.kind}: {error}{hint}", file=sys.stderr)
-        return error.exit_code
-    except ClosedPipe:
-        return 141
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(PROG, lambda: run(open_bundle(options.bundle)))
 
 
 def say(line: str) -> None:

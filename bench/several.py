@@ -8,6 +8,8 @@ import sys
 from time import perf_counter
 from typing import Any
 
+from .exits import exit_code
+
 PROG = "edge-bench several"
 FORMAT = "edge-bench several 1"
 COUNTS = (1, 2, 4, 8)
@@ -44,27 +46,22 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run; exit codes as ``edge-bench`` has them."""
     options = make_parser().parse_args(argv)
+    return exit_code(PROG, lambda: _main(options))
+
+
+def _main(options: argparse.Namespace) -> None:
     from edge.cli.output import check_target, write_stdout, write_whole
-    from edge.errors import EdgeError
     from edge.threads import check_threads
 
-    try:
-        if options.json is not None:
-            check_target(options.json, [])
-        threads = check_threads(options.threads)
-        figures = decoder(options, threads) if options.shape else bundle(options, threads)
-        write_stdout(table(figures))
-        if options.json is not None:
-            import json
+    if options.json is not None:
+        check_target(options.json, [])
+    threads = check_threads(options.threads)
+    figures = decoder(options, threads) if options.shape else bundle(options, threads)
+    if options.json is not None:
+        import json
 
-            write_whole(options.json, json.dumps(figures, indent=1, allow_nan=False).encode() + b"\n")
-    except EdgeError as error:
-        print(f"{PROG}: {error.kind}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        write_whole(options.json, json.dumps(figures, indent=1, allow_nan=False).encode() + b"\n")
+    write_stdout(table(figures))
 
 
 def say(line: str) -> None:

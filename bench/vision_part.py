@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from .exits import exit_code
+
 PROG = "edge-bench vision"
 
 _EPILOG = """\
@@ -45,23 +47,18 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run; exit codes as ``edge-bench`` has them."""
     options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    from edge.cli.output import check_target, write_stdout, write_whole
-    from edge.errors import EdgeError
+    return exit_code(PROG, lambda: _main(options))
 
-    try:
-        if options.json is not None:
-            check_target(options.json, [])
-        result = measure(_bundles(options), options.vision_runtime, options.rounds, options.threads)
-        if options.json is not None:
-            write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
-        write_stdout(render(result))
-    except EdgeError as error:
-        print(f"{PROG}: {error.kind}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+def _main(options: argparse.Namespace) -> None:
+    from edge.cli.output import check_target, write_stdout, write_whole
+
+    if options.json is not None:
+        check_target(options.json, [])
+    result = measure(_bundles(options), options.vision_runtime, options.rounds, options.threads)
+    if options.json is not None:
+        write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    write_stdout(render(result))
 
 
 def _bundles(options: argparse.Namespace) -> list[Path]:

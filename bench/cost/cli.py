@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..exits import exit_code
+
 if TYPE_CHECKING:
     from edge.bundle import Bundle
 
@@ -47,30 +49,23 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run; exit codes as ``edge-bench`` has them."""
-    parser = make_parser()
-    options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    options = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    return exit_code(PROG, lambda: _main(options))
 
+
+def _main(options: argparse.Namespace) -> None:
     from edge.cli.output import check_target, write_stdout, write_whole
-    from edge.errors import EdgeError
 
     from .table import render
 
-    try:
-        if options.json is not None:
-            check_target(options.json, [])
-        result = run(options)
-        if options.json is not None:
-            import json
+    if options.json is not None:
+        check_target(options.json, [])
+    result = run(options)
+    if options.json is not None:
+        import json
 
-            write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
-        write_stdout(render(result))
-    except EdgeError as error:
-        print(f"{PROG}: {error.kind}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+        write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    write_stdout(render(result))
 
 
 def say(line: str) -> None:

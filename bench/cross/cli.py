@@ -7,6 +7,8 @@ import argparse
 import sys
 from typing import Any
 
+from ..exits import exit_code
+
 PROG = "edge-bench cross"
 
 _EPILOG = """\
@@ -43,47 +45,44 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run; exit codes as ``edge-bench`` has them."""
     options = make_parser().parse_args(argv)
+    try:
+        return exit_code(PROG, lambda: _main(options))
+    except ImportError as error:
+        say(f"{error.name} is not installed: pip install 'edge-report[cpu,export,bench]'")
+        return 1
 
+
+def say(line: str) -> None:
+    """One line of progress on stderr."""
+    print(f"{PROG}: {line}", file=sys.stderr, flush=True)
+
+
+def _main(options: argparse.Namespace) -> None:
     from edge.cli.output import check_target, write_stdout
-    from edge.errors import EdgeError
     from edge.threads import check_threads
 
     from .run import TASKS, measure
     from .table import render
 
-    def say(line: str) -> None:
-        print(f"{PROG}: {line}", file=sys.stderr, flush=True)
-
-    try:
-        if options.prepare:
-            prepare(options.shape, say)
-            return 0
-        if options.out is not None:
-            for suffix in (".json", ".md"):
-                check_target(f"{options.out}{suffix}", [])
+    if options.prepare:
         prepare(options.shape, say)
-        figures = measure(
-            options.shape,
-            threads=check_threads(options.threads),
-            tokens=options.tokens,
-            rounds=options.rounds,
-            tasks=(options.task,) if options.task else TASKS,
-            limit=options.limit,
-            say=say,
-        )
-        write_stdout(render(figures, markdown=False))
-        if options.out is not None:
-            write(figures, options.out)
-    except ImportError as error:
-        say(f"{error.name} is not installed: pip install 'edge-report[cpu,export,bench]'")
-        return 1
-    except EdgeError as error:
-        say(f"{error.kind}: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    return 0
+        return
+    if options.out is not None:
+        for suffix in (".json", ".md"):
+            check_target(f"{options.out}{suffix}", [])
+    prepare(options.shape, say)
+    figures = measure(
+        options.shape,
+        threads=check_threads(options.threads),
+        tokens=options.tokens,
+        rounds=options.rounds,
+        tasks=(options.task,) if options.task else TASKS,
+        limit=options.limit,
+        say=say,
+    )
+    if options.out is not None:
+        write(figures, options.out)
+    write_stdout(render(figures, markdown=False))
 
 
 def prepare(shape: str, say: Any) -> None:

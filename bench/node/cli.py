@@ -15,6 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+from ..exits import exit_code
 from .modality import Modality
 
 PROG = "edge-bench node"
@@ -48,24 +49,20 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> int:
     """Run; exit codes as ``edge-bench`` has them."""
     options = make_parser().parse_args(argv)
-    from edge.cli.output import check_target, write_stdout, write_whole
-    from edge.errors import EdgeError
+    return exit_code(PROG, lambda: _main(options))
 
-    try:
-        if options.json is not None:
-            check_target(options.json, [])
-        with tempfile.TemporaryDirectory(prefix="edge-node-") as folder:
-            result = run(options, Path(folder))
-        if options.json is not None:
-            write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
-        write_stdout(render(result))
-        return 0 if result["lost"] == result["twice"] == 0 and not result["given_up"] else 80
-    except EdgeError as error:
-        print(f"{PROG}: {error.kind}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
+
+def _main(options: argparse.Namespace) -> int:
+    from edge.cli.output import check_target, write_stdout, write_whole
+
+    if options.json is not None:
+        check_target(options.json, [])
+    with tempfile.TemporaryDirectory(prefix="edge-node-") as folder:
+        result = run(options, Path(folder))
+    if options.json is not None:
+        write_whole(options.json, json.dumps(result, indent=1, allow_nan=False).encode() + b"\n")
+    write_stdout(render(result))
+    return 0 if result["lost"] == result["twice"] == 0 and not result["given_up"] else 80
 
 
 def run(options: argparse.Namespace, folder: Path) -> dict[str, Any]:

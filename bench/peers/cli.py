@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..exits import exit_code
+
 PROG = "edge-bench peers"
 
 _EPILOG = """\
@@ -44,40 +46,31 @@ def main(argv: list[str] | None = None) -> int:
     """Run; exit codes as ``edge-bench`` has them."""
     parser = make_parser()
     options = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    return exit_code(PROG, lambda: _main(options, parser))
 
+
+def _main(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int | None:
     from edge.cli.output import check_target, write_stdout
-    from edge.errors import EdgeError
 
+    from .table import render
     from .variants import VARIANTS, choose
 
+    if options.list:
+        write_stdout("".join(f"{variant.name}\n" for variant in VARIANTS))
+        return 0
+    if options.build_llama is not None:
+        return _build(options)
     try:
-        if options.list:
-            write_stdout("".join(f"{variant.name}\n" for variant in VARIANTS))
-            return 0
-        if options.build_llama is not None:
-            return _build(options)
-        try:
-            variants = choose(options.only)
-        except ValueError as error:
-            parser.error(str(error))
-        if options.out is not None:
-            for suffix in (".json", ".md", ".png", "-roofline.png"):
-                check_target(f"{options.out}{suffix}", [])
-        if options.source is not None:
-            figures = read(options.source)
-        else:
-            figures = measure(options, variants)
-        from .table import render
-
-        write_stdout(render(figures, markdown=False))
-        if options.out is not None:
-            write(figures, options.out)
-    except EdgeError as error:
-        print(f"{PROG}: {error.kind}: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print(f"{PROG}: interrupted", file=sys.stderr)
-        return 130
+        variants = choose(options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    if options.out is not None:
+        for suffix in (".json", ".md", ".png", "-roofline.png"):
+            check_target(f"{options.out}{suffix}", [])
+    figures = read(options.source) if options.source is not None else measure(options, variants)
+    if options.out is not None:
+        write(figures, options.out)
+    write_stdout(render(figures, markdown=False))
     return 0
 
 
@@ -155,7 +148,6 @@ def write(figures: dict[str, Any], prefix: str) -> None:
 def roofline_main(argv: list[str]) -> int:
     """``edge-bench roofline FIGURES.json -o PICTURE.png``."""
     from edge.cli.output import check_target, write_whole
-    from edge.errors import EdgeError
 
     from ..cli import _Parser
 
@@ -163,21 +155,21 @@ def roofline_main(argv: list[str]) -> int:
     parser.add_argument("figures", help="JSON of edge-bench peers")
     parser.add_argument("-o", "--output", metavar="PNG", required=True)
     options = parser.parse_args(argv)
-    try:
+
+    def work() -> None:
         check_target(options.output, [options.figures])
         figures = read(options.figures)
         from ..roofline import draw
 
         write_whole(options.output, draw(figures))
+
+    try:
+        return exit_code("edge-bench roofline", work)
     except ImportError:
         from .job import INSTALL
 
         print(f"edge-bench roofline: matplotlib is not installed: {INSTALL}", file=sys.stderr)
         return 1
-    except EdgeError as error:
-        print(f"edge-bench roofline: {error.kind}: {error}", file=sys.stderr)
-        return error.exit_code
-    return 0
 
 
 def _build(options: argparse.Namespace) -> int:

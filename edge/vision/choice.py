@@ -84,7 +84,7 @@ def open_backend(
             raise DeviceError("openvino runs on the CPU: use --device cpu, or another vision runtime")
         from edge.vision.ov import OpenVinoBackend
 
-        return OpenVinoBackend(path, threads=threads, bf16=bf16)
+        return OpenVinoBackend(path, threads=threads, graph=graph, bf16=bf16)
     if device == "tensorrt":
         if runtime == "ort":
             raise DeviceError("--device tensorrt needs no ONNX Runtime: leave the vision runtime to auto")

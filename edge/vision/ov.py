@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from edge.vision.ov_cache import CompiledGraph
+
 _INSTALL = 'pip install "edge-report[openvino]"'
 
 
@@ -38,15 +40,18 @@ def import_runtime() -> Any:
 class OpenVinoBackend:
     """An OpenVINO infer request.
 
-    One stream, so that a film gets all threads; no compile cache, which would be code read from a folder that
-    anybody may have written to. Float32 stays float32 unless the processor computes in bfloat16, and then only where
-    `bf16` asks for it, because it costs digits.
+    One stream, so that a film gets all threads. OpenVINO's own cache is not used: it reads what lies in a folder,
+    whoever wrote it; large graphs have one of ours (:mod:`edge.vision.ov_cache`). Float32 stays float32 unless the
+    processor computes in bfloat16, and then only where `bf16` asks for it, because it costs digits.
 
     Parameters
     ----------
     path : Path
         A single-file graph.
     threads : int
+    graph : str
+        SHA-256 of the file, by which what is made of it is kept; empty: it is not.
+    bf16 : bool
 
     Raises
     ------
@@ -59,10 +64,8 @@ class OpenVinoBackend:
     runtime = "openvino"
     device = "cpu"
 
-    def __init__(self, path: Path, *, threads: int, bf16: bool = False) -> None:
+    def __init__(self, path: Path, *, threads: int, graph: str = "", bf16: bool = False) -> None:
         openvino = import_runtime()
-        from edge.vision.ov_weights import FileWeights
-
         config = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -70,21 +73,25 @@ class OpenVinoBackend:
             "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         }
+        self._large = path.stat().st_size >= LARGE
+        kept: CompiledGraph | None = None
         try:
             core = openvino.Core()
-            model = core.read_model(str(path))
-            weights = FileWeights(path)
-            weights.give_to(openvino, model)
-            trim_heap()  # its own copies of them
-            compiled = core.compile_model(model, "CPU", config)
-            del model
-            weights.let_go()
+            if self._large and graph:
+                from edge.vision.ov_cache import CompiledGraph
+
+                kept = CompiledGraph(openvino, core, graph, config)
+            compiled = kept.load() if kept is not None else None
+            if compiled is None:
+                compiled = _compile(openvino, core, path, config)
+                if kept is not None:
+                    kept.keep(compiled)
             self._request = compiled.create_infer_request()
             self.inputs: Sequence[Port] = [_port(openvino, port) for port in compiled.inputs]
             self.outputs: Sequence[Port] = [_port(openvino, port) for port in compiled.outputs]
         except Exception as error:
             raise BundleError(f"OpenVINO cannot load {path.name} ({type(error).__name__})") from None
-        self._large = path.stat().st_size >= LARGE
+        self._kept = kept  # behind the request, which may look at it as long as it is there
         trim_heap()  # compiling leaves as much behind as the graph takes
 
     def run(self, feed: Mapping[str, NDArray[np.float32]], names: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -92,9 +99,24 @@ class OpenVinoBackend:
         # Copies: the request reuses its buffers for the next film.
         result = self._request.infer(dict(feed), share_inputs=True, share_outputs=True)
         arrays = [result[name].copy() for name in names]
+        if self._kept is not None:
+            self._kept.let_go()
         if self._large:
             trim_heap()  # what reading and preparing the film took
         return arrays
+
+
+def _compile(openvino: Any, core: Any, path: Path, config: dict[str, Any]) -> Any:
+    from edge.vision.ov_weights import FileWeights
+
+    model = core.read_model(str(path))
+    weights = FileWeights(path)
+    weights.give_to(openvino, model)
+    trim_heap()  # its own copies of them
+    compiled = core.compile_model(model, "CPU", config)
+    del model
+    weights.let_go()
+    return compiled
 
 
 def _port(openvino: Any, port: Any) -> Port:

@@ -76,8 +76,13 @@ class FileWeights:
         self._map.madvise(mmap.MADV_DONTNEED)
 
     def _array(self, begin: int, like: NDArray[Any]) -> NDArray[Any]:
-        """A view of the file. OpenVINO wants an array that says it can be written, and never writes to one."""
-        there = np.frombuffer(self._map, like.dtype, like.size, begin)
-        memory = (ctypes.c_uint8 * like.nbytes).from_address(there.ctypes.data)
-        memory.owner = there  # type: ignore[attr-defined]  # what the address is good for as long as
-        return np.ctypeslib.as_array(memory).view(like.dtype).reshape(like.shape)
+        end = begin + like.nbytes
+        return as_if_writable(memoryview(self._map)[begin:end]).view(like.dtype).reshape(like.shape)
+
+
+def as_if_writable(data: memoryview) -> NDArray[np.uint8]:
+    """A view of a read-only mapping that says it can be written: OpenVINO takes no other, and writes to none."""
+    there = np.frombuffer(data, np.uint8)
+    memory = (ctypes.c_uint8 * there.size).from_address(there.ctypes.data)
+    memory.owner = there  # type: ignore[attr-defined]  # what the address is good for as long as
+    return np.ctypeslib.as_array(memory)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TensorRT plans in the user's cache.
+"""What runtimes have made of vision graphs, in the user's cache: plans of TensorRT, compiled graphs of OpenVINO.
 
-A plan is executable code for one GPU and one version of TensorRT. So it is built here and nowhere else: never taken
-from a bundle, never from a folder or a file that somebody else could have written, and only where everything that it
-was built for is what is here now.
+A plan is executable code for one GPU and one version of TensorRT, and OpenVINO trusts what it compiled itself. So both
+are made here and nowhere else: never taken from a bundle, never from a folder or a file that somebody else could have
+written, and only where everything that they were made for is what is here now.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import stat
 import tempfile
@@ -19,15 +20,18 @@ from pathlib import Path
 
 from edge.errors import DeviceError
 
-MAGIC = b"edge-report plan 1\n"
+MAGIC = b"edge-report plan 2\n"
 _MOST_KEY_BYTES = 1 << 16
+_DIGEST = 32
+_ALIGNED = 4096
+"""Where a plan begins in its file is a multiple of this: weights in it lie as they did in memory."""
 
 
-def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/edge-report/tensorrt``, usually below ``~/.cache``."""
+def default_folder(name: str = "tensorrt") -> Path:
+    """``$XDG_CACHE_HOME/edge-report/NAME``, usually below ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME") or ""
     root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
-    return root / "edge-report" / "tensorrt"
+    return root / "edge-report" / name
 
 
 class PlanCache:
@@ -37,6 +41,8 @@ class PlanCache:
     ----------
     folder : Path, optional
         Made with access for this user alone.
+    what : str
+        What is kept there, for messages.
 
     Raises
     ------
@@ -44,23 +50,24 @@ class PlanCache:
         The folder cannot be made, or others may write into it.
     """
 
-    def __init__(self, folder: Path | None = None) -> None:
+    def __init__(self, folder: Path | None = None, what: str = "TensorRT plans") -> None:
         self.folder = folder or default_folder()
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             found = os.lstat(self.folder)
         except OSError as error:
-            raise DeviceError(f"the folder for TensorRT plans cannot be made ({error.strerror})") from None
+            raise DeviceError(f"the folder for {what} cannot be made ({error.strerror})") from None
         if not stat.S_ISDIR(found.st_mode) or not _is_ours(found):
-            raise DeviceError(
-                "the folder for TensorRT plans is not this user's alone: chmod 700 it, or set XDG_CACHE_HOME"
-            )
+            raise DeviceError(f"the folder for {what} is not this user's alone: chmod 700 it, or set XDG_CACHE_HOME")
 
     def path(self, key: Mapping[str, str]) -> Path:
         return self.folder / f"{hashlib.sha256(_encoded(key)).hexdigest()}.plan"
 
-    def get(self, key: Mapping[str, str]) -> bytes | None:
-        """The plan for exactly this key; None where there is none, or none that can be trusted."""
+    def get(self, key: Mapping[str, str]) -> memoryview | None:
+        """The plan for exactly this key, mapped from its file read-only; None where there is none that can be trusted.
+
+        Its ``obj`` is the mapping (``mmap.mmap``).
+        """
         try:
             descriptor = os.open(self.path(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
@@ -69,15 +76,21 @@ class PlanCache:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode) or not _is_ours(found):
                 return None
-            head = MAGIC + _encoded(key) + b"\n"
+            head = _head(key)
             if len(head) > _MOST_KEY_BYTES or stream.read(len(head)) != head:
                 return None
-            digest, plan = stream.read(32), stream.read()
-        return plan if plan and hashlib.sha256(plan).digest() == digest else None
+            digest, begin = stream.read(_DIGEST), stream.tell()
+            if found.st_size <= begin:
+                return None
+            try:
+                plan = memoryview(mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ))[begin:]
+            except (OSError, ValueError):
+                return None
+        return plan if hashlib.sha256(plan).digest() == digest else None
 
-    def put(self, key: Mapping[str, str], plan: bytes) -> bool:
+    def put(self, key: Mapping[str, str], plan: bytes | memoryview) -> bool:
         """Keep a plan, whole or not at all; False where the disk does not take it."""
-        head = MAGIC + _encoded(key) + b"\n" + hashlib.sha256(plan).digest()
+        head = _head(key) + hashlib.sha256(plan).digest()
         try:
             descriptor, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=self.folder)
         except OSError:
@@ -100,9 +113,22 @@ class PlanCache:
         with contextlib.suppress(OSError):
             self.path(key).unlink()
 
+    def drop_oldest(self, but: int) -> None:
+        """Remove all plans but so many that were made last."""
+        with contextlib.suppress(OSError):
+            made = sorted(self.folder.glob("*.plan"), key=lambda path: path.stat().st_mtime_ns)
+            for path in made[: max(len(made) - but, 0)]:
+                path.unlink()
+
 
 def _is_ours(found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _head(key: Mapping[str, str]) -> bytes:
+    """What stands before the plan's digest."""
+    head = MAGIC + _encoded(key)
+    return head + b"\n" * (-(len(head) + _DIGEST) % _ALIGNED)
 
 
 def _encoded(key: Mapping[str, str]) -> bytes:

@@ -188,14 +188,14 @@ class TensorRtBackend:
     def _engine(self, runtime: Any, path: Path, key: dict[str, str], cache: PlanCache, gpu: str) -> Any:
         plan = cache.get(key)
         if plan is not None:
-            engine = runtime.deserialize_cuda_engine(plan)
+            engine = runtime.deserialize_cuda_engine(bytes(plan))
             if engine is not None:
                 return engine
             cache.drop(key)
-        plan = self._build(path, gpu)
-        if not cache.put(key, plan):
+        built = self._build(path, gpu)
+        if not cache.put(key, built):
             log.warning("the TensorRT plan could not be kept in %s: it will be built again next time", cache.folder)
-        engine = runtime.deserialize_cuda_engine(plan)
+        engine = runtime.deserialize_cuda_engine(built)
         if engine is None:
             raise DeviceError(f"TensorRT does not load the plan that it built for {gpu}")
         return engine

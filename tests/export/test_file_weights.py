@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Large weights of OpenVINO's graphs lie in the graph's file, and not in memory."""
+"""Large graphs in OpenVINO: weights lie in the graph's file and not in memory, and what was compiled is kept."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from edge.errors import BundleError
+from edge.vision import ov
 from edge.vision.stored import raw_data
 
 openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -53,11 +56,9 @@ def resident_kb(path: Path) -> int:
 
 
 def test_same_numbers_without_the_weights_in_memory(graph: Path) -> None:
-    from edge.vision.ov import OpenVinoBackend
-
     x = np.random.default_rng(1).standard_normal((4, 512)).astype(np.float32)
     plain = openvino.Core().compile_model(str(graph), "CPU", CONFIG)
-    backend = OpenVinoBackend(graph, threads=1)
+    backend = ov.OpenVinoBackend(graph, threads=1)
     for _ in range(2):
         (got,) = backend.run({"x": x}, ["y"])
         np.testing.assert_array_equal(got, plain(x)[0])
@@ -93,3 +94,79 @@ def test_weights_that_were_read_otherwise_stay(graph: Path, tmp_path: Path) -> N
     model = openvino.Core().read_model(str(graph))
     given = FileWeights(other).give_to(openvino, model)
     assert given == (0 if raw_data(bytes(data))["v"][0] % 4 else 768 * 300 * 4)
+
+
+# ---- compiled graphs that are kept
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(ov, "LARGE", 1)
+    return tmp_path / "edge-report" / "openvino"
+
+
+def outputs(graph: Path, sha256: str = "ab" * 32, threads: int = 1) -> np.ndarray:
+    x = np.random.default_rng(2).standard_normal((4, 512)).astype(np.float32)
+    backend = ov.OpenVinoBackend(graph, threads=threads, graph=sha256)
+    backend.run({"x": x}, ["y"])
+    return backend.run({"x": x}, ["y"])[0]
+
+
+def never(*_: object) -> None:
+    raise AssertionError("compiled again")
+
+
+def test_a_compiled_graph_is_kept(graph: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = outputs(graph)
+    (kept,) = cache.iterdir()
+    assert kept.stat().st_mode & 0o077 == 0
+    compile_ = ov._compile
+    monkeypatch.setattr(ov, "_compile", never)
+    np.testing.assert_array_equal(outputs(graph), fresh)
+    np.testing.assert_array_equal(outputs(graph, threads=2), fresh)
+    assert resident_kb(kept) == 0
+    # Not for another graph, nor when it is damaged, nor when others may write to it.
+    data = kept.read_bytes()
+    for sha256, spoil in (
+        ("cd" * 32, lambda: None),
+        ("ab" * 32, lambda: kept.write_bytes(data[:-1])),
+        ("ab" * 32, lambda: kept.chmod(0o666)),
+    ):
+        spoil()
+        with pytest.raises(BundleError):
+            outputs(graph, sha256)
+    monkeypatch.setattr(ov, "_compile", compile_)
+    np.testing.assert_array_equal(outputs(graph), fresh)
+    assert kept.stat().st_mode & 0o077 == 0  # kept anew
+    for i in range(3):
+        outputs(graph, f"{i:02}" * 32)
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_what_is_no_compiled_graph(graph: Path, cache: Path) -> None:
+    """Kept by us and whole, but of no use to this OpenVINO."""
+    fresh = outputs(graph)
+    (kept,) = cache.iterdir()
+    good = kept.read_bytes()
+    begin = good.index(b"}\n") + 1
+    start = -(-(begin + 32) // 4096) * 4096
+    wrong = b"x" * 5000
+    kept.write_bytes(good[: start - 32] + hashlib.sha256(wrong).digest() + wrong)
+    np.testing.assert_array_equal(outputs(graph), fresh)
+    assert kept.read_bytes()[start:] != wrong
+
+
+def test_nothing_is_kept_where_it_cannot_be(graph: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh = outputs(graph)
+    (kept,) = cache.iterdir()
+    cache.chmod(0o777)
+    kept.write_bytes(b"")
+    np.testing.assert_array_equal(outputs(graph), fresh)
+    assert kept.read_bytes() == b""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(graph))  # a file
+    np.testing.assert_array_equal(outputs(graph), fresh)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache / "other"))
+    monkeypatch.setenv("EDGE_VISION_CACHE", "off")
+    np.testing.assert_array_equal(outputs(graph), fresh)
+    assert not (cache / "other").exists()
