@@ -70,17 +70,19 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _runtime(films: int, device: str | None) -> str | None:
-    """The vision runtime for so many films; None leaves it to the engine.
+def _runtime(films: int, device: str | None, graph: str) -> str | None:
+    """The vision runtime for so many films; None leaves it to the engine. `graph` is the SHA-256 of OpenVINO's graph.
 
     ONNX Runtime loads a graph in a fifth of the time that OpenVINO takes to compile one, which only a dozen films earn
-    back.
+    back. What it has compiled before, and kept, it loads fast enough for one.
     """
     from edge.vision.choice import ENVIRONMENT
 
     if films >= MANY_FILMS or device in ("cuda", "tensorrt") or os.environ.get(ENVIRONMENT):
         return None
-    return "ort"
+    from edge.vision.ov_cache import is_kept
+
+    return None if is_kept(graph) else "ort"
 
 
 class _Run:
@@ -184,7 +186,9 @@ class _Run:
 
         with Ahead([film for _, film in films], bundle.manifest.image, force=options.force) as ahead:
             draft = not options.no_draft
-            vision = _runtime(len(films), options.device)
+            manifest = bundle.manifest
+            graph = manifest.files[manifest.vision_static_file or manifest.vision_file]
+            vision = _runtime(len(films), options.device, graph.sha256)
             engine = load(
                 bundle,
                 options.device or "auto",

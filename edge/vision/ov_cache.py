@@ -15,12 +15,22 @@ from typing import Any
 from edge.errors import DeviceError
 from edge.vision.ov_weights import as_if_writable
 from edge.vision.plans import PlanCache, default_folder
+from edge.vision.plans import is_kept as _is_kept
 
 log = logging.getLogger("edge")
 
 ENVIRONMENT = "EDGE_VISION_CACHE"
+_FOLDER = "openvino"
 MOST = 3
 """Compiled graphs that are kept, about a hundred megabytes each."""
+
+
+def is_kept(graph: str) -> bool:
+    """Whether a graph, told by the SHA-256 of its file, seems to have been compiled here before."""
+    try:
+        return os.environ.get(ENVIRONMENT) != "off" and _is_kept(default_folder(_FOLDER), graph)
+    except RuntimeError:  # this user has no home
+        return False
 
 
 class CompiledGraph:
@@ -43,7 +53,7 @@ class CompiledGraph:
         if os.environ.get(ENVIRONMENT) == "off":
             return
         try:
-            self._cache = PlanCache(default_folder("openvino"), "compiled graphs")
+            self._cache = PlanCache(default_folder(_FOLDER), "compiled graphs")
         except (DeviceError, RuntimeError) as error:  # RuntimeError: this user has no home
             log.info("the compiled vision graph is not kept: %s", error)
             return

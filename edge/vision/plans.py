@@ -22,7 +22,7 @@ from edge.errors import DeviceError
 
 MAGIC = b"edge-report plan 2\n"
 _MOST_KEY_BYTES = 1 << 16
-_DIGEST = 32
+_DIGEST, _PREFIX = 32, 16
 _ALIGNED = 4096
 """Where a plan begins in its file is a multiple of this: weights in it lie as they did in memory."""
 
@@ -32,6 +32,13 @@ def default_folder(name: str = "tensorrt") -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or ""
     root = Path(base) if os.path.isabs(base) else Path.home() / ".cache"
     return root / "edge-report" / name
+
+
+def is_kept(folder: Path, graph: str) -> bool:
+    """Whether there seems to be a plan of a graph, for whatever; `graph` is the SHA-256 of its file."""
+    with contextlib.suppress(OSError):
+        return any(name.startswith(f"{graph[:_PREFIX]}-") and name.endswith(".plan") for name in os.listdir(folder))
+    return False
 
 
 class PlanCache:
@@ -61,7 +68,8 @@ class PlanCache:
             raise DeviceError(f"the folder for {what} is not this user's alone: chmod 700 it, or set XDG_CACHE_HOME")
 
     def path(self, key: Mapping[str, str]) -> Path:
-        return self.folder / f"{hashlib.sha256(_encoded(key)).hexdigest()}.plan"
+        """Begins with the graph's hash, so that a graph's plans are found without knowing for what they were made."""
+        return self.folder / f"{key['graph'][:_PREFIX]}-{hashlib.sha256(_encoded(key)).hexdigest()}.plan"
 
     def get(self, key: Mapping[str, str]) -> memoryview | None:
         """The plan for exactly this key, mapped from its file read-only; None where there is none that can be trusted.

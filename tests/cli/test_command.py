@@ -339,22 +339,37 @@ def test_names_cannot_write_to_the_terminal(run: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("films", "device", "environment", "runtime"),
+    ("films", "device", "environment", "kept", "runtime"),
     [
-        (1, "auto", "", "ort"),
-        (11, "cpu", "", "ort"),
-        (12, "cpu", "", None),
-        (1, "cuda", "", None),
-        (1, "cpu", "x", None),
+        (1, "auto", "", "", "ort"),
+        (11, "cpu", "", "", "ort"),
+        (12, "cpu", "", "", None),
+        (1, "cuda", "", "", None),
+        (1, "cpu", "x", "", None),
+        (1, "auto", "", "ab" * 32, None),
+        (1, "auto", "", "ab" * 7 + "cd" * 25, "ort"),
     ],
 )
 def test_few_films_are_not_worth_a_compiler(
-    films: int, device: str, environment: str, runtime: str | None, monkeypatch: pytest.MonkeyPatch
+    films: int,
+    device: str,
+    environment: str,
+    kept: str,
+    runtime: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     from edge.cli.report import _runtime
 
     monkeypatch.setenv("EDGE_VISION_RUNTIME", environment)
-    assert _runtime(films, device) == runtime
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    if kept:
+        from edge.vision.plans import PlanCache
+
+        assert PlanCache(tmp_path / "edge-report" / "openvino").put({"graph": kept}, b"compiled")
+    assert _runtime(films, device, "ab" * 32) == runtime
+    monkeypatch.setenv("EDGE_VISION_CACHE", "off")
+    assert _runtime(films, device, "ab" * 32) == ("ort" if kept else runtime)
 
 
 def test_an_interrupt_before_the_command_has_begun(
