@@ -15,7 +15,6 @@ def pytest_configure() -> None:
     if not worker.startswith("gw") or not hasattr(os, "sched_setaffinity"):
         return
     processors = sorted(os.sched_getaffinity(0))
-    mine = processors[int(worker[2:]) % count :: count]
-    if mine:
-        os.sched_setaffinity(0, mine)
-        os.environ["OMP_NUM_THREADS"] = str(len(mine))
+    mine = processors[int(worker[2:]) % len(processors) :: count]  # more workers than processors share them
+    os.sched_setaffinity(0, mine)
+    os.environ["OMP_NUM_THREADS"] = str(len(mine))
