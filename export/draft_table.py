@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -151,15 +152,17 @@ def _commonest(
 
 
 def _prune(levels: list[_Level]) -> None:
-    """Leave out leaves that guess what their parent guesses, the longest contexts first."""
-    for depth in range(len(levels) - 1, 0, -1):
-        level, parents = levels[depth], levels[depth - 1]
-        same = level.next == parents.next[level.parent]
-        same &= np.abs(level.share - parents.share[level.parent]) <= SAME_SHARE
-        needed = np.zeros(len(level.token), bool)
-        if depth + 1 < len(levels):
-            needed[levels[depth + 1].parent[levels[depth + 1].keep]] = True
-        level.keep = ~same | needed
+    """Leave out what guesses as the next shorter context does, but on the way to a longer one that does not.
+
+    It takes the shorter one's share, so that a chain of small differences does not add up.
+    """
+    for parents, level in pairwise(levels):
+        share = parents.share[level.parent]
+        same = (level.next == parents.next[level.parent]) & (np.abs(level.share - share) <= SAME_SHARE)
+        level.share = np.where(same, share, level.share)
+        level.keep = ~same
+    for parents, level in reversed(list(pairwise(levels))):
+        parents.keep[level.parent[level.keep]] = True
 
 
 def _pack(levels: list[_Level]) -> dict[str, np.ndarray]:

@@ -14,7 +14,7 @@ from edge_export.draft_corpus import MOST_LINE, read_corpus
 from edge_export.draft_table import Piece, build_table
 from edge_export.errors import CannotRead, CorruptInput, UsageError
 from edge_export.phantom.grammar import corpus
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import edge
@@ -48,6 +48,7 @@ def seen_after(pieces: list[Piece], text: list[int], order: int) -> tuple[int, f
     inside=st.lists(st.booleans(), min_size=12, max_size=12),
     asked=st.lists(st.integers(0, 4), max_size=8),
 )
+@example(texts=[[0, 0], [0, 0], [0, 0, 0]], inside=[False] * 12, asked=[0])  # small differences in a chain
 def test_the_table_says_what_was_counted(texts: list[list[int]], inside: list[bool], asked: list[int]) -> None:
     pieces = [Piece(text, begins=not flag) for text, flag in zip(texts, inside, strict=False)]
     token, share = _kernel.DraftTable(**build_table(pieces, order=5), vocab=5).guess(asked)
