@@ -171,9 +171,14 @@ def _log_to_stderr(verbose: bool) -> None:
         def emit(self, record: logging.LogRecord) -> None:
             say(f"{PROG}: {record.getMessage()}")
 
-    for name, level in (("edge", logging.INFO), ("uvicorn", logging.WARNING)):
+    # What peers do to their connections is for -v only, and never a traceback. Our own failures are in our own log.
+    for name, level, usual in (
+        ("edge", logging.INFO, logging.ERROR),
+        ("uvicorn", logging.WARNING, logging.CRITICAL),
+        ("asyncio", logging.WARNING, logging.CRITICAL),
+    ):
         logger = logging.getLogger(name)
-        logger.setLevel(level if verbose else logging.ERROR)
+        logger.setLevel(level if verbose else usual)
         logger.addHandler(Lines())
         logger.propagate = False
 

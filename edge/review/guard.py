@@ -12,8 +12,11 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
+
+from h11 import LocalProtocolError
 
 from edge.review.refusals import Refusal
 
@@ -54,11 +57,15 @@ class Guard:
         if scope["type"] != "http":
             return
 
+        async def out(message: Any) -> None:
+            with suppress(LocalProtocolError):  # the peer broke the protocol, and has been told so: nobody listens
+                await send(message)
+
         async def sent(message: Any) -> None:
             if message["type"] == "http.response.start":
                 extra = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
                 message = {**message, "headers": [*message["headers"], *extra]}
-            await send(message)
+            await out(message)
 
         try:
             self._check(scope)
@@ -66,7 +73,7 @@ class Guard:
             body = json.dumps({"kind": refusal.kind, "message": str(refusal), "soft": False}).encode()
             headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
             await sent({"type": "http.response.start", "status": refusal.status, "headers": headers})
-            await send({"type": "http.response.body", "body": body})
+            await out({"type": "http.response.body", "body": body})
             return
         await self._app(scope, receive, sent)
 

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import signal
 import socket
@@ -149,6 +151,39 @@ def test_wrong_calls(words: list[str], code: int, said: str, capsys: pytest.Capt
     assert out == ""
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_peer_that_breaks_the_protocol_is_no_internal_error() -> None:
+    """The server has answered it already, and refuses another answer."""
+    from h11 import LocalProtocolError
+
+    from edge.review.guard import Guard
+
+    async def refused(_message: Any) -> None:
+        raise LocalProtocolError("can't handle event type Response")
+
+    async def page(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    guard = Guard(page, any_address=False)
+    for host in (b"localhost", b"elsewhere"):
+        asyncio.run(guard({"type": "http", "path": "/", "headers": [(b"host", host)]}, None, refused))
+
+
+def test_what_peers_do_is_for_v_only() -> None:
+    from edge.review.cli import _log_to_stderr
+
+    loggers = [logging.getLogger(name) for name in ("edge", "uvicorn", "asyncio")]
+    before = [(logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    try:
+        _log_to_stderr(verbose=False)
+        assert [logger.isEnabledFor(logging.ERROR) for logger in loggers] == [True, False, False]
+        _log_to_stderr(verbose=True)
+        assert all(logger.isEnabledFor(logging.WARNING) for logger in loggers)
+    finally:
+        for logger, (level, handlers, propagate) in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+            logger.handlers[:], logger.propagate = handlers, propagate
 
 
 def test_port_taken(capsys: pytest.CaptureFixture[str]) -> None:
