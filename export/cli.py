@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     subject = ""
     try:
         arguments = _parser().parse_args(argv)
-        subject = f"{arguments.checkpoint.name}: "
+        subject = f"{arguments.checkpoint.name or arguments.checkpoint}: "  # "." has no name
         _run(arguments)
     except SystemExit as end:
         return int(end.code or 0)
