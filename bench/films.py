@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def choose_film(given: str | None, work: Path) -> Path:
     """
     if given is not None:
         path = Path(given)
-        if not path.is_file():
+        if not os.path.isfile(path):  # false also where it cannot be looked at
             raise CannotRead("the film given with --film is not a file; check the name")
         return path
     for folder in (Path.cwd(), Path(__file__).resolve().parent.parent):

@@ -170,6 +170,8 @@ def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:
         problem = "is a file, not a folder"
         if root.name == "manifest.json":
             problem += ": give the folder that holds it"
+    except PermissionError:
+        problem = "may not be looked into by this user"
     except (OSError, ValueError, RuntimeError):
         problem = "does not exist"
     if is_demo:
@@ -179,7 +181,7 @@ def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:
 
 
 def _read_manifest(root: Path) -> bytes:
-    if not (root / "manifest.json").exists():
+    if not os.path.exists(root / "manifest.json") and os.access(root, os.X_OK):
         raise BundleError(f"{str(root)!r} holds no manifest.json: edge-export makes a bundle")
     try:
         with open(_inside(root, "manifest.json"), "rb") as stream:
@@ -193,6 +195,8 @@ def _inside(root: Path, name: str) -> Path:
     try:
         path = (root / name).resolve(strict=True)
         mode = path.stat().st_mode
+    except PermissionError as error:
+        raise BundleError(f"{name} cannot be read ({error.strerror})") from None
     except (OSError, RuntimeError):
         raise BundleError(f"{name} is missing: copy the bundle again") from None
     if not path.is_relative_to(root):

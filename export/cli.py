@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
 from edge.cli.output import ClosedPipe, write_stdout
-from edge.errors import EdgeError, UsageError
+from edge.errors import CannotRead, EdgeError, OutputError, UsageError
 
 from .families import CROSS, FAMILIES, LANA, PROMPTMRG
 
@@ -242,11 +243,25 @@ def main(argv: list[str] | None = None) -> int:
     except MemoryError:
         print(f"{PROG}: {subject}out of memory", file=sys.stderr)
         return INTERNAL
+    except OSError as error:
+        failed = _of_the_system(error, arguments.out)
+        print(f"{PROG}: {subject}{failed.kind}: {failed}", file=sys.stderr)
+        return failed.exit_code
     except Exception as error:
         what = str(error).splitlines()[0][:300] if str(error) else ""
         print(f"{PROG}: {subject}internal error: {type(error).__name__}: {what}", file=sys.stderr)
         return INTERNAL
     return 0
+
+
+def _of_the_system(error: OSError, out: Path | None) -> EdgeError:
+    """A name that is too long, a folder that may not be looked into, a full disk."""
+    name = str(error.filename or "")
+    writing = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS) or (
+        out is not None and name.startswith(str(out))
+    )
+    place = f"{name[:100]}: " if name else ""
+    return (OutputError if writing else CannotRead)(f"{place}{error.strerror or type(error).__name__}")
 
 
 def _run(arguments: argparse.Namespace) -> None:

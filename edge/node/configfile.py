@@ -92,6 +92,17 @@ def parse_config(tables: Mapping[str, Any], folder: Path) -> Config:
     return config
 
 
+def _missing(path: Path, words: str) -> str:
+    """Why a path is not what it should be: what the system says, where that is more than that it is not there."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return error.strerror or words
+    return words
+
+
 class _Reader:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -242,20 +253,23 @@ class _Reader:
     def path(self, value: Any) -> Path:
         if not isinstance(value, str) or not value or "\0" in value:
             raise ValueError("must be a path")
-        return self.folder / Path(value).expanduser()
+        try:
+            return self.folder / Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError("~ leads to no home folder: give the whole path") from None
 
     def existing_file(self, value: Any) -> Path:
         path = self.path(value)
-        if not path.is_file():
-            raise ValueError(f"{path}: no such file")
+        if not os.path.isfile(path):
+            raise ValueError(f"{path}: {_missing(path, 'no such file')}")
         if not os.access(path, os.R_OK):
             raise ValueError(f"{path}: cannot be read")
         return path
 
     def existing_folder(self, value: Any) -> Path:
         path = self.path(value)
-        if not path.is_dir():
-            raise ValueError(f"{path}: no such folder")
+        if not os.path.isdir(path):
+            raise ValueError(f"{path}: {_missing(path, 'no such folder')}")
         return path
 
     def together(self, config: Config) -> None:

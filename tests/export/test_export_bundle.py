@@ -373,6 +373,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         (["x.pth", "--out", "{tmp}/b", "--no-mask"], 1, "--bias-rows none"),
         (["x.pth", "--out", "{tmp}/b", "--images", "0"], 1, "from 1 to 16"),
         (["x.pth", "--out", "{tmp}/text.pth"], 40, "not a folder"),
+        (["x" * 300, "--out", "{tmp}/b"], 20, "cannot read"),
+        (["x.pth", "--out", "{tmp}/" + "b" * 300], 40, "cannot write"),
     ],
 )
 def test_command_errors(

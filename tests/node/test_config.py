@@ -61,6 +61,8 @@ def test_every_error_is_told_at_once(setup: Setup) -> None:
             {"name": "y", "kind": "dicom", "host": "h"},
             {"name": "z", "kind": "folder", "path": str(setup.out), "objects": ["pdf"]},
             {"name": "t", "kind": "stow", "url": "http://server/studies", "token_file": __file__},
+            {"name": "u", "kind": "folder", "path": "u" * 300},
+            {"name": "v", "kind": "stow", "url": "https://server/studies", "token_file": "~nobody-at-all/t"},
         ],
     )
     tables["nodes"] = {}
@@ -86,9 +88,11 @@ def test_every_error_is_told_at_once(setup: Setup) -> None:
         "'y' is used twice",
         "z: objects",
         "t: token_file",
+        "File name too long",
+        "v: token_file: ~ leads to no home folder",
     ):
         assert any(words in line for line in found), (words, found)
-    assert len(found) == 20
+    assert len(found) == 22
 
 
 @pytest.mark.parametrize(
