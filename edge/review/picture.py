@@ -87,14 +87,14 @@ def grey_values(film: Film) -> tuple[NDArray[Any], float, float]:
 def _windows(film: Film, image: Mapping[str, Any], low: float, high: float) -> list[dict[str, Any]]:
     """Named windows, the first is shown first; `black` and `white` in the film's units."""
     windows = []
-    if film.window is not None:
-        windows.append({"name": "Film", **_of_film(film.window, low, high)})
     inside = film.pixels if film.valid is None else film.pixels[film.valid]
+    few = inside.ravel()[:: max(1, inside.size // _ENOUGH)]  # a window to look through, not the model's input
+    if film.window is not None and few.size and np.ptp(np.rint(film.window.apply(few) * 255)) > 0:  # it shows something
+        windows.append({"name": "Film", **_of_film(film.window, low, high)})
     intensity = image["intensity"]
-    if intensity.get("mode") == "minmax" or not inside.size:
+    if intensity.get("mode") == "minmax" or not few.size:
         black, white = low, high
     else:
-        few = inside.ravel()[:: max(1, inside.size // _ENOUGH)]  # a window to look through, not the model's input
         black, white = percentiles(few, float(intensity.get("low", 0.5)), float(intensity.get("high", 99.5)))
     windows.append({"name": "Auto", "black": black, "white": white})
     if (black, white) != (low, high):

@@ -120,6 +120,10 @@ def test_the_films_window_is_shown(kind: Any, mirror: float | None) -> None:
         grey = np.clip((pixels - shown["black"]) / (shown["white"] - shown["black"]), 0, 1)
     np.testing.assert_allclose(grey, voi.apply(pixels), atol=0.006)
     assert meta["low"] <= shown["black"] < shown["white"]
+    beside = Voi("LINEAR", center=90_000.0, width=10.0, mirror=mirror)  # on which the page would begin all black
+    data = picture(film_of(pixels, None, beside), {"intensity": {"mode": "percentile"}}, {})
+    meta = json.loads(data[4 : 4 + int.from_bytes(data[:4], "little")])
+    assert [window["name"] for window in meta["windows"]] == ["Auto", "Full"]
 
 
 def test_an_edited_report(engine: edge.Engine, phantom: Any) -> None:
