@@ -18,6 +18,13 @@ constexpr int kLanesPerKey = C::kVec == I8::kVec ? 4 : 8;
 template <class C>
 constexpr int kKeysAtOnce = kWarp / kLanesPerKey<C>;
 
+// Which of PARTS parts of `size` each holds number i, which is not negative: 0 where there is but one, as a
+// division takes as long as a load.
+template <int PARTS>
+__device__ inline int part_of(int i, int size) {
+  return PARTS == 1 ? 0 : static_cast<int>(static_cast<unsigned>(i) / static_cast<unsigned>(size));
+}
+
 // Words of keys, and of values, that a lane has on their way at once.
 template <class C>
 constexpr int kKeyTurns = kKeyBlock / kAttendWarps / kKeysAtOnce<C>;
@@ -255,7 +262,7 @@ __device__ inline void weigh(const AttendArgs& a, int head, int block, int row, 
   const int outputs = ROWS * a.head_dim;
   // Whole warps, which shuffle.
   for (int i = thread; i < (outputs * kShare + kWarp - 1) / kWarp * kWarp; i += kAttendThreads) {
-    const int r = i / kShare / a.head_dim, d = i / kShare % a.head_dim;
+    const int r = part_of<ROWS>(i / kShare, a.head_dim), d = i / kShare - r * a.head_dim;
     const bool there = i < outputs * kShare;
     float sum = 0.0f;
     if (there)
@@ -333,7 +340,7 @@ __device__ inline void attend_block(const AttendArgs& a, int head, int block, bo
   for (int row = 0; row < a.rows; row += ROWS) {
     if (row > 0) __syncthreads();
     for (int i = thread; i < ROWS * a.stride; i += kAttendThreads) {
-      const int r = row + i / a.stride, d = i % a.stride;
+      const int of = part_of<ROWS>(i, a.stride), r = row + of, d = i - of * a.stride;
       q[i] = r < a.rows && d < a.head_dim
                  ? __ldcg(a.qkv + static_cast<int64_t>(r) * 3 * a.heads * a.head_dim + head * a.head_dim + d)
                  : 0.0f;
@@ -377,7 +384,7 @@ __device__ inline bool join_later(const AttendArgs& a, int blocks) {
 // All heads of all rows by one block of threads, with the bits of join: to(r, c, value) takes them. For
 // evidence one block of threads `tells` what the blocks of keys count. factors: [rows][kFactors] of shared
 // memory.
-template <class To>
+template <int ROWS, class To>
 __device__ inline void join_all(int thread, const AttendArgs& a, int blocks, bool tells, float* factors,
                                 To to) {
   constexpr int kColumns = 3, kEach = 8;  // 24 partial results on their way at once
@@ -386,9 +393,9 @@ __device__ inline void join_all(int thread, const AttendArgs& a, int blocks, boo
   const auto fetch_some = [&](int begin, int first) {
 #pragma unroll
     for (int k = 0; k < kColumns; ++k) {
-      const int i = begin + k * kAttendThreads, r = i / hidden, h = i % hidden / a.head_dim,
-                d = i % a.head_dim;
-      const int64_t at = (static_cast<int64_t>(r) * a.heads + h) * a.max_blocks + first;
+      // Of all rows the heads follow each other.
+      const int i = begin + k * kAttendThreads, h = part_of<2>(i, a.head_dim), d = i - h * a.head_dim;
+      const int64_t at = static_cast<int64_t>(h) * a.max_blocks + first;
 #pragma unroll
       for (int b = 0; b < kEach; ++b)
         part[k][b] = i < all && first + b < blocks ? __ldcg(a.partial + (at + b) * a.head_dim + d) : 0.0f;
@@ -438,7 +445,8 @@ __device__ inline void join_all(int thread, const AttendArgs& a, int blocks, boo
       if (begin != thread || first > 0) fetch_some(begin, first);
 #pragma unroll
       for (int k = 0; k < kColumns; ++k) {
-        const int i = begin + k * kAttendThreads, r = i / hidden, h = i % hidden / a.head_dim;
+        const int i = begin + k * kAttendThreads, r = part_of<ROWS>(i, hidden),
+                  h = part_of<2>(i, a.head_dim) - r * a.heads;
 #pragma unroll
         for (int b = 0; b < kEach; ++b)
           if (i < all && first + b < blocks)
@@ -447,8 +455,8 @@ __device__ inline void join_all(int thread, const AttendArgs& a, int blocks, boo
     }
 #pragma unroll
     for (int k = 0; k < kColumns; ++k) {
-      const int i = begin + k * kAttendThreads;
-      if (i < all) to(i / hidden, i % hidden, sum[k]);
+      const int i = begin + k * kAttendThreads, r = part_of<ROWS>(i, hidden);
+      if (i < all) to(r, i - r * hidden, sum[k]);
     }
   }
 }

@@ -120,11 +120,12 @@ __device__ __forceinline__ void product_of(int thread, MatmulArgs& a, int parts,
         if (KIND == Kind::normed || parts == 0)
           return make_tile<W, ROWS, KIND>(thread, a, from, fresh, norms, tile);
         // What there is not.
-        for (int i = thread; i < ROWS * a.tile; i += kThreads)
-          if (i / a.tile >= a.rows || i % a.tile >= a.w.cols)
-            tile[i / a.tile * a.tile + slot<W>(i % a.tile)] = 0.0f;
-        join_all(thread, spot.p.attend, parts, blockIdx.x == 0, spare,
-                 [&](int r, int c, float value) { tile[r * a.tile + slot<W>(c)] = value; });
+        for (int i = thread; i < ROWS * a.tile; i += kThreads) {
+          const int r = part_of<ROWS>(i, a.tile), c = i - r * a.tile;
+          if (r >= a.rows || c >= a.w.cols) tile[r * a.tile + slot<W>(c)] = 0.0f;
+        }
+        join_all<ROWS>(thread, spot.p.attend, parts, blockIdx.x == 0, spare,
+                       [&](int r, int c, float value) { tile[r * a.tile + slot<W>(c)] = value; });
       },
       [&] { rounds.go_on(thread); });
 }
