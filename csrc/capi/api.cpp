@@ -145,6 +145,7 @@ void edge_film_init(edge_film* film) {
   film->size = sizeof *film;
   film->bits_allocated = 16;
   film->high_bit = -1;
+  film->padding_limit = INT32_MIN;
   film->rescale_slope = 1.0;
 }
 

@@ -67,8 +67,8 @@ uint32_t top_of(const edge_lut& lut) {
 std::vector<uint8_t> valid_pixels(const edge_film& film, const Depth& depth,
                                   std::vector<std::string>& warnings) {
   if (!film.has_padding) return {};
-  const int32_t low = std::min(film.padding_value, film.padding_limit);
-  const int32_t high = std::max(film.padding_value, film.padding_limit);
+  const int32_t limit = film.padding_limit == INT32_MIN ? film.padding_value : film.padding_limit;
+  const int32_t low = std::min(film.padding_value, limit), high = std::max(film.padding_value, limit);
   std::vector<uint8_t> valid(static_cast<size_t>(film.rows) * static_cast<size_t>(film.columns));
   int64_t count = 0;
   each_stored(film, depth, [&](int64_t i, int32_t stored) {

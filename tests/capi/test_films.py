@@ -125,6 +125,14 @@ def test_a_film_without_contrast_is_refused(library: Library, engines: dict[str,
         engines["window"].report(film_of_dataset(library, framed, keep), max_new_tokens=1)
 
 
+def test_padding_without_a_limit(library: Library, engines: dict[str, Engine]) -> None:
+    """A host that sets what the header holds, and no more: one value is padding, not all from 0 to it."""
+    film = library.film_of_array(edged)
+    film.has_padding, film.padding_value = 1, 4000
+    want = prepare(make_film(edged, bits=16, PixelPaddingValue=4000), image_of("percentile")).pixels[0]
+    assert np.array_equal(engines["percentile"].prepare(film, 64, 64), want)
+
+
 def test_single_precision_window_edges(library: Library, engines: dict[str, Engine]) -> None:
     """Ten thousand sigmoid values: the exponential is the one step that is not the same instruction."""
     picture = np.arange(72 * 80, dtype=np.uint16).reshape(72, 80)

@@ -157,7 +157,7 @@ typedef struct edge_film {
   edge_lut voi_lut;      /* goes before the window */
   int32_t has_padding;   /* 1: stored values from padding_value to padding_limit are no picture */
   int32_t padding_value; /* PixelPaddingValue */
-  int32_t padding_limit; /* PixelPaddingRangeLimit, without one the same value */
+  int32_t padding_limit; /* PixelPaddingRangeLimit; INT32_MIN, the default: there is none */
   const char* modality;  /* CR, DX, DR, RG or RF, others are refused; NULL: not checked */
   /* Passed on to the JSON; NULL: "". A lateral or oblique view is the host's to refuse. */
   const char* view_position;
