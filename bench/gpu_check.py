@@ -272,7 +272,7 @@ def _steps(
                 last.status, last.reason = "skipped", "compute-sanitizer does not take this device here"
                 check.tell()
     else:
-        check.skip("memcheck", "compute-sanitizer is not on the PATH")
+        check.skip("memcheck", "there is no compute-sanitizer on the PATH or where CUDA is")
     full_size = bundle is not None and check.await_("bundle", bundle, max(check.limit("bundle"), 0.0))
     bench("reports", *(["--shape", "reference"] if full_size else []))
     bench("peers")

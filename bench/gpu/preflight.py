@@ -48,6 +48,15 @@ def find_nvcc(environment: Mapping[str, str]) -> Path | None:
     return Path(found) if found else None
 
 
+def find_sanitizer(environment: Mapping[str, str]) -> Path | None:
+    """CUDA's sanitizer: on the PATH, beside the compiler, or in the folder of its own that some installers make."""
+    nvcc = find_nvcc(environment)
+    toolkits = [nvcc.parent.parent, nvcc.resolve().parent.parent] if nvcc else []
+    folders = [str(toolkit / folder) for toolkit in (*toolkits, *TOOLKITS) for folder in ("bin", "compute-sanitizer")]
+    found = shutil.which("compute-sanitizer", path=os.pathsep.join([environment.get("PATH", ""), *folders]))
+    return Path(found) if found else None
+
+
 def find_headers() -> Path | None:
     """The folder of Python.h: Python's own, or the system's for the same version."""
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -76,7 +85,7 @@ def preflight(python: Path, environment: Mapping[str, str]) -> dict[str, Any]:
         Of the commands to come.
     """
     path = environment.get("PATH", "")
-    nvcc, headers = find_nvcc(environment), find_headers()
+    nvcc, headers, sanitizer = find_nvcc(environment), find_headers(), find_sanitizer(environment)
     asked = _last_json(_output([str(python), "-c", _ASK, *PACKAGES], 60, environment))
     ninja, make = shutil.which("ninja", path=path), shutil.which("make", path=path)
     cmake = shutil.which("cmake", path=path)
@@ -91,7 +100,7 @@ def preflight(python: Path, environment: Mapping[str, str]) -> dict[str, Any]:
         "cmake_version": _line(_output([cmake, "--version"], 20, environment), "version") if cmake else None,
         "generator": "Ninja" if ninja else "Unix Makefiles" if make else None,
         "ninja": ninja,
-        "sanitizer": shutil.which("compute-sanitizer", path=path),
+        "sanitizer": str(sanitizer) if sanitizer else None,
         "driver": (describe_gpu() or {}).get("driver_version"),
         "processors": os.cpu_count(),
         "packages": asked.get("packages", {}),

@@ -325,6 +325,12 @@ def test_nvcc_is_found_where_cuda_is(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert preflight.find_nvcc({"PATH": "/nowhere", "CUDA_HOME": str(named.parent)}) == named / "nvcc"
     found = preflight.find_nvcc({"PATH": str(on_the_path), "CUDA_HOME": str(named.parent)})
     assert found == on_the_path / "nvcc"
+    assert preflight.find_sanitizer({"PATH": "/nowhere"}) is None
+    (usual.parent / "compute-sanitizer").mkdir()
+    stub(usual.parent / "compute-sanitizer", "compute-sanitizer", "exit 0")
+    assert preflight.find_sanitizer({"PATH": "/nowhere"}) == usual.parent / "compute-sanitizer" / "compute-sanitizer"
+    stub(on_the_path, "compute-sanitizer", "exit 0")
+    assert preflight.find_sanitizer({"PATH": str(on_the_path)}) == on_the_path / "compute-sanitizer"
 
 
 def test_headers() -> None:
