@@ -66,6 +66,8 @@ class FileWeights:
             if not np.array_equal(array.view(np.uint8), here.view(np.uint8)):
                 continue  # read in some other way than as it is stored
             constant = openvino.op.Constant(array, shared_memory=True)
+            if constant.get_element_type() != node.get_element_type():
+                continue  # a type that NumPy has not
             constant.set_friendly_name(node.get_friendly_name())
             node.output(0).replace(constant.output(0))
             given += array.nbytes
