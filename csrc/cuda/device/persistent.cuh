@@ -40,7 +40,8 @@ __device__ inline void fetch_range(int thread, const void* from, int bytes) {
 template <int OUT>
 class Rounds {
  public:
-  __device__ Rounds(const MatmulArgs& a, int most) : a_(a), next_(max(most / (kEach * row_bytes(a.w)), 1)) {}
+  __device__ Rounds(const MatmulArgs& a, int most)
+      : a_(a), next_(max(most / (kEach * row_bytes(a.w)), 1)), goes_on_(first_of(next_) < a.w.rows) {}
   // Those before the product begins, and what all blocks read, by the one with the least to do.
   __device__ void begin(int thread) {
 #pragma unroll 1
@@ -52,7 +53,9 @@ class Rounds {
     }
   }
   // One more, when one is begun.
-  __device__ void go_on(int thread) { fetch(thread, next_++); }
+  __device__ void go_on(int thread) {
+    if (goes_on_) goes_on_ = fetch(thread, next_++);
+  }
 
  private:
   static constexpr int kEach = kWarps * OUT;
@@ -64,11 +67,14 @@ class Rounds {
             : w.type == EDGE_CUDA_I4 ? 4
                                      : 16);
   }
-  __device__ bool fetch(int thread, int round) const {
-    const DeviceMatrix& w = a_.w;
+  __device__ int first_of(int round) const {
     const int in_unit = a_.output == Output::logits ? kVocabBlock / kEach : 1;
     const int unit = static_cast<int>(blockIdx.x + round / in_unit * gridDim.x);
-    const int first = unit * a_.span + round % in_unit * kEach, rows = min(kEach, w.rows - first);
+    return unit * a_.span + round % in_unit * kEach;
+  }
+  __device__ bool fetch(int thread, int round) const {
+    const DeviceMatrix& w = a_.w;
+    const int first = first_of(round), rows = min(kEach, w.rows - first);
     if (rows <= 0) return false;
     const int row = row_bytes(w);
     fetch_range(thread, static_cast<const unsigned char*>(w.data) + static_cast<int64_t>(first) * row,
@@ -79,11 +85,12 @@ class Rounds {
       fetch_range(thread,
                   static_cast<const __half*>(w.scale) + static_cast<int64_t>(first) * (w.padded / kGroup4),
                   rows * (w.padded / kGroup4) * 2);
-    if (in_unit > 1) fetch_range(thread, a_.flags + first, rows);
+    if (a_.output == Output::logits) fetch_range(thread, a_.flags + first, rows);
     return true;
   }
   const MatmulArgs& a_;
   int next_;  // to be fetched
+  bool goes_on_;
 };
 
 // Where a block is in a launch.
