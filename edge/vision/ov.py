@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from edge.vision.ov_cache import CompiledGraph
+    from edge.vision.ov_weights import FileWeights
 
 _INSTALL = 'pip install "edge-report[openvino]"'
 
@@ -66,6 +67,8 @@ class OpenVinoBackend:
 
     def __init__(self, path: Path, *, threads: int, graph: str = "", bf16: bool = False) -> None:
         openvino = import_runtime()
+        from edge.vision.ov_weights import FileWeights
+
         config = {
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
@@ -83,9 +86,11 @@ class OpenVinoBackend:
                 kept = CompiledGraph(openvino, core, graph, config)
             compiled = kept.load() if kept is not None else None
             if compiled is None:
-                compiled = _compile(openvino, core, path, config)
+                weights = FileWeights(path)
+                compiled = _compile(openvino, core, path, weights, config)
                 if kept is not None:
                     kept.keep(compiled)
+                weights.let_go()
             self._request = compiled.create_infer_request()
             self.inputs: Sequence[Port] = [_port(openvino, port) for port in compiled.inputs]
             self.outputs: Sequence[Port] = [_port(openvino, port) for port in compiled.outputs]
@@ -106,17 +111,11 @@ class OpenVinoBackend:
         return arrays
 
 
-def _compile(openvino: Any, core: Any, path: Path, config: dict[str, Any]) -> Any:
-    from edge.vision.ov_weights import FileWeights
-
+def _compile(openvino: Any, core: Any, path: Path, weights: FileWeights, config: dict[str, Any]) -> Any:
     model = core.read_model(str(path))
-    weights = FileWeights(path)
     weights.give_to(openvino, model)
     trim_heap()  # its own copies of them
-    compiled = core.compile_model(model, "CPU", config)
-    del model
-    weights.let_go()
-    return compiled
+    return core.compile_model(model, "CPU", config)
 
 
 def _port(openvino: Any, port: Any) -> Port:
