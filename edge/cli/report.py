@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 CLOSED_PIPE = 141
 INTERNAL = 80
-MANY_FILMS = 12
+FEW_FILMS, MANY_FILMS = 3, 12
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,7 +74,7 @@ def _runtime(films: int, device: str | None, graph: str) -> str | None:
     """The vision runtime for so many films; None leaves it to the engine. `graph` is the SHA-256 of OpenVINO's graph.
 
     ONNX Runtime loads a graph in a fifth of the time that OpenVINO takes to compile one, which only a dozen films earn
-    back. What it has compiled before, and kept, it loads fast enough for one.
+    back. What it has compiled before, and kept, a few do.
     """
     from edge.vision.choice import ENVIRONMENT
 
@@ -82,7 +82,7 @@ def _runtime(films: int, device: str | None, graph: str) -> str | None:
         return None
     from edge.vision.ov_cache import is_kept
 
-    return None if is_kept(graph) else "ort"
+    return None if films >= FEW_FILMS and is_kept(graph) else "ort"
 
 
 class _Run:

@@ -346,8 +346,9 @@ def test_names_cannot_write_to_the_terminal(run: Run, tmp_path: Path) -> None:
         (12, "cpu", "", "", None),
         (1, "cuda", "", "", None),
         (1, "cpu", "x", "", None),
-        (1, "auto", "", "ab" * 32, None),
-        (1, "auto", "", "ab" * 7 + "cd" * 25, "ort"),
+        (2, "auto", "", "ab" * 32, "ort"),
+        (3, "auto", "", "ab" * 32, None),
+        (3, "auto", "", "ab" * 7 + "cd" * 25, "ort"),
     ],
 )
 def test_few_films_are_not_worth_a_compiler(
