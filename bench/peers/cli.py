@@ -37,7 +37,13 @@ def make_parser() -> argparse.ArgumentParser:
     add("--limit", metavar="S", type=whole(1, 3600), default=60, help="seconds for one turn (default: 60)")
     add("--llama-bench", metavar="PATH", help="llama.cpp's llama-bench (else $LLAMA_BENCH, the search path)")
     add("--build-llama", metavar="SOURCE", help="build llama-bench from a folder with its source, and end")
-    add("--from", dest="source", metavar="JSON", help="measure nothing: table and pictures of these figures")
+    add(
+        "--from",
+        dest="source",
+        metavar="JSON",
+        nargs="+",
+        help="measure nothing: table and pictures of these figures; of several files: of all their rounds",
+    )
     add("--out", metavar="PREFIX", help="write PREFIX.json, .md, .png and -roofline.png")
     return parser
 
@@ -67,7 +73,12 @@ def _main(options: argparse.Namespace, parser: argparse.ArgumentParser) -> int |
     if options.out is not None:
         for suffix in (".json", ".md", ".png", "-roofline.png"):
             check_target(f"{options.out}{suffix}", [])
-    figures = read(options.source) if options.source is not None else measure(options, variants)
+    if options.source is not None:
+        from .result import joined
+
+        figures = joined([read(path) for path in options.source])
+    else:
+        figures = measure(options, variants)
     if options.out is not None:
         write(figures, options.out)
     write_stdout(render(figures, markdown=False))

@@ -109,15 +109,29 @@ def best_sum(figures: Figures) -> dict[str, Any] | None:
 
 
 def marks(figures: Figures) -> list[dict[str, Any]]:
-    """What was aimed at, and what was reached: how many times the peer's time is ours."""
-    listed = []
+    """What was aimed at, and what was reached: how many times the peer's time is ours.
 
-    def mark(what: str, asked: float, ours: tuple[float, str] | None, theirs: tuple[float, str] | None) -> None:
-        entry: dict[str, Any] = {"what": what, "asked": asked, "ratio": None, "holds": None}
+    ``ratio`` is of medians over all rounds. ``by_round`` is the median over the rounds of the ratio in each of them,
+    which a machine that drifts from round to round troubles less.
+    """
+    listed = []
+    runs = {(peer["name"], task): found["runs"] for peer in figures["peers"] for task, found in peer["tasks"].items()}
+
+    def mark(
+        what: str,
+        asked: float,
+        ours: tuple[float, str] | None,
+        theirs: tuple[float, str] | None,
+        task: str,
+        their_runs: Sequence[float] | None = None,
+    ) -> None:
+        entry: dict[str, Any] = {"what": what, "asked": asked, "ratio": None, "by_round": None, "holds": None}
         if ours is not None and theirs is not None:
             ratio = theirs[0] / ours[0]
+            mine, others = runs[ours[1], task], their_runs or runs[theirs[1], task]
             entry |= {"ours_ms": ours[0], "ours": ours[1], "theirs_ms": theirs[0], "theirs": theirs[1]}
             entry |= {"ratio": rounded(ratio), "holds": ratio >= asked}
+            entry["by_round"] = rounded(median([b / a for a, b in zip(mine, others, strict=False)]))
         listed.append(entry)
 
     def pair(name: str, task: str) -> tuple[float, str] | None:
@@ -133,17 +147,42 @@ def marks(figures: Figures) -> list[dict[str, Any]]:
         ("int4-head-kv_int8", "q4_0-kv_q8_0"),
     ):
         what = f"decode, {ours.replace('-kv_', ' with cache ')}: against llama.cpp {theirs.replace('-kv_', ' with ')}"
-        mark(what, 1.4, pair(f"{OURS}-{ours}", "decode"), pair(f"llama-{theirs}", "decode"))
+        mark(what, 1.4, pair(f"{OURS}-{ours}", "decode"), pair(f"llama-{theirs}", "decode"), "decode")
     for bits in ("32", "8", "4"):
         best = (fastest(figures, "decode", ours=mine, bits=bits) for mine in (True, False))
-        mark(f"decode, {bits}-bit weights: ahead of every peer", 1.0, *best)
-    report = fastest(figures, "report", ours=True)
-    together = best_sum(figures)
-    peers = None if together is None else (together["ms"], "the fastest peer of every stage")
-    shipped = pair("shipped-fp32-kv_fp32", "report")
-    drafted = fastest(figures, "report_drafted", ours=True)
-    mark("whole report: against the best sum of peers", 1.6, report, peers)
-    mark("whole report: against the reference as shipped", 10.0, report, shipped)
-    mark("whole report, drafts as right as the demo model's: against the best sum of peers", 1.6, drafted, peers)
-    mark("whole report, drafts as right as the demo model's: against the reference", 10.0, drafted, shipped)
+        mark(f"decode, {bits}-bit weights: ahead of every peer", 1.0, *best, "decode")
+    report, drafted = (fastest(figures, task, ours=True) for task in ("report", "report_drafted"))
+    shipped, shipped_runs = pair("shipped-fp32-kv_fp32", "report"), runs.get(("shipped-fp32-kv_fp32", "report"))
+    together, peers, peers_runs = best_sum(figures), None, None
+    if together is not None:
+        peers = together["ms"], "the fastest peer of every stage"
+        lists = [[ms * part["times"] for ms in runs[part["peer"], t]] for t, part in together["parts"].items()]
+        peers_runs = [sum(parts) for parts in zip(*lists, strict=False)]
+    with_drafts = "whole report, drafts as right as the demo model's"
+    mark("whole report: against the best sum of peers", 1.6, report, peers, "report", peers_runs)
+    mark("whole report: against the reference as shipped", 10.0, report, shipped, "report", shipped_runs)
+    mark(f"{with_drafts}: against the best sum of peers", 1.6, drafted, peers, "report_drafted", peers_runs)
+    mark(f"{with_drafts}: against the reference", 10.0, drafted, shipped, "report_drafted", shipped_runs)
     return listed
+
+
+def joined(sessions: Sequence[Figures]) -> dict[str, Any]:
+    """The rounds of several sessions as those of one; what a session has left out, the others may have.
+
+    Machine, versions and time are the last one's.
+    """
+    last = sessions[-1]
+    peers: dict[str, dict[str, Any]] = {}
+    for session in sessions:
+        for peer in session["peers"]:
+            tasks = dict(peers.get(peer["name"], {"tasks": {}})["tasks"])
+            for task, new in peer["tasks"].items():
+                before = tasks[task]["runs"] if task in tasks else []
+                tasks[task] = _summary([*before, *new["runs"]])
+            peers[peer["name"]] = {**peer, "tasks": tasks}
+    bandwidth = {n: _summary([v for s in sessions for v in s["bandwidth"][n]["runs"]]) for n in last["bandwidth"]}
+    rounds = sum(int(session["call"]["rounds"]) for session in sessions)
+    result = {**last, "call": {**last["call"], "rounds": rounds}, "bandwidth": bandwidth, "peers": list(peers.values())}
+    result["best_sum"] = best_sum(result)
+    result["marks"] = marks(result)
+    return result

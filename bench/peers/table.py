@@ -51,7 +51,7 @@ def render(figures: Figures, *, markdown: bool) -> str:
             f"{part['times']} x {task} {part['ms']:.0f} ({part['peer']})" for task, part in together["parts"].items()
         )
         lines += ["", f"The best sum of peers: {together['ms']:.0f} ms: {parts}."]
-    lines += ["", *table(("mark", "asked", "reached", ""), list(_marks(figures)), 1, markdown)]
+    lines += ["", *table(("mark", "asked", "reached", "by round", ""), list(_marks(figures)), 1, markdown)]
     words = [f"{peer['name']}: {peer['skipped']}" for peer in figures["peers"] if peer["skipped"]]
     for peer in figures["peers"]:
         words += [f"{peer['name']}: without {task}: {why}" for task, why in peer["left_out"].items()]
@@ -76,9 +76,10 @@ def _marks(figures: Figures) -> Iterator[tuple[str, ...]]:
     for mark in figures["marks"]:
         asked = f"{mark['asked']:.1f}x"
         if mark["ratio"] is None:
-            yield mark["what"], asked, "", "not measured"
+            yield mark["what"], asked, "", "", "not measured"
         else:
-            yield mark["what"], asked, f"{mark['ratio']:.2f}x", "holds" if mark["holds"] else "does not hold"
+            word = "holds" if mark["holds"] else "does not hold"
+            yield mark["what"], asked, f"{mark['ratio']:.2f}x", f"{mark['by_round']:.2f}x", word
 
 
 def table(head: Sequence[str], body: Sequence[Sequence[str]], left: int, markdown: bool) -> Iterator[str]:

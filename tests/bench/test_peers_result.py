@@ -84,6 +84,7 @@ def test_marks_compare_at_equal_bits(figures: dict[str, Any]) -> None:
     listed = {mark["what"]: mark for mark in figures["marks"]}
     against_llama = listed["decode, int8 with cache fp16: against llama.cpp q8_0 with fp16"]
     assert against_llama["ratio"] == pytest.approx(6.75 / 4.5)
+    assert against_llama["by_round"] == pytest.approx(6.75 / 5.0)  # of 7 / 4, 6.75 / 5, 6 / 4.5
     assert against_llama["holds"] is True
     ahead = listed["decode, 8-bit weights: ahead of every peer"]
     assert (ahead["ours"], ahead["theirs"]) == ("ours-int8-kv_int8", "llama-q8_0-kv_fp16")
@@ -91,6 +92,7 @@ def test_marks_compare_at_equal_bits(figures: dict[str, Any]) -> None:
     assert listed["decode, int4 with cache fp16: against llama.cpp q4_0 with fp16"]["holds"] is None
     whole = listed["whole report: against the best sum of peers"]
     assert whole["ratio"] == pytest.approx(1160 / 950)
+    assert whole["by_round"] == pytest.approx(1160 / 900)  # all parts were timed in one round only
     assert whole["holds"] is False
     assert listed["whole report: against the reference as shipped"]["ratio"] == pytest.approx(6850 / 950)
     drafted = listed["whole report, drafts as right as the demo model's: against the best sum of peers"]
@@ -120,6 +122,29 @@ def test_table(figures: dict[str, Any], markdown: bool) -> None:
         else []
     )
     assert times == sorted(times)
+
+
+def test_the_rounds_of_several_sessions_are_those_of_one(figures: dict[str, Any], tmp_path: Path) -> None:
+    other = json.loads(json.dumps(figures))
+    for peer in other["peers"]:
+        if peer["name"] == "llama-q8_0-kv_fp16":
+            peer["tasks"] = {"decode": {"median": 20.0, "min": 20.0, "runs": [20.0, 20.0]}}
+        if peer["name"] == "ctranslate2-int8-kv_fp32":
+            peer |= {"skipped": "", "tasks": {"decode": {"median": 9.0, "min": 9.0, "runs": [9.0]}}}
+    paths = [tmp_path / "one.json", tmp_path / "two.json"]
+    for path, content in zip(paths, (figures, other), strict=True):
+        path.write_text(json.dumps(content))
+    assert cli.main(["peers", "--from", *map(str, paths), "--out", str(tmp_path / "all")]) == 0
+    whole = json.loads((tmp_path / "all.json").read_text())
+    tasks = {peer["name"]: peer["tasks"] for peer in whole["peers"]}
+    assert tasks["llama-q8_0-kv_fp16"]["decode"] == {"median": 7.0, "min": 6.0, "runs": [7.0, 6.75, 6.0, 20.0, 20.0]}
+    assert tasks["llama-q8_0-kv_fp16"]["prefill"]["runs"] == [800.0]
+    assert tasks["ctranslate2-int8-kv_fp32"]["decode"]["runs"] == [9.0]
+    assert whole["call"]["rounds"] == 6
+    assert whole["bandwidth"]["4"]["runs"] == [40.0, 40.0]
+    (mark,) = (m for m in whole["marks"] if m["what"].startswith("decode, int8 with cache fp16"))
+    assert (mark["ratio"], mark["holds"]) == (pytest.approx(7.0 / 4.5), True)
+    assert mark["by_round"] == pytest.approx(7.0 / 4.0)  # of 7 / 4, 6.75 / 5, 6 / 4.5, 20 / 4, 20 / 5
 
 
 def test_files_from_a_recorded_run(figures: dict[str, Any], tmp_path: Path) -> None:
