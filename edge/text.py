@@ -40,8 +40,8 @@ class TextDecoder:
         from tokenizers import Tokenizer
 
         try:
-            self._source = path.read_text("utf-8")
-            self._tokenizer = Tokenizer.from_str(self._source)
+            self._source = path.read_bytes()
+            self._tokenizer = Tokenizer.from_buffer(self._source)
         except KeyboardInterrupt:
             raise
         except BaseException:  # the library's own panics are no Exceptions
@@ -68,7 +68,7 @@ class TextDecoder:
         from tokenizers import Tokenizer
 
         # Not of the other one's own text: the library names ids without a token on stdout when it makes that.
-        plain = Tokenizer.from_str(self._source)
+        plain = Tokenizer.from_buffer(self._source)
         plain.encode_special_tokens = True
         return plain
 
