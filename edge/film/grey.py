@@ -166,7 +166,10 @@ def padding(stored: NDArray[Any], values: Values, shape: PixelShape, warnings: l
 
 
 def uniform(values: NDArray[Any], valid: NDArray[np.bool_] | None) -> bool:
-    """Whether all that is picture has one value. What few pixels show is not looked for in all."""
+    """Whether all that is picture of `values` [rows, columns] has one value.
+
+    What few pixels show is not looked for in all. `valid`, of the same shape, says what is picture; None: all is.
+    """
     for step in (16, 1):
         part = values[::step, ::step]
         inside = part if valid is None else part[valid[::step, ::step]]

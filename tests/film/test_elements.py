@@ -176,8 +176,12 @@ def test_never_reads_something_else(by_pydicom, alone, syntax: str, data) -> Non
     if data.draw(st.booleans()):
         del blob[data.draw(st.integers(140, len(blob))) :]
     got = alone(bytes(blob))
-    if got is not None:
-        assert got == by_pydicom(bytes(blob))
+    if got is None:
+        return
+    expected = by_pydicom(bytes(blob))
+    if got[0] == expected[0] == "error":  # pydicom does not say where a file ends
+        got, expected = got[:2], expected[:2]
+    assert got == expected
 
 
 SEEDS: dict[Any, bytes] = {}

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import struct
@@ -362,6 +363,7 @@ def test_peers_that_close_without_a_request_hold_no_place(start, films: list[Pat
 
 
 def test_a_rejection_says_why_in_the_log(start, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "edge")  # whatever the commands that were tested before it have left
     running = start(node={"max_associations": 1})
     for titles, word in (({"calling": "STRANGER"}, "modalities"), ({"called": "ANYBODY"}, "ae_title")):
         assert associate(running, **titles).is_rejected
