@@ -362,8 +362,12 @@ def test_peers_that_close_without_a_request_hold_no_place(start, films: list[Pat
     works(running, films[0])
 
 
-def test_a_rejection_says_why_in_the_log(start, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "edge")  # whatever the commands that were tested before it have left
+def test_a_rejection_says_why_in_the_log(
+    start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever the commands that were tested before it have left.
+    monkeypatch.setattr(logging.getLogger("edge"), "propagate", True)
+    caplog.set_level(logging.INFO, "edge")
     running = start(node={"max_associations": 1})
     for titles, word in (({"calling": "STRANGER"}, "modalities"), ({"called": "ANYBODY"}, "ae_title")):
         assert associate(running, **titles).is_rejected
