@@ -35,13 +35,37 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+@contextlib.contextmanager
+def quick_rules() -> Iterator[None]:
+    """Leave out the optimizer's rules with several outputs.
+
+    For each it lists the whole graph at every node, which takes more than half of an export. There is one, for slices
+    that split a tensor; a graph without it computes the same.
+    """
+    from onnxscript import rewriter
+
+    name = "_DEFAULT_REWRITE_RULES"
+    rules = getattr(rewriter, name, None)
+    try:
+        quick = tuple(rule for rule in rules or () if rule._target_pattern.has_single_output_node)
+    except AttributeError:  # another version, which is left as it is
+        quick = ()
+    if quick:
+        setattr(rewriter, name, quick)
+    try:
+        yield
+    finally:
+        if quick:
+            setattr(rewriter, name, rules)
+
+
 def to_onnx(graph: nn.Module) -> onnx.ModelProto:
     """Trace a graph module (``example_inputs``, ``input_names``, ``output_names``) with fixed shapes."""
     import torch
 
     # On the wrapper itself: else Dropout is exported in training mode.
     graph.eval()
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), quiet(), quick_rules():
         program = torch.onnx.export(
             graph,
             graph.example_inputs(),  # type: ignore[operator]
