@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1] / "helpers"))
 def compare(library: Library, engine: Engine, bundle: Path, rows: tuple[str | None, ...] = (None,)) -> None:
     with library.engine(bundle) as ours, pytest.MonkeyPatch.context() as patch:
         patch.setenv("EDGE_ISA", engine.info["software"]["isa"])
-        theirs = edge.load(bundle, threads=1)
+        theirs = edge.load(bundle, threads=1, vision="ort")
         noise = np.random.default_rng(4).integers(0, 255, (90, 70)).astype(np.uint8)
         for picture in (chest_picture(120), noise):
             for choice in rows:
@@ -38,7 +38,7 @@ def test_bias_and_weights(library: Library, engine: Engine, tmp_path: Path, kind
     pytest.importorskip("torch")
     from tiny import tiny_bundle
 
-    options: dict[str, Any] = {"kind": kind, "quantize": quantize, "begin": kind == "hidden"}
+    options: dict[str, Any] = {"kind": kind, "quantize": quantize, "begin": kind == "hidden", "seed": 1}
     compare(library, engine, tiny_bundle(tmp_path / "bundle", **options), ("all", "prefill", "none"))
 
 
