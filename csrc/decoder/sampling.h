@@ -91,8 +91,8 @@ class TokenChooser {
   // From now on the id counts as generated.
   void generated(int32_t id);
 
-  // What sampling draws from: ids that survive top-k and then top-p, in id order, probabilities summing to 1; at
-  // least one.
+  // What sampling draws from: ids that survive top-k and then top-p, in id order, probabilities summing to 1;
+  // at least one.
   std::vector<Candidate> candidates(const float* logits) const;
 
  private:
