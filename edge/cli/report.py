@@ -80,9 +80,12 @@ def _runtime(films: int, device: str | None, graph: str) -> str | None:
 
     if films >= MANY_FILMS or device in ("cuda", "tensorrt") or os.environ.get(ENVIRONMENT):
         return None
-    from edge.vision.ov_cache import is_kept
+    if films >= FEW_FILMS:
+        from edge.vision.ov_cache import is_kept
 
-    return None if films >= FEW_FILMS and is_kept(graph) else "ort"
+        if is_kept(graph):
+            return None
+    return "ort"
 
 
 class _Run:

@@ -14,8 +14,7 @@ from typing import Any
 
 from edge.errors import DeviceError
 from edge.vision.ov_weights import as_if_writable
-from edge.vision.plans import PlanCache, default_folder
-from edge.vision.plans import is_kept as _is_kept
+from edge.vision.plans import PlanCache, default_folder, has_plan
 
 log = logging.getLogger("edge")
 
@@ -28,7 +27,7 @@ MOST = 3
 def is_kept(graph: str) -> bool:
     """Whether a graph, told by the SHA-256 of its file, seems to have been compiled here before."""
     try:
-        return os.environ.get(ENVIRONMENT) != "off" and _is_kept(default_folder(_FOLDER), graph)
+        return os.environ.get(ENVIRONMENT) != "off" and has_plan(default_folder(_FOLDER), graph)
     except RuntimeError:  # this user has no home
         return False
 

@@ -34,7 +34,7 @@ def default_folder(name: str = "tensorrt") -> Path:
     return root / "edge-report" / name
 
 
-def is_kept(folder: Path, graph: str) -> bool:
+def has_plan(folder: Path, graph: str) -> bool:
     """Whether there seems to be a plan of a graph, for whatever; `graph` is the SHA-256 of its file."""
     with contextlib.suppress(OSError):
         return any(name.startswith(f"{graph[:_PREFIX]}-") and name.endswith(".plan") for name in os.listdir(folder))
