@@ -68,12 +68,16 @@ void check_size(const edge_film& film) {
     throw Failure(EDGE_USAGE, "row_stride is too large");
 }
 
+void check_depth(int32_t bits) {
+  if (bits < 6)
+    throw Failure(EDGE_UNSUPPORTED_PIXELS, std::to_string(bits) + (bits == 1 ? " bit" : " bits") +
+                                               " per pixel is too few for a radiograph");
+}
+
 void check_bits(const edge_film& film) {
   const int32_t allocated = film.bits_allocated, stored = film.bits_stored ? film.bits_stored : allocated;
   if (stored > allocated || stored < 0) throw Failure(EDGE_CORRUPT, "more bits stored than allocated");
-  if (stored < 6)
-    throw Failure(EDGE_UNSUPPORTED_PIXELS,
-                  std::to_string(stored) + " bits per pixel is too few for a radiograph");
+  check_depth(stored);
 }
 
 void check_lut(const edge_lut& lut, const char* name) {
@@ -97,6 +101,7 @@ void check_enums(const edge_film& film) {
 
 FilmMeta check_film(const edge_film& film) {
   if (!film.pixels) throw Failure(EDGE_USAGE, "the film's pixels are NULL");
+  if (film.bits_allocated > 0) check_depth(film.bits_allocated);
   if (film.bits_allocated != 8 && film.bits_allocated != 16 && film.bits_allocated != 32)
     throw Failure(EDGE_UNSUPPORTED_PIXELS, "bits_allocated must be 8, 16 or (float) 32");
   check_size(film);

@@ -166,13 +166,13 @@ def _shape(values: Values, warnings: list[str]) -> PixelShape:
     allocated = values.word("BitsAllocated")
     if allocated is None:
         raise CorruptInput("the header does not say how many bits a pixel has")
+    limits.check_depth(allocated)
     if allocated not in (8, 16):
         raise UnsupportedPixels("pixels are not kept in 8 or 16 bits")
     stored = values.word("BitsStored") or allocated
     if stored > allocated:
         raise CorruptInput("more bits stored than allocated")
-    if stored < 6:
-        raise UnsupportedPixels(f"{stored} bits per pixel is too few for a radiograph")
+    limits.check_depth(stored)
     high = values.word("HighBit")
     if high is None or not stored - 1 <= high < allocated:
         if high is not None:

@@ -226,8 +226,6 @@ def _grey(image: Any) -> tuple[NDArray[Any], NDArray[np.uint8] | None]:
     if mode in ("P", "PA"):
         image = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
         mode = image.mode
-    if mode == "1":
-        return np.asarray(image.convert("L")), None
     if mode == "L":
         return np.asarray(image), None
     if mode not in ("LA", "RGB", "RGBA"):

@@ -8,6 +8,7 @@ from edge.errors import UnsupportedPixels
 MIN_SIDE = 64
 MAX_SIDE = 12_000
 MAX_PIXELS = 100_000_000
+MIN_BITS = 6
 
 MAX_HEADER_BYTES = 32 << 20
 """Bytes read while walking a DICOM header; values that are skipped do not count."""
@@ -34,3 +35,15 @@ def check_size(rows: int, columns: int) -> None:
         )
     if rows < MIN_SIDE or columns < MIN_SIDE:
         raise UnsupportedPixels(f"{columns}x{rows} pixels is too small for a radiograph")
+
+
+def check_depth(bits: int) -> None:
+    """Refuse a depth that no radiograph has, in a file of any kind: a mask, a drawing, a page that was scanned.
+
+    Raises
+    ------
+    UnsupportedPixels
+        Under 6 bits.
+    """
+    if bits < MIN_BITS:
+        raise UnsupportedPixels(f"{bits} bit{'s' * (bits != 1)} per pixel is too few for a radiograph")

@@ -16,7 +16,7 @@ from edge.film.types import Film, FilmMeta
 def read_picture(handle: BinaryIO, kind: str) -> Film:
     """A film from a picture file.
 
-    Palette and 1-bit pictures become 8-bit grey; colour pictures are taken where all but one in a hundred pixels
+    Palette pictures become 8-bit grey; colour pictures are taken where all but one in a hundred pixels
     are grey within 24 of 255; transparency is laid on black, and fully transparent pixels are no picture; the
     EXIF orientation is followed. 16 bits are kept for grey PNG without transparency.
 
@@ -29,7 +29,7 @@ def read_picture(handle: BinaryIO, kind: str) -> Film:
     Raises
     ------
     UnsupportedPixels
-        True colour, several frames, an implausible size.
+        True colour, several frames, an implausible size, too few bits.
     CorruptInput
     """
     data = handle.read(limits.MAX_ENCODED_BYTES + 1)
@@ -39,6 +39,7 @@ def read_picture(handle: BinaryIO, kind: str) -> Film:
     if claim.frames > 1:
         raise UnsupportedPixels("an animated picture; give a single film")
     limits.check_size(claim.rows, claim.columns)
+    limits.check_depth(claim.bits)
     pixels = claim.rows * claim.columns
     if kind == "jpeg":
         if claim.components not in (1, 3):

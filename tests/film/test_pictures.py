@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from film_builder import gradient
+from film_builder import film, gradient
 from PIL import Image
 
 from edge.errors import CorruptInput, UnsupportedPixels
@@ -49,15 +49,16 @@ def test_16_bit_png(read):
     assert got.bits == 16
 
 
-def test_1_bit_png(read):
-    got = read(save(Image.fromarray(GREY > 100)))
-    assert np.array_equal(got.pixels, (GREY > 100) * 255)
-
-
-def test_low_depth_png(read):
-    rows = b"".join(b"\0" + bytes([0x1B] * 20) for _ in range(72))
-    got = read(png_header(80, 72, bits=2, data=rows))
-    assert np.array_equal(got.pixels[0, :4], [0, 85, 170, 255])
+def test_a_png_of_few_bits_is_refused_as_a_dicom_object_is(refused):
+    """Two black-and-white levels, or sixteen grey ones, are no radiograph, whatever the file is called."""
+    for bits in (1, 2, 4):
+        rows = b"".join(b"\0" + bytes([0x1B] * (10 * bits)) for _ in range(72))
+        error = refused(png_header(80, 72, bits=bits, data=rows), UnsupportedPixels, force=True)
+        tags = {"BitsAllocated": bits, "BitsStored": bits, "HighBit": bits - 1, "PixelData": bytes(720 * bits)}
+        assert str(error) == str(refused(film(**tags), UnsupportedPixels, force=True))
+        assert str(error) == f"{bits} bit{'' if bits == 1 else 's'} per pixel is too few for a radiograph"
+    refused(save(Image.fromarray(GREY > 100)), UnsupportedPixels)
+    refused(save(Image.fromarray(GREY // 17).quantize(16)), UnsupportedPixels)  # a palette of sixteen
 
 
 def test_transparent_pixels_are_no_picture(read):
