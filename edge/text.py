@@ -150,8 +150,8 @@ _ABBREVIATIONS = frozenset(
 )
 _MAYBE = frozenset({"a.m", "p.m", "etc", "al", "jr", "sr", "no", "nos"})
 """Abbreviations that may also end a sentence; what follows decides."""
-_STOP = re.compile(r"[.!?]+[\"')\]]*(?=\s|$)|\n[^\S\n]*\n")
-_WORD = re.compile(r"[^\s(\[\"']+$")
+_STOP = re.compile(r"(?<![.!?])[.!?]+[\"')\]]*(?=\s|$)|\n[^\S\n]*\n")  # a row of stops is looked at once
+_VISIBLE = re.compile(r"\S")
 
 
 def sentence_spans(text: str) -> list[tuple[int, int]]:
@@ -159,7 +159,7 @@ def sentence_spans(text: str) -> list[tuple[int, int]]:
 
     A stop ends a sentence unless it belongs to an abbreviation (``Dr.``), an initial (``L. lung``), or a
     number that begins a line (``1. Lines``); decimals hold no stop followed by a space. A blank line always
-    ends one.
+    ends one. Takes time proportional to the length of the text, whatever stands in it.
 
     Returns
     -------
@@ -191,22 +191,46 @@ def _add(spans: list[tuple[int, int]], text: str, begin: int, end: int) -> None:
 def _ends_sentence(text: str, begin: int, stop: re.Match[str]) -> bool:
     if stop.group()[0] != ".":
         return True
-    before = text[begin : stop.start()]
-    word = _WORD.search(before)
-    if word is None:
+    at, word = _last_word(text, begin, stop.start())
+    if not word:
         return True
-    bare = word.group().lower()
-    rest = text[stop.end() :].lstrip()
+    bare = word.lower()
+    visible = _VISIBLE.search(text, stop.end())
+    if visible is None:
+        return True
+    follows = visible.group()
     if bare in _MAYBE:
-        return not rest or (rest[0].isupper() if bare not in ("no", "nos") else not rest[0].isdigit())
+        return follows.isupper() if bare not in ("no", "nos") else not follows.isdigit()
     if bare in _ABBREVIATIONS:
-        return not rest
+        return False
     if len(bare) == 1 and bare.isalpha():
-        return not rest or not word.group().isupper()
-    if bare.isdigit() and len(bare) <= 2:  # "1. Heart": a number that begins a sentence or a line
-        head = before[: word.start()]
-        return not rest or not (head.strip() == "" or head.rstrip(" \t").endswith("\n"))
+        return not word.isupper()
+    if len(bare) <= 2 and bare.isdigit():  # "1. Heart": a number that begins a sentence or a line
+        return not _begins_line(text, begin, at)
     return True
+
+
+def _last_word(text: str, begin: int, end: int) -> tuple[int, str]:
+    """Where the word begins that ends ``text[begin:end]``, and the word, without an opening bracket or quotation mark;
+    a line break may stand behind it. No more of the text is looked at: it may be long, and is asked often."""
+    if end > begin and text[end - 1] == "\n":
+        end -= 1
+    at = end
+    while at > begin and not text[at - 1].isspace() and text[at - 1] not in "([\"'":
+        at -= 1
+    return at, text[at:end]
+
+
+def _begins_line(text: str, begin: int, end: int) -> bool:
+    """Whether only blanks stand between `end` and the line break before it, or only white space down to `begin`."""
+    at = end
+    while at > begin and text[at - 1] in " \t":
+        at -= 1
+    if at > begin and text[at - 1] == "\n":
+        return True
+    while at > begin and text[at - 1].isspace():
+        at -= 1
+    return at == begin
 
 
 def cut_at_sentence(text: str) -> str:

@@ -45,8 +45,12 @@ bool find_stop(View text, size_t from, TextSpan& found) {
     size_t end = i;
     if (is_stop(text[i])) {
       while (end < text.size() && is_stop(text[end])) ++end;
+      const size_t stops = end;
       while (end < text.size() && is_closer(text[end])) ++end;
-      if (end < text.size() && !is_space(text[end])) continue;
+      if (end < text.size() && !is_space(text[end])) {
+        i = stops - 1;  // the others of this row are none either
+        continue;
+      }
     } else if (text[i] == U'\n') {
       ++end;
       while (end < text.size() && is_space(text[end]) && text[end] != U'\n') ++end;
@@ -70,6 +74,15 @@ View last_word(View before) {
   return before.substr(begin);
 }
 
+// Whether only blanks stand between the end of `head` and the line break before it, or only white space in
+// all of it. Asked often, of heads that may be long: only their ends are looked at.
+bool begins_line(View head) {
+  while (!head.empty() && (head.back() == U' ' || head.back() == U'\t')) head.remove_suffix(1);
+  if (!head.empty() && head.back() == U'\n') return true;
+  while (!head.empty() && is_space(head.back())) head.remove_suffix(1);
+  return head.empty();
+}
+
 bool ends_sentence(View text, size_t begin, TextSpan stop) {
   if (text[stop.first] != U'.') return true;
   const View before = text.substr(begin, stop.first - begin), word = last_word(before);
@@ -84,10 +97,7 @@ bool ends_sentence(View text, size_t begin, TextSpan stop) {
   if (bare.size() == 1 && is_letter(bare[0])) return rest.empty() || !is_upper(word[0]);
   if (bare.size() <= 2 && std::all_of(bare.begin(), bare.end(), is_digit)) {
     // "1. Heart": a number that begins a sentence or a line.
-    View head = before.substr(0, static_cast<size_t>(word.data() - before.data()));
-    if (rest.empty() || strip(head).empty()) return rest.empty();
-    while (!head.empty() && (head.back() == U' ' || head.back() == U'\t')) head.remove_suffix(1);
-    return head.empty() || head.back() != U'\n';
+    return rest.empty() || !begins_line(before.substr(0, static_cast<size_t>(word.data() - before.data())));
   }
   return true;
 }
