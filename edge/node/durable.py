@@ -30,6 +30,15 @@ def write_synced(path: Path, data: bytes) -> None:
         os.fsync(stream.fileno())
 
 
+def also_at(source: Path, target: Path) -> None:
+    """Give a synced file a second name; where the file system has no hard links (FAT, exFAT, many a network share) a
+    synced copy of it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        write_synced(target, source.read_bytes())
+
+
 def move(source: Path, target: Path) -> bool:
     """Rename a folder and sync both ends; False where `target` is already there (nothing is changed then)."""
     try:

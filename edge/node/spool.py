@@ -123,8 +123,11 @@ class Spool:
                 os.umask(old)
             try:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 raise OutputError(f"{root}: another edge-node uses this spool") from None
+            except OSError as error:
+                words = f"files cannot be locked here ({error.strerror}); the spool must be on a disk of this machine"
+                raise OutputError(f"{root}: {words}") from None
             for name in _FOLDERS:
                 (root / name).mkdir(mode=0o700, exist_ok=True)
             durable.sync_folder(root)
@@ -296,16 +299,22 @@ class Spool:
             durable.throw_away(result.path, self.incoming)
             self._results -= 1
 
-    def bury_result(self, result: Result, receiver: str, reason: Mapping[str, Any]) -> None:
-        """Give up delivering to one receiver: a copy in ``dead/`` that can be moved back into ``out/``."""
+    def bury_result(self, result: Result, receiver: str, reason: Mapping[str, Any]) -> str:
+        """Give up delivering to one receiver: a copy in ``dead/`` that can be moved back into ``out/``; its name."""
         draft = self.draft()
-        for name in result.job["files"].values():
-            os.link(result.path / name, draft / name)
-        job = {**result.job, "receivers": [receiver]}
-        durable.write_synced(draft / JOB, json.dumps(job).encode())
         name = result.ident if result.ident.endswith(f"@{receiver}") else f"{result.ident}@{receiver}"
-        self._bury(draft, name, reason)
+        try:
+            for file in result.job["files"].values():
+                durable.also_at(result.path / file, draft / file)
+            job = {**result.job, "receivers": [receiver]}
+            durable.write_synced(draft / JOB, json.dumps(job).encode())
+            durable.sync_folder(draft)
+            self._bury(draft, name, reason)
+        except OSError:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         self.sent(result, receiver)
+        return name
 
     # -- keeping house ------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.errors import InputError, OutputError
+from edge.node.durable import sync_folder
 from edge.node.log import log
 from edge.version import __version__
 
@@ -130,7 +131,9 @@ def read_key(path: Path) -> bytes:
     try:
         key = path.read_bytes()
         if path.stat().st_mode & 0o077:
-            raise OutputError(f"{path}: {problem}: others can read it; chmod 600")
+            # FAT and the like keep no permissions: chmod does nothing there.
+            cure = "chmod 600 (a disk without permissions: mount it with umask=077)"
+            raise OutputError(f"{path}: {problem}: others can read it; {cure}")
     except OSError as error:
         raise OutputError(f"{path}: {problem}: {error.strerror}") from None
     if len(key) != 32:
@@ -139,14 +142,18 @@ def read_key(path: Path) -> bytes:
 
 
 def _make_key(path: Path) -> None:
-    """Write it under another name first: after a crash there is a whole key or none."""
+    """Write it under another name first: after a crash there is a whole key or none.
+
+    Renamed over nothing: the spool's lock is held. Not linked: not every file system has hard links.
+    """
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
             stream.write(secrets.token_bytes(32))
             stream.flush()
             os.fsync(stream.fileno())
-        os.link(draft, path)
+        os.rename(draft, path)
+        sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)
 
