@@ -98,7 +98,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _find(config: Config, uid: str) -> int:
-    """Print the lines about a film, and where it is while it waits or once it was put aside."""
+    """Print the lines about a film, and where it or its result is while it waits or once it was put aside."""
     from edge.errors import InputError, UsageError
     from edge.film.header import valid_uid
     from edge.node.spool import film_key
@@ -108,7 +108,9 @@ def _find(config: Config, uid: str) -> int:
         raise UsageError("--find takes a SOP Instance UID: digits and dots")
     spool, key = config.node.spool, film_key(uid)
     found = list(find(config.trace.path or spool / "trace.jsonl", spool / "trace.key", uid))
-    places = [f"{state}/{key}" for state in ("queue", "dead") if (spool / state / key).exists()]
+    # A film as KEY, a result as KEY.BUNDLE, or KEY.BUNDLE@RECEIVER where one receiver was given up.
+    states = ("queue", "out", "dead")
+    places = [f"{state}/{path.name}" for state in states for path in sorted((spool / state).glob(f"{key}*"))]
     if not found and not places:
         raise InputError("no film of this UID was taken, or its line is older than the trace")
     for line in (*found, *places):

@@ -148,10 +148,10 @@ class Delivery:
 
     def _give_up(self, result: Result, words: str) -> float | None:
         name = self.peer.name
-        self._spool.bury_result(result, name, {"receiver": name, "words": words, "time": time.time()})
+        grave = self._spool.bury_result(result, name, {"receiver": name, "words": words, "time": time.time()})
         self._refusals.pop(result.ident, None)
         self._metrics.count("result_given_up")
-        log.error("%s: a result was given up (%s): see dead/%s", name, words, result.ident)
+        log.error("%s: a result was given up (%s): see dead/%s", name, words, grave)
         return None
 
     def _close(self) -> None:

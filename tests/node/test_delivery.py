@@ -79,7 +79,17 @@ def test_an_archive_that_breaks_after_storing_gets_the_same_object_again(start, 
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(0xC000, "dead"), (0x0111, "sent"), (0xB000, "sent")])
-def test_what_an_archive_answers_decides(start, setup, films: list[Path], status: int, outcome: str) -> None:
+def test_what_an_archive_answers_decides(
+    start,
+    setup,
+    films: list[Path],
+    status: int,
+    outcome: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from edge.node.cli import main
+
     archive = Archive(port := free_port(), status)
     try:
         folder = {"name": "files", "kind": "folder", "path": str(setup.out)}
@@ -95,6 +105,9 @@ def test_what_an_archive_answers_decides(start, setup, films: list[Path], status
         if outcome == "dead":
             (grave,) = running.spool.dead.iterdir()
             assert "0xC000" in (grave / "reason.json").read_text()
+            assert f"see dead/{grave.name}" in caplog.text
+            assert main([str(setup.write()), "--find", f"{ROOT}.1"]) == 0
+            assert capsys.readouterr().out.splitlines()[1:] == [f"dead/{grave.name}"]
             archive.close()
             archive = Archive(port, 0)
             grave.rename(running.spool.out / grave.name)  # a person puts it back
