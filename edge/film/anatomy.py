@@ -15,9 +15,10 @@ from typing import Literal
 from edge.film.header import Values
 
 _CHEST = re.compile(
-    r"CHEST|THORAX|TORAX|TORACE|LUNG|PULMO|POUMON|POLMON|CXR|CHST|BRUST(KORB)?$|POITRINE|KLATKA|BORSTKAS|胸"
+    r"CHEST|THORAX|TORAX|TORAKS|TORACE|LUNG|PULMO|POUMON|POLMON|CXR|CHST|BRUST(KORB)?$|POITRINE|KLATKA|BORSTKAS|"
+    r"BRYSTKASSE|BROESTKORG|RINTAKEHA|MELLKAS|HRUDNIK|PRSNI KOS|GOEGUES|GOGUS|AKCIGER|NGUC|胸"
 )
-_NOT_CHEST = re.compile(r"THORACIC.?SPINE|T.?SPINE|BRUST(WS|BEIN|WIRBEL)")
+_NOT_CHEST = re.compile(r"THORACIC.?SPINE|T.?SPINE|BRUST(WS|BEIN|WIRBEL)|胸腰?椎|胸骨")
 _UNNAMED = {
     "", "UNKNOWN", "OTHER", "NONE", "NA", "N A", "UNDEFINED", "UNSPECIFIED", "GENERAL", "DEFAULT", "EXAM",
     "BODY", "PATIENT", "TEST", "ANY", "NOT SPECIFIED", "NULL", "MISC", "XRAY", "X RAY", "PORTABLE", "CR", "DX", "DR",
@@ -117,12 +118,12 @@ def _tokens(text: str) -> list[str]:
 
 
 def _part(text: str, *, named: bool) -> str:
-    """Return "CHEST", another part, "other" (named, unknown to us) or "" (nothing named)."""
+    """Return "CHEST", another part, "other" (named, unknown to us) or "" (nothing named, or nothing we can read)."""
     upper = " ".join(re.split(r"[\W_]+", _folded(text))).strip()
     other = _NOT_CHEST.search(upper)
     if not other and _CHEST.search(upper):
         return "CHEST"
-    if named and (upper in _UNNAMED or not re.search("[A-Z]", upper)):  # or in letters we cannot read
+    if named and upper in _UNNAMED:
         return ""
     words = _tokens(text)
     for word in words:
@@ -131,8 +132,26 @@ def _part(text: str, *, named: bool) -> str:
         if named and word in _EXTRA_NAMED:
             return _EXTRA_NAMED[word]
     if other:
-        return "SPINE"
-    return "other" if named and upper else ""
+        return "STERNUM" if other[0].endswith(("BEIN", "骨")) else "SPINE"
+    return "other" if named and _readable(text) else ""
+
+
+def _readable(text: str) -> bool:
+    """Whether all words are of Latin letters, so that one that names the chest would be known here.
+
+    A word with as many other letters as ASCII ones is of another alphabet, read in a wrong character set: "грудь" in
+    Windows-1251 that says it is Latin-1. So are control characters.
+    """
+    text = unicodedata.normalize("NFKC", text)
+    if any(unicodedata.category(letter) in ("Cc", "Cn", "Co") or letter == "\ufffd" for letter in text):
+        return False
+    words = re.findall(r"[^\W\d_]+", text)
+    for word in words:
+        plain = sum(letter.isascii() for letter in word)
+        latin = all(letter.isascii() or unicodedata.name(letter, "").startswith("LATIN") for letter in word)
+        if not latin or (len(word) > 1 and 2 * plain <= len(word)):
+            return False
+    return any(word.isascii() or len(word) > 1 for word in words)
 
 
 def _body_part(values: Values, out: Anatomy) -> None:

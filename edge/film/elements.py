@@ -24,7 +24,7 @@ _EMPTY = frozenset("AE AS CS DA DT LO LT PN SH SQ ST TM UC UI UR UT".split())  #
 """Value representations of which an empty value is empty, and not missing."""
 _DEEPEST = 8
 _CHARACTER_SET = 0x00080005
-_CHARACTER_SETS = re.compile(rb"(ISO[_ ](2022 )?IR[_ ]\d{1,3}|\\| )*", re.ASCII)
+_CHARACTER_SETS = re.compile(rb"(ISO[_ ](2022 )?IR[_ ]\d{1,3}|GB18030|GBK|\\| )*", re.ASCII)
 """What (0008,0005) usually holds (PS3.3 section C.12.1.1.2). pydicom looks each name up, and some it refuses."""
 
 

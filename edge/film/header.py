@@ -16,6 +16,7 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import CorruptInput
+from edge.film.charset import decode
 from edge.film.elements import Elements, Irregular, read_items
 from edge.film.quiet import quiet
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 TAGS: dict[str, int] = {
+    "SpecificCharacterSet": 0x00080005,
     "SOPClassUID": 0x00080016,
     "SOPInstanceUID": 0x00080018,
     "Modality": 0x00080060,
@@ -67,6 +69,7 @@ TAGS: dict[str, int] = {
 }
 
 ITEM_TAGS: dict[str, int] = {
+    "SpecificCharacterSet": 0x00080005,
     "CodeValue": 0x00080100,
     "CodeMeaning": 0x00080104,
     "LongCodeValue": 0x00080119,
@@ -94,6 +97,8 @@ class Values:
         Encoding of raw elements.
     tags : dict
         Keyword to tag.
+    charset : sequence of str
+        Specific Character Set of what holds this, for items that name none.
     """
 
     def __init__(
@@ -103,12 +108,14 @@ class Values:
         little_endian: bool,
         implicit: bool,
         tags: dict[str, int] | None = None,
+        charset: Seq[str] = (),
     ) -> None:
         # The raw elements: reading through the dataset would convert them, with pydicom's warnings.
         self._elements: dict[int, Any] = dataset._dict  # type: ignore[assignment]
         self._little = little_endian
         self._implicit = implicit
         self._tags = TAGS if tags is None else tags
+        self._charset = self._own_charset() or charset
 
     def _get(self, keyword: str) -> Any:
         """The element's value (bytes where it is raw), or None."""
@@ -129,21 +136,36 @@ class Values:
         return str(getattr(element, "VR", None) or "")
 
     def texts(self, keyword: str) -> list[str]:
-        """All values of a text element, stripped; what is not UTF-8 is taken as Latin-1, which has a letter for all."""
+        """All values of a text element, stripped (:mod:`edge.film.charset`)."""
         value = self._get(keyword)
         if value is None:
             return []
         if isinstance(value, (bytes, bytearray)):
-            raw = bytes(value[:4096])
-            try:
-                parts: list[Any] = raw.decode("utf-8").split("\\")
-            except UnicodeDecodeError:
-                parts = raw.decode("latin-1").split("\\")
-        elif isinstance(value, str) or not isinstance(value, Seq):
-            parts = str(value).split("\\")
+            parts = decode(bytes(value[:4096]), self._charset).split("\\")
         else:
-            parts = list(value)
-        return [str(p).strip(" \0\t\r\n") for p in parts]
+            one = isinstance(value, str) or not isinstance(value, Seq)
+            parts = str(value).split("\\") if one else [str(part) for part in value]
+            if self.vr(keyword) == "CS":
+                parts = [self._again(part) for part in parts]
+        return [part.strip(" \0\t\r\n") for part in parts]
+
+    def _again(self, part: str) -> str:
+        """A code string as it is meant: pydicom takes its bytes for Latin-1, whatever the character set."""
+        if part.isascii() and "\x1b" not in part:
+            return part
+        try:
+            return decode(part.encode("latin-1"), self._charset)
+        except UnicodeEncodeError:
+            return part
+
+    def _own_charset(self) -> Seq[str]:
+        element = self._elements.get(0x00080005)
+        value = None if element is None else element.value
+        if isinstance(value, (bytes, bytearray)):
+            value = bytes(value[:256]).decode("ascii", "replace")
+        if isinstance(value, str):
+            return value.strip(" \0").split("\\")
+        return [str(part) for part in value] if isinstance(value, Seq) else ()
 
     def text(self, keyword: str) -> str:
         """The whole text as one string."""
@@ -238,6 +260,7 @@ class Values:
                     little_endian=self._little if little is None else little,
                     implicit=self._implicit if implicit is None else implicit,
                     tags=ITEM_TAGS,
+                    charset=self._charset,
                 )
             )
         return out

@@ -268,6 +268,16 @@ def test_tables_that_are_none(engine: Engine, library: Library, name: str, count
     assert caught.value.status == (22 if count == 4 else 1)
 
 
+@pytest.mark.parametrize("view", ["Прямая", "ΠΑ", "正面", "قبل", "PA 正面"])
+@pytest.mark.parametrize("codec", ["utf-8", "iso2022_jp"])
+def test_a_view_in_another_script_is_left_out(engine: Engine, library: Library, view: str, codec: str) -> None:
+    """As in the Python package: no refusal, and no view made of its bytes (in ISO 2022 the last one holds LL)."""
+    picture = gradient(80, 80)
+    film = library.film_of_array(picture)
+    film.view_position = view.encode(codec, "ignore")
+    assert engine.report(film, max_new_tokens=1)["input"]["view_position"] == ""
+
+
 @pytest.mark.parametrize("uid", [b"", b"1..2", b"1.2.", b".1", b"1.2.x", b"1" * 65, b"1" * 5000, b"\xff\xfe", b"1.2 3"])
 def test_ill_formed_identifiers_are_left_out(engine: Engine, library: Library, uid: bytes) -> None:
     picture = gradient(80, 80)
