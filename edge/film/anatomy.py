@@ -78,6 +78,13 @@ _LATERAL_WORDS = frozenset(
     ).split()
 )
 _DECUBITUS_WORDS = {"LLD", "RLD", "DECUB", "DECUBITUS"}
+_ELSEWHERE = {
+    "frontal": "正面|正位|前[後后]位|[後后]前位|정면|후전|전후|ПРЯМ|ФРОНТ|ΟΠΙΣΘΟΠΡΟΣΘ|ΠΡΟΣΘΟΠΙΣΘ|אחורי|קדמי|امامي|خلفي",
+    "lateral": "側面|[側侧]位|측면|БОКОВ|БІЧН|ПРОФИЛ|ΠΛΑΓΙ|צדי|צדדי|جانبي",
+    "oblique": "斜位|사위|КОСА|КОСОИ|ΛΟΞ",
+    "decubitus": "[側侧][臥卧]",
+}
+"""In scripts that are not Latin; not whole words, which some of them do not set apart."""
 _OBLIQUE_WORDS = {"OBL", "OBLIQUE", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBLIC", "SCHRAEG"}
 
 View = Literal["", "frontal", "lateral", "oblique", "decubitus"]
@@ -204,6 +211,9 @@ def _words_view(text: str) -> set[str]:
             views.add("decubitus")
         elif word in _OBLIQUE_WORDS:
             views.add("oblique")
+    if not text.isascii():
+        folded = _folded(text)
+        views |= {view for view, words in _ELSEWHERE.items() if re.search(_folded(words), folded)}
     return views
 
 
@@ -257,4 +267,4 @@ def _code_view(meaning: str) -> set[str]:
         return {"lateral"}
     if "antero" in text or "postero" in text or "frontal" in text:
         return {"frontal"}
-    return set()
+    return _words_view(meaning)

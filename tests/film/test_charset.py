@@ -131,6 +131,38 @@ def test_bytes_of_japanese_are_no_views(read, refused):
         assert read(film(drop=PLAIN, ViewPosition=damaged.decode())).meta.view_position in ("", "PA")
 
 
+SIDES: dict[str, tuple[str, str, str, Any]] = {
+    "Japanese": ("胸部正面", "胸部側面", "斜位", JIS),
+    "Chinese": ("胸部后前位", "胸部左侧位", "右前斜位", "GB18030"),
+    "Korean": ("흉부 정면", "흉부 측면", "우전 사위", KOREAN),
+    "Russian": ("ОГК прямая", "ОГК боковая", "Правая косая", "ISO_IR 144"),
+    "Ukrainian": ("ОГК пряма", "ОГК бічна", "Коса", "ISO_IR 192"),
+    "Greek": ("Θώρακας οπισθοπροσθία", "Θώρακας πλάγια", "Λοξή", "ISO_IR 126"),
+    "Hebrew": ("חזה קדמי", "חזה צדי", "", "ISO_IR 138"),
+    "Arabic": ("الصدر أمامي", "الصدر جانبي", "", "ISO_IR 192"),
+}
+
+
+@pytest.mark.parametrize("keyword", ["ViewPosition", "SeriesDescription", "ProtocolName"])
+@pytest.mark.parametrize("language", SIDES)
+def test_side_views_in_other_scripts(read, refused, keyword, language):
+    front, side, oblique, charset = SIDES[language]
+
+    def viewed(text: str) -> Any:
+        if keyword == "ViewPosition":
+            return film(SpecificCharacterSet=charset, ViewPosition=written(text, charset))
+        return film(SpecificCharacterSet=charset, drop=("ViewPosition",), **{keyword: text})
+
+    assert read(viewed(front)).warnings == []
+    assert "lateral" in str(refused(viewed(side), NotFrontalChest))
+    if oblique:
+        assert "oblique" in str(refused(viewed(oblique), NotFrontalChest))
+    code = Sequence([code_item("777", side)])
+    refused(film(SpecificCharacterSet=charset, drop=("ViewPosition",), ViewCodeSequence=code), NotFrontalChest)
+    if keyword != "ViewPosition":  # a study of both
+        assert any("lateral" in warning for warning in read(viewed(f"{front}, {side}")).warnings)
+
+
 def test_the_spine_behind_the_chest_is_not_the_chest(refused):
     for part, words in (("胸椎", "SPINE"), ("胸腰椎", "SPINE"), ("胸骨", "STERNUM")):
         ds = film(SpecificCharacterSet="ISO_IR 192", BodyPartExamined=written(part, "ISO_IR 192"))

@@ -327,6 +327,8 @@ def test_side_views(read, refused, view):
         ("399173006", "", False),
         ("R-10236", "left lateral", False),
         ("777", "left anterior oblique", False),
+        ("777", "seitlich", False),
+        ("777", "Thorax p.a.", True),
         ("399312000", "antero-posterior oblique", False),
         ("777", "postero-anterior", True),
         ("777", MARKER, True),
