@@ -80,7 +80,9 @@ Engine::Engine(const std::string& path, const edge_options& options)
 }
 
 Graph Engine::graph_of(const std::string& name) const {
-  Graph graph{bundle_.file(name).bytes(), name, runs_on_.threads};
+  Graph graph;
+  graph.bytes = bundle_.file(name).bytes(), graph.name = name;
+  graph.threads = runs_on_.threads, graph.sha256 = manifest().files.at(name).sha256;
   check_self_contained(graph.bytes, name);
   return graph;
 }

@@ -1,70 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// A vision graph in OpenVINO, on the CPU, by its C API (2023.0 and later): plain functions, found by name.
+// A vision graph in OpenVINO, on the CPU.
 #include <algorithm>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "failure.h"
 #include "heap.h"
+#include "openvino_api.h"
+#include "openvino_kept.h"
 #include "shared_library.h"
 #include "vision_runtime.h"
 
 namespace edge::capi {
 namespace {
 
-struct Refused {};  // by the runtime
+using namespace openvino;
 
 struct Shape {
   int64_t rank;
   int64_t* sizes;
-};
-
-// Opaque objects of the runtime. Each kind is let go by a function of its own.
-using Object = void;
-
-class Api {
- public:
-  explicit Api(SharedLibrary library) : library_(std::move(library)) {
-    if (!library_.symbol("ov_core_read_model_from_memory_buffer"))
-      throw Failure(EDGE_RUNTIME_MISSING, "this OpenVINO is older than 2023.0, or none");
-  }
-
-  // A function that returns a status, 0 for success.
-  template <class... Arguments>
-  void call(const char* name, Arguments... arguments) const {
-    const auto function = library_.function<int (*)(Arguments...)>(name);
-    if (!function || function(arguments...) != 0) throw Refused{};
-  }
-  void release(const char* name, Object* object) const {
-    const auto function = library_.function<void (*)(Object*)>(name);
-    if (function && object) function(object);
-  }
-  // Settings are pairs of texts behind the fixed arguments.
-  template <class... Texts>
-  void compile(Object* core, Object* model, Object** compiled, Texts... texts) const {
-    using Compile = int (*)(Object*, Object*, const char*, size_t, Object**, ...);
-    const auto function = library_.function<Compile>("ov_core_compile_model");
-    if (!function || function(core, model, "CPU", sizeof...(texts), compiled, texts...) != 0) throw Refused{};
-  }
-
- private:
-  SharedLibrary library_;
-};
-
-class Owned {
- public:
-  Owned(const Api& api, const char* release) : api_(&api), release_(release) {}
-  ~Owned() { api_->release(release_, object_); }
-  Owned(Owned&& other) noexcept
-      : api_(other.api_), release_(other.release_), object_(std::exchange(other.object_, nullptr)) {}
-  Owned& operator=(Owned&&) = delete;
-  Object* get() const { return object_; }
-  Object** out() { return &object_; }
-
- private:
-  const Api* api_;
-  const char* release_;
-  Object* object_ = nullptr;
 };
 
 class OwnedShape {
@@ -114,27 +69,48 @@ class OpenVinoRuntime : public VisionRuntime {
     } catch (const Refused&) {
       throw Failure(EDGE_PROCESSING, "the vision graph failed");
     }
+    if (kept_) kept_->let_go();
     if (large_) trim_heap();  // what preparing the film took
     return outputs;
   }
 
  private:
+  bool read(std::span<const std::byte> graph, Owned& model) const {
+    try {
+      api_.call("ov_core_read_model_from_memory_buffer", core_.get(),
+                reinterpret_cast<const char*>(graph.data()), graph.size(),
+                static_cast<const Object*>(nullptr), model.out());
+      return true;
+    } catch (const Refused&) {
+      return false;
+    }
+  }
+
   void open(const Graph& graph) {
-    Owned model(api_, "ov_model_free");
     api_.call("ov_core_create", core_.out());
-    api_.call("ov_core_read_model_from_memory_buffer", core_.get(),
-              reinterpret_cast<const char*>(graph.bytes.data()), graph.bytes.size(),
-              static_cast<const Object*>(nullptr), model.out());
     // One stream, so that a film gets all threads; float32 stays float32 but where the graph is one for
-    // bfloat16. No compile cache, which would be code read from a folder that anybody may have written to.
-    const std::string threads = std::to_string(graph.threads);
-    api_.compile(core_.get(), model.get(), compiled_.out(), "INFERENCE_NUM_THREADS", threads.c_str(),
-                 "NUM_STREAMS", "1", "PERFORMANCE_HINT", "LATENCY", "ENABLE_CPU_PINNING", "NO",
-                 "INFERENCE_PRECISION_HINT", graph.bf16 ? "bf16" : "f32");
+    // bfloat16. OpenVINO's own cache stays off: it reads what lies in a folder, whoever wrote it.
+    const Settings settings{{"ENABLE_CPU_PINNING", "NO"},
+                            {"INFERENCE_PRECISION_HINT", graph.bf16 ? "bf16" : "f32"},
+                            {"NUM_STREAMS", "1"},
+                            {"PERFORMANCE_HINT", "LATENCY"}};
+    for (const auto& [name, value] : settings) api_.set(core_.get(), name.c_str(), value.c_str());
+    api_.set(core_.get(), "INFERENCE_NUM_THREADS", std::to_string(graph.threads).c_str());
+    if (large_) kept_.emplace(api_, core_.get(), graph.sha256, settings);
+    if (!kept_ || !kept_->load(compiled_)) {
+      compile(graph);
+      if (kept_) kept_->keep(compiled_);
+    }
     api_.call("ov_compiled_model_create_infer_request", compiled_.get(), request_.out());
     float_ = float_type();
     inputs_ = ports("ov_compiled_model_inputs_size", "ov_compiled_model_input_by_index");
     outputs_ = ports("ov_compiled_model_outputs_size", "ov_compiled_model_output_by_index");
+  }
+
+  void compile(const Graph& graph) {
+    Owned model(api_, "ov_model_free");
+    if (!read(graph.bytes, model)) throw Refused{};
+    api_.compile(core_.get(), model.get(), compiled_.out());
   }
 
   // The number of float32 is not the same in every version; that of a tensor asked for by name would be. It
@@ -212,6 +188,7 @@ class OpenVinoRuntime : public VisionRuntime {
   }
 
   Api api_;
+  std::optional<KeptGraph> kept_;  // goes last: the graph may look at its pages
   Owned core_, compiled_, request_;
   bool large_;
   int float_ = 0;

@@ -48,7 +48,8 @@ struct Graph {
   std::span<const std::byte> bytes;
   std::string name;
   int threads = 1;
-  bool bf16 = false;  // OpenVINO may compute in bfloat16
+  bool bf16 = false;   // OpenVINO may compute in bfloat16
+  std::string sha256;  // of the file, by which what OpenVINO makes of it is kept
 };
 
 // `library` names the runtime's file; empty: its environment variable, then the loader's search path.

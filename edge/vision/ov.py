@@ -73,7 +73,7 @@ class OpenVinoBackend:
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_CPU_PINNING": False,
+            "ENABLE_CPU_PINNING": "NO",
             "INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32",
         }
         self._large = path.stat().st_size >= LARGE

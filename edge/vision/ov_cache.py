@@ -2,7 +2,8 @@
 """Large graphs as OpenVINO has compiled them, in the user's cache: they load in a third of the time.
 
 OpenVINO keeps such a file itself where it is told a folder; it reads what lies there, whoever wrote it. Here the file
-is pinned as TensorRT's plans are (:mod:`edge.vision.plans`). ``EDGE_VISION_CACHE=off`` keeps and reads none.
+is pinned as TensorRT's plans are (:mod:`edge.vision.plans`). ``EDGE_VISION_CACHE=off`` keeps and reads none. The C
+library (csrc/capi/openvino_kept.h) has the same files.
 """
 
 from __future__ import annotations
@@ -56,13 +57,13 @@ class CompiledGraph:
         except (DeviceError, RuntimeError) as error:  # RuntimeError: this user has no home
             log.info("the compiled vision graph is not kept: %s", error)
             return
-        fixed = {name: value for name, value in config.items() if name != "INFERENCE_NUM_THREADS"}
+        fixed = sorted(f"{name}={value}" for name, value in config.items() if name != "INFERENCE_NUM_THREADS")
         self._key = {
             "graph": graph,
             "openvino": str(openvino.get_version()),
             "processor": str(core.get_property("CPU", "FULL_DEVICE_NAME")),
             "can": " ".join(sorted(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
-            "options": repr(sorted(fixed.items())),
+            "options": " ".join(fixed),
         }
 
     def load(self) -> Any | None:

@@ -3,7 +3,7 @@
 
 A plan is executable code for one GPU and one version of TensorRT, and OpenVINO trusts what it compiled itself. So both
 are made here and nowhere else: never taken from a bundle, never from a folder or a file that somebody else could have
-written, and only where everything that they were made for is what is here now.
+written, and only where everything that they were made for is what is here now. csrc/capi/kept_files.h is its twin.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import mmap
 import os
 import stat
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,6 +26,8 @@ _MOST_KEY_BYTES = 1 << 16
 _DIGEST, _PREFIX = 32, 16
 _ALIGNED = 4096
 """Where a plan begins in its file is a multiple of this: weights in it lie as they did in memory."""
+_LONG_AGO = 3600.0
+"""Seconds. A file that is older and still not whole was left by a process that ended, as when the power went."""
 
 
 def default_folder(name: str = "tensorrt") -> Path:
@@ -122,11 +125,14 @@ class PlanCache:
             self.path(key).unlink()
 
     def drop_oldest(self, but: int) -> None:
-        """Remove all plans but so many that were made last."""
+        """Remove all plans but so many that were made last, and what was left half written long ago."""
         with contextlib.suppress(OSError):
             made = sorted(self.folder.glob("*.plan"), key=lambda path: path.stat().st_mtime_ns)
             for path in made[: max(len(made) - but, 0)]:
                 path.unlink()
+            for path in self.folder.glob(".*.partial"):
+                if path.stat().st_mtime < time.time() - _LONG_AGO:
+                    path.unlink()
 
 
 def _is_ours(found: os.stat_result) -> bool:

@@ -162,9 +162,10 @@ class Engine:
         self.library = library
         self.handle = ctypes.c_void_p()
         given = Options()
-        library.c.edge_options_init(ctypes.byref(given))
+        library.c.edge_options_init_sized(ctypes.byref(given), ctypes.sizeof(given))
         options.setdefault("threads", 1)
-        options.setdefault("runtime_library", str(onnxruntime_library()))
+        if "runtime_library" not in options:
+            options["runtime_library"] = str(onnxruntime_library())
         for name, value in options.items():
             setattr(given, name, value.encode() if isinstance(value, str) else value)
         self._check(library.c.edge_engine_open, os.fsencode(bundle), ctypes.byref(given), ctypes.byref(self.handle))

@@ -54,7 +54,7 @@ def test_a_large_graph_gives_its_memory_back(
     heavy = heavy_bundle(tmp_path / "heavy", 70)
     folders = [Path(__file__).parent, Path(__file__).parents[1] / "runtime"]
     call = [sys.executable, "-c", PROGRAM, *folders, library.path, runtime, file, pristine, heavy]
-    environment = {**os.environ, "LD_PRELOAD": str(tmp_path / "counter.so")}
+    environment = {**os.environ, "LD_PRELOAD": str(tmp_path / "counter.so"), "EDGE_VISION_CACHE": "off"}
     done = subprocess.run(call, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     opened, first, second, heavy_opened, heavy_first, heavy_second = map(int, done.stdout.split())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -139,9 +140,13 @@ def test_a_compiled_graph_is_kept(graph: Path, cache: Path, monkeypatch: pytest.
     monkeypatch.setattr(ov, "_compile", compile_)
     np.testing.assert_array_equal(outputs(graph), fresh)
     assert kept.stat().st_mode & 0o077 == 0  # kept anew
+    for name in (".old.partial", ".new.partial"):
+        (cache / name).touch()
+    os.utime(cache / ".old.partial", (1000, 1000))  # left where the power went
     for i in range(3):
         outputs(graph, f"{i:02}" * 32)
-    assert len(list(cache.iterdir())) == 3
+    assert len(list(cache.glob("*.plan"))) == 3
+    assert [path.name for path in cache.glob(".*")] == [".new.partial"]
 
 
 def test_what_is_no_compiled_graph(graph: Path, cache: Path) -> None:
