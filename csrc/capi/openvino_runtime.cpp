@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 #include "failure.h"
@@ -16,6 +17,14 @@ namespace edge::capi {
 namespace {
 
 using namespace openvino;
+
+// x[1] -> Relu -> y[1], in ONNX.
+constexpr std::string_view kSmallestGraph{
+    "\x08\x08:"
+    "3\n\x0c\n\x01x\x12\x01y\"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    "b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01"
+    "B\x04\n\0\x10\r",
+    61};
 
 struct Shape {
   int64_t rank;
@@ -49,6 +58,7 @@ class OpenVinoRuntime : public VisionRuntime {
     try {
       open(graph);
     } catch (const Refused&) {
+      check_complete();
       throw bundle_failure("OpenVINO cannot load " + graph.name);
     }
     trim_heap();  // compiling leaves as much behind as the graph takes
@@ -75,6 +85,18 @@ class OpenVinoRuntime : public VisionRuntime {
   }
 
  private:
+  // OpenVINO opens its parts when they are needed. Where one is missing, that is not the bundle's fault.
+  void check_complete() const {
+    const auto check = [](bool fine, const char* part) {
+      if (!fine)
+        throw Failure(EDGE_RUNTIME_MISSING, std::string("OpenVINO lacks ") + part +
+                                                ", which lies beside libopenvino_c.so: install it whole");
+    };
+    check(core_.get() && !property(api_, core_.get(), "FULL_DEVICE_NAME").empty(), "its plugin for the CPU");
+    Owned model(api_, "ov_model_free");
+    check(read(std::as_bytes(std::span(kSmallestGraph)), model), "its reader of ONNX graphs");
+  }
+
   bool read(std::span<const std::byte> graph, Owned& model) const {
     try {
       api_.call("ov_core_read_model_from_memory_buffer", core_.get(),

@@ -37,7 +37,8 @@ class Api {
       if (minor >= static_cast<int>(kApiVersion)) table_ = base()->get_api(kApiVersion);
     }
     if (!table_)
-      throw Failure(EDGE_RUNTIME_MISSING, "this ONNX Runtime is older than 1." + std::to_string(kApiVersion));
+      throw Failure(EDGE_RUNTIME_MISSING,
+                    "this ONNX Runtime is older than 1." + std::to_string(kApiVersion) + ", or none");
   }
 
   template <class F, class... Arguments>

@@ -11,12 +11,13 @@ std::unique_ptr<VisionRuntime> open_runtime(const Graph& graph, const OpenVinoGr
                                             const std::string& runtime, const std::string& library) {
   const auto ort = [&] { return open_onnxruntime(graph, library); };
   const auto openvino = [&] { return open_openvino(for_openvino.graph, library); };
-  // Null where it is not there.
-  const auto if_found = [](const auto& open) -> std::unique_ptr<VisionRuntime> {
+  std::string missing;  // what was said of runtimes that are not there
+  const auto if_found = [&](const auto& open) -> std::unique_ptr<VisionRuntime> {
     try {
       return open();
     } catch (const Failure& failure) {
       if (failure.status() != EDGE_RUNTIME_MISSING) throw;
+      missing = missing.empty() ? failure.what() : missing + "; " + failure.what();
       return nullptr;
     }
   };
@@ -29,8 +30,9 @@ std::unique_ptr<VisionRuntime> open_runtime(const Graph& graph, const OpenVinoGr
     return file.find("openvino") == std::string::npos ? ort() : openvino();
   }
   std::unique_ptr<VisionRuntime> found = for_openvino.is_faster ? if_found(openvino) : if_found(ort);
-  if (!found && !for_openvino.is_faster) found = if_found(openvino);
-  return found ? std::move(found) : ort();  // which says what is missing
+  if (!found) found = for_openvino.is_faster ? if_found(ort) : if_found(openvino);
+  if (!found) throw Failure(EDGE_RUNTIME_MISSING, missing);
+  return found;
 }
 
 }  // namespace edge::capi
