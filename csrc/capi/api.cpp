@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The C border: arguments checked, every exception turned into a status and one line.
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <exception>
 #include <memory>
@@ -79,13 +80,30 @@ void require(bool fine, const char* what) {
   if (!fine) throw Failure(EDGE_USAGE, what);
 }
 
+constexpr size_t kMostStructBytes = 4096;
+
+// What programs built against this ABI version rely on: fields are added at the end, and none moves.
+static_assert(sizeof(void*) != 8 ||
+              (offsetof(edge_options, draft) == 48 && offsetof(edge_film, series_instance_uid) == 200 &&
+               offsetof(edge_report_options, beams) == 88 && sizeof(edge_lut) == 24 &&
+               sizeof(edge_error) == 512));
+
+// The defaults into a caller's structure, which may be that of an older or newer header.
+template <class Struct>
+void give(Struct* out, size_t size, Struct known) {
+  if (!out || size < sizeof(uint32_t)) return;
+  known.size = static_cast<uint32_t>(std::min(size, kMostStructBytes + 1));
+  std::memset(static_cast<void*>(out), 0, size);
+  std::memcpy(static_cast<void*>(out), &known, std::min(size, sizeof known));
+}
+
 // A copy of a caller's structure; parts that an older or newer header does not share keep their defaults.
 template <class Struct>
-Struct copy_of(const Struct* given, void (*init)(Struct*), const char* name) {
+Struct copy_of(const Struct* given, void (*init)(Struct*, size_t), const char* name) {
   Struct out;
-  init(&out);
+  init(&out, sizeof out);
   if (!given) return out;
-  require(given->size >= sizeof(uint32_t) && given->size <= 4096, name);
+  require(given->size >= sizeof(uint32_t) && given->size <= kMostStructBytes, name);
   std::memcpy(&out, given, std::min<size_t>(given->size, sizeof out));
   out.size = sizeof out;
   return out;
@@ -132,37 +150,35 @@ const char* edge_status_name(int32_t status) {
   }
 }
 
-void edge_options_init(edge_options* options) {
-  if (!options) return;
-  *options = edge_options{};
-  options->size = sizeof *options;
-  options->draft = EDGE_DRAFT_ALL;
+void edge_options_init_sized(edge_options* options, size_t size) {
+  edge_options known{};
+  known.draft = EDGE_DRAFT_ALL;
+  give(options, size, known);
 }
 
-void edge_film_init(edge_film* film) {
-  if (!film) return;
-  *film = edge_film{};
-  film->size = sizeof *film;
-  film->bits_allocated = 16;
-  film->high_bit = -1;
-  film->padding_limit = INT32_MIN;
-  film->rescale_slope = 1.0;
+void edge_film_init_sized(edge_film* film, size_t size) {
+  edge_film known{};
+  known.bits_allocated = 16;
+  known.high_bit = -1;
+  known.padding_limit = INT32_MIN;
+  known.rescale_slope = 1.0;
+  give(film, size, known);
 }
 
-void edge_report_options_init(edge_report_options* options) {
-  if (!options) return;
-  *options = edge_report_options{};
-  options->size = sizeof *options;
-  options->top_p = 1.0;
-  options->cut = -1;
-  options->draft = -1;
+void edge_report_options_init_sized(edge_report_options* options, size_t size) {
+  edge_report_options known{};
+  known.top_p = 1.0;
+  known.cut = -1;
+  known.draft = -1;
+  give(options, size, known);
 }
 
 edge_status edge_engine_open(const char* bundle, const edge_options* options, edge_engine** engine,
                              edge_error* error) {
   return guarded(nullptr, error, [&] {
     require(bundle && engine, "bundle and engine must not be NULL");
-    const edge_options copy = copy_of(options, edge_options_init, "options: call edge_options_init first");
+    const edge_options copy =
+        copy_of(options, edge_options_init_sized, "options: call edge_options_init first");
     *engine = new edge_engine(bundle, copy);
   });
 }
@@ -178,7 +194,9 @@ const char* edge_engine_notice(const edge_engine* engine) {
 }
 
 void edge_engine_last_error(const edge_engine* engine, edge_error* error) {
-  if (!engine || !error) return;
+  if (!error) return;
+  *error = edge_error{};
+  if (!engine) return;
   const std::lock_guard lock(engine->mutex);
   *error = engine->last;
 }
@@ -190,7 +208,7 @@ edge_status edge_engine_prepare(const edge_engine* engine, const edge_film* film
     const ImageSpec& image = engine->engine.manifest().image;
     require(count == static_cast<size_t>(3 * image.height * image.width), "count must be 3 * height * width");
     const auto made =
-        engine->engine.prepare(copy_of(film, edge_film_init, "film: call edge_film_init first"));
+        engine->engine.prepare(copy_of(film, edge_film_init_sized, "film: call edge_film_init first"));
     std::copy(made.begin(), made.end(), pixels);
   });
 }
@@ -208,9 +226,9 @@ edge_status edge_engine_report(edge_engine* engine, const edge_film* film, const
                                edge_report** report, edge_error* error) {
   return guarded(engine, error, [&] {
     require(engine && film && report, "engine, film and report must not be NULL");
-    const edge_film shown = copy_of(film, edge_film_init, "film: call edge_film_init first");
+    const edge_film shown = copy_of(film, edge_film_init_sized, "film: call edge_film_init first");
     const edge_report_options copy =
-        copy_of(options, edge_report_options_init, "options: call edge_report_options_init first");
+        copy_of(options, edge_report_options_init_sized, "options: call edge_report_options_init first");
     auto made = std::make_unique<edge_report>();
     made->written = engine->engine.report(shown, copy, copy.cancel ? &copy.cancel->token : nullptr);
     *report = made.release();

@@ -114,6 +114,8 @@ class Library:
         self.c = c = ctypes.CDLL(str(path))
         for name in ("version", "status_name", "engine_info", "engine_notice"):
             getattr(c, f"edge_{name}").restype = ctypes.c_char_p
+        for name in ("options", "film", "report_options"):
+            getattr(c, f"edge_{name}_init_sized").argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         for name in ("text", "json", "warning"):
             getattr(c, f"edge_report_{name}").restype = ctypes.c_char_p
         for name in ("text", "json", "free", "warning_count"):
@@ -132,7 +134,7 @@ class Library:
 
     def film(self, **values: Any) -> Film:
         film = Film()
-        self.c.edge_film_init(ctypes.byref(film))
+        self.c.edge_film_init_sized(ctypes.byref(film), ctypes.sizeof(film))
         for name, value in values.items():
             setattr(film, name, value)
         return film
@@ -203,7 +205,7 @@ class Engine:
         """The report's JSON, with what other functions tell under ``c``."""
         c = self.library.c
         given = ReportOptions()
-        c.edge_report_options_init(ctypes.byref(given))
+        c.edge_report_options_init_sized(ctypes.byref(given), ctypes.sizeof(given))
         for name, value in options.items():
             setattr(given, name, value.encode() if isinstance(value, str) else value)
         handle = ctypes.c_void_p()

@@ -11,13 +11,17 @@
  *
  * Ownership. What a function makes (engine, report, cancel token) belongs to the caller until given to its
  * _close or _free function, which take NULL. Pointers that an edge_report hands out live as long as that
- * report. Pointers that go in are read during the call only.
+ * report. Pointers that go in are read during the call only. Functions that only read give NULL or 0 for
+ * NULL.
  *
  * Threads. There is no global state: engines are independent. One engine may be used from several threads;
  * its reports are made one after the other. A report may be read from several threads.
  *
- * Structures begin with their size; call their _init function, which sets it and the defaults, before filling
- * them: a program built against this header goes on working with later libraries of the same ABI version.
+ * Structures begin with their size. Call their _init function before filling them: it sets the defaults, and
+ * as the size the one that this header knows. So a program built against this header goes on working with
+ * later libraries of the same ABI version, whose structures may have grown at their end; what an older
+ * library does not know of a structure it leaves out. Other languages call _init_sized with the size of their
+ * own declaration.
  */
 #ifndef EDGE_REPORT_H
 #define EDGE_REPORT_H
@@ -89,19 +93,22 @@ typedef struct edge_options {
   int32_t draft;               /* an edge_draft; any other number counts as EDGE_DRAFT_ALL, the default */
 } edge_options;
 
-EDGE_API void edge_options_init(edge_options* options);
+EDGE_API void edge_options_init_sized(edge_options* options, size_t size);
+#define edge_options_init(options) edge_options_init_sized((options), sizeof(edge_options))
 
 /* Opens a bundle (a folder, docs/bundle.md; UTF-8 path) and loads the model. Every file's SHA-256 is checked
  * before anything in it is parsed. The files are mapped and shared, read-only: do not change them while the
- * engine lives. `options` may be NULL. Errors: EDGE_USAGE, EDGE_BUNDLE, EDGE_RUNTIME_MISSING, EDGE_DEVICE,
- * EDGE_PROCESSING. Thread-safe. */
+ * engine lives. What OpenVINO makes of a large graph is kept in the user's cache (docs/embedding.md).
+ * `options` may be NULL. Errors: EDGE_USAGE, EDGE_BUNDLE, EDGE_RUNTIME_MISSING, EDGE_DEVICE, EDGE_PROCESSING.
+ * Thread-safe, but that it reads the process's environment, and with ONNX Runtime sets a variable of it. */
 EDGE_API edge_status edge_engine_open(const char* bundle, const edge_options* options, edge_engine** engine,
                                       edge_error* error);
 /* Ends the engine and its threads. No other call on it may be running or follow. */
 EDGE_API void edge_engine_close(edge_engine* engine);
 
-/* JSON (ASCII) about the loaded model: name, family, bundle_sha256, precision, image size, notice, intended
- * use, and how it runs. Belongs to the engine. Thread-safe. */
+/* JSON (ASCII) about the loaded model: model {name, family, bundle_sha256, precision, kv_dtype, bias_rows},
+ * image {height, width}, max_new_tokens, software {version, device, vision, isa, threads}, intended_use and
+ * notice. Belongs to the engine. Thread-safe. */
 EDGE_API const char* edge_engine_info(const edge_engine* engine);
 /* A line that must be shown to whoever reads a report of this model, or NULL. Belongs to the engine.
  * Thread-safe. */
@@ -166,7 +173,8 @@ typedef struct edge_film {
   const char* series_instance_uid;
 } edge_film;
 
-EDGE_API void edge_film_init(edge_film* film);
+EDGE_API void edge_film_init_sized(edge_film* film, size_t size);
+#define edge_film_init(film) edge_film_init_sized((film), sizeof(edge_film))
 
 /* What the model would see: the film after the bundle's intensity pipeline, resize and normalisation.
  * `pixels`: float [3, height, width] (edge_engine_info says how large), `count` floats, which must be its
@@ -190,7 +198,8 @@ EDGE_API void edge_cancel_free(edge_cancel* cancel);
 
 /* Pieces of the findings as they become certain: `length` bytes of UTF-8 (not ended by 0), never inside a
  * character; put together they are edge_report_text(). Called on the thread that makes the report. Anything
- * but 0 cancels. */
+ * but 0 cancels; an exception of C++ ends the report with EDGE_PROCESSING. Must not leave by longjmp, nor
+ * close the engine. */
 typedef int (*edge_on_text)(void* user, const char* text, size_t length);
 
 typedef struct edge_report_options {
@@ -211,7 +220,9 @@ typedef struct edge_report_options {
                     beams the text comes in one piece */
 } edge_report_options;
 
-EDGE_API void edge_report_options_init(edge_report_options* options);
+EDGE_API void edge_report_options_init_sized(edge_report_options* options, size_t size);
+#define edge_report_options_init(options) \
+  edge_report_options_init_sized((options), sizeof(edge_report_options))
 
 /* Drafts the findings of one frontal chest radiograph. `options` may be NULL.
  * The tokens do not depend on the number of threads.
@@ -230,7 +241,8 @@ EDGE_API const char* edge_report_json(const edge_report* report);
 /* What a reader must know beside the text; [0, edge_report_warning_count). NULL beyond. */
 EDGE_API size_t edge_report_warning_count(const edge_report* report);
 EDGE_API const char* edge_report_warning(const edge_report* report, size_t index);
-/* Generated ids without the stop id, and their natural log-probabilities; `count` of each. */
+/* Generated ids without the stop id, and their natural log-probabilities; `count` of each, which may be NULL.
+ * Perhaps NULL where there are none. */
 EDGE_API const int32_t* edge_report_token_ids(const edge_report* report, size_t* count);
 EDGE_API const float* edge_report_logprobs(const edge_report* report, size_t* count);
 /* Lungs and heart, 0 or 1 [rows, columns]; NULL, 0 and 0 where the bundle has no segmenter. */
