@@ -139,6 +139,21 @@ def test_pkg_config(prefix: Path, demo: Path, tmp_path: Path) -> None:
     run("cc", ROOT / "examples" / "embed.c", "-o", tmp_path / "embed", *flags.split())
 
 
+def test_pkg_config_where_libraries_lie_deeper(tmp_path: Path) -> None:
+    """As on Debian: PREFIX/lib/<machine>. The folders are found from where the file lies, and may have been moved."""
+    need("pkg-config", "cmake", "c++")
+    options = ("-DEDGE_PYTHON=OFF", "-DEDGE_CAPI=ON", "-DEDGE_QUICK=ON", "-DCMAKE_INSTALL_LIBDIR=lib/some-machine")
+    run("cmake", "-S", ROOT, "-B", tmp_path / "build", *options)
+    folder = tmp_path / "prefix" / "lib" / "some-machine" / "pkgconfig"
+    folder.mkdir(parents=True)
+    shutil.copy(tmp_path / "build" / "csrc" / "capi" / "edge_report.pc", folder)
+    for variable, place in (("libdir", folder.parent), ("includedir", tmp_path / "prefix" / "include")):
+        told = run(
+            "pkg-config", f"--variable={variable}", "edge_report", env={**os.environ, "PKG_CONFIG_PATH": str(folder)}
+        )
+        assert Path(os.path.normpath(told.strip())) == place
+
+
 @pytest.fixture(scope="session")
 def sanitized(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A build with AddressSanitizer and UBSan; ``$EDGE_TEST_CAPI_SANITIZED`` where there is one."""
