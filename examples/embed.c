@@ -16,10 +16,17 @@ int main(int argc, char** argv) {
     fprintf(stderr, "usage: embed BUNDLE FILM.pgm\n");
     return EDGE_USAGE;
   }
-  size_t size = (size_t)rows * (size_t)columns * (most > 255 ? 2 : 1);
-  void* pixels = malloc(size);
-  if (!pixels || fread(pixels, 1, size, file) != size) return EDGE_CORRUPT;
+  size_t cells =
+      rows > 0 && columns > 0 && rows <= 12000 && columns <= 12000 ? (size_t)rows * (size_t)columns : 0;
+  size_t size = cells * (most > 255 ? 2 : 1);
+  void* pixels = size ? malloc(size) : NULL;
+  size_t got = pixels ? fread(pixels, 1, size, file) : 0;
   fclose(file);
+  if (!pixels || got != size) {
+    fprintf(stderr, "the picture is cut off, or its size is none of a film\n");
+    free(pixels);
+    return EDGE_CORRUPT;
+  }
 
   edge_error error;
   edge_engine* engine = NULL;
