@@ -97,6 +97,17 @@ void give(Struct* out, size_t size, Struct known) {
   std::memcpy(static_cast<void*>(out), &known, std::min(size, sizeof known));
 }
 
+// The structures as ABI 1 first had them, whatever has been added behind these fields.
+constexpr size_t padded(size_t end, size_t alignment) {
+  return (end + alignment - 1) / alignment * alignment;
+}
+constexpr size_t kFirstOptions =
+    padded(offsetof(edge_options, draft) + sizeof(edge_options::draft), alignof(edge_options));
+constexpr size_t kFirstFilm = padded(
+    offsetof(edge_film, series_instance_uid) + sizeof(edge_film::series_instance_uid), alignof(edge_film));
+constexpr size_t kFirstReportOptions = padded(
+    offsetof(edge_report_options, beams) + sizeof(edge_report_options::beams), alignof(edge_report_options));
+
 // A copy of a caller's structure; parts that an older or newer header does not share keep their defaults.
 template <class Struct>
 Struct copy_of(const Struct* given, void (*init)(Struct*, size_t), const char* name) {
@@ -171,6 +182,13 @@ void edge_report_options_init_sized(edge_report_options* options, size_t size) {
   known.cut = -1;
   known.draft = -1;
   give(options, size, known);
+}
+
+// The functions that the header's macros hide.
+void(edge_options_init)(edge_options* options) { edge_options_init_sized(options, kFirstOptions); }
+void(edge_film_init)(edge_film* film) { edge_film_init_sized(film, kFirstFilm); }
+void(edge_report_options_init)(edge_report_options* options) {
+  edge_report_options_init_sized(options, kFirstReportOptions);
 }
 
 edge_status edge_engine_open(const char* bundle, const edge_options* options, edge_engine** engine,

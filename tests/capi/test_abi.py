@@ -40,6 +40,15 @@ def test_defaults_stay_within_the_callers_structure(name: str, library: Library)
     assert set(untouched) == {0xAA}
 
 
+@pytest.mark.parametrize("name", list(STRUCTURES))
+def test_function_that_the_macro_hides(name: str, library: Library) -> None:
+    """The structure as the first version of this ABI had it; it has not grown yet."""
+    by_function, sized = STRUCTURES[name](), STRUCTURES[name]()
+    getattr(library.c, f"edge_{name}_init")(ctypes.byref(by_function))
+    getattr(library.c, f"edge_{name}_init_sized")(ctypes.byref(sized), ctypes.sizeof(sized))
+    assert bytes(by_function) == bytes(sized)
+
+
 def test_larger_structures_of_newer_headers(library: Library, engine: Engine) -> None:
     """What this library does not know it does not look at."""
 

@@ -21,7 +21,7 @@
  * as the size the one that this header knows. So a program built against this header goes on working with
  * later libraries of the same ABI version, whose structures may have grown at their end; what an older
  * library does not know of a structure it leaves out. Other languages call _init_sized with the size of their
- * own declaration.
+ * own declaration, or the function _init for the structure as it first was.
  */
 #ifndef EDGE_REPORT_H
 #define EDGE_REPORT_H
@@ -93,6 +93,7 @@ typedef struct edge_options {
   int32_t draft;               /* an edge_draft; any other number counts as EDGE_DRAFT_ALL, the default */
 } edge_options;
 
+EDGE_API void edge_options_init(edge_options* options);
 EDGE_API void edge_options_init_sized(edge_options* options, size_t size);
 #define edge_options_init(options) edge_options_init_sized((options), sizeof(edge_options))
 
@@ -173,6 +174,7 @@ typedef struct edge_film {
   const char* series_instance_uid;
 } edge_film;
 
+EDGE_API void edge_film_init(edge_film* film);
 EDGE_API void edge_film_init_sized(edge_film* film, size_t size);
 #define edge_film_init(film) edge_film_init_sized((film), sizeof(edge_film))
 
@@ -220,6 +222,7 @@ typedef struct edge_report_options {
                     beams the text comes in one piece */
 } edge_report_options;
 
+EDGE_API void edge_report_options_init(edge_report_options* options);
 EDGE_API void edge_report_options_init_sized(edge_report_options* options, size_t size);
 #define edge_report_options_init(options) \
   edge_report_options_init_sized((options), sizeof(edge_report_options))
