@@ -42,11 +42,13 @@ class UsageError(EdgeError):
 class NotCoded(UsageError):
     """Coded findings of a model whose bundle does not say how they are coded."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "this bundle does not say how its findings are coded (it has no coding.json)",
-            hint="make the text report (sr, fhir), or add a table with edge-export --coding",
-        )
+    def __init__(
+        self,
+        message: str = "this bundle does not say how its findings are coded (it has no coding.json)",
+        *,
+        hint: str = "make the text report (sr, fhir), or add a table with edge-export --coding",
+    ) -> None:
+        super().__init__(message, hint=hint)
 
 
 class InputError(EdgeError):
