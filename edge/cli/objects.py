@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ class Objects:
             self.folder = output.rstrip(os.sep) or os.sep
 
     def check_folder(self) -> None:
-        """Make the folder of ``-o`` if its parent is there.
+        """Find out before the work that the folder of ``-o`` cannot be made, or written to.
 
         Raises
         ------
@@ -49,10 +50,7 @@ class Objects:
         assert self.folder is not None
         if not os.path.lexists(self.folder):
             check_target(self.folder, [])
-            try:
-                os.mkdir(self.folder)
-            except OSError as error:
-                raise OutputError(error.strerror or "the folder cannot be made") from None
+            return  # made with the first object: where there is none there is no folder either
         if not os.path.isdir(self.folder):
             found = "a file" if os.path.exists(self.folder) else "a link that leads nowhere"
             raise OutputError(f"a folder is needed here, and this is {found}")
@@ -109,7 +107,11 @@ class Objects:
             return data
         path = os.path.join(self.folder, name)
         try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder)
             write_whole(path, data)
+        except OSError as error:
+            raise OutputError(f"{printable(self.folder)}: {error.strerror or 'the folder cannot be made'}") from None
         except OutputError as error:
             raise OutputError(f"{printable(path)}: {error}") from None
         return None

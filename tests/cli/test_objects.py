@@ -168,3 +168,15 @@ def test_a_full_disk_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["seg.dcm", "sr.dcm"]
     assert (tmp_path / "sr.dcm").read_bytes() == b"old"
     assert pydicom.dcmread(tmp_path / "seg.dcm").Modality == "SEG"  # small enough, and so whole
+
+
+def test_no_folder_without_an_object(main: Main, films: list[Path], tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.dcm"
+    damaged.write_bytes(films[0].read_bytes()[:600])
+    code, out, err = main("--format", "sr", "-o", f"{tmp_path / 'drafts'}/", damaged)
+    assert (code, out) == (22, ""), err
+    code, out, _ = main("--bundle", tmp_path / "none", "--format", "fhir", "-o", tmp_path / "drafts", *films[:2])
+    assert (code, out) == (30, "")
+    assert list(tmp_path.iterdir()) == [damaged]
+    assert main("--format", "fhir", "-o", tmp_path / "drafts", damaged, *films[:2])[0] == 22
+    assert len(list((tmp_path / "drafts").iterdir())) == 2
