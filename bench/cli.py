@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
+from edge.cli.streams import settle_streams
 
 from .exits import exit_code
 
@@ -124,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     argv
         Arguments without the program's name; default ``sys.argv[1:]``.
     """
+    settle_streams()
     return exit_code(PROG, lambda: _main(argv))
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
 from edge.cli.output import ClosedPipe, write_stdout
+from edge.cli.streams import settle_streams
 from edge.errors import CannotRead, EdgeError, OutputError, UsageError
 
 from .families import CROSS, FAMILIES, LANA, PROMPTMRG
@@ -222,6 +223,7 @@ def _intensity(text: str) -> dict[str, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    settle_streams()
     subject = ""
     try:
         arguments = _parser().parse_args(argv)

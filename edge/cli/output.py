@@ -141,6 +141,8 @@ def _check_open(path: str) -> None:
 
     process, number = _descriptor(path) or (-1, -1)
     if process == os.getpid():
+        if number == 1 and sys.stdout is None:  # it was closed; what is there now is to keep the number
+            raise OutputError("no such descriptor is open")
         try:
             writable = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
         except (OSError, OverflowError):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from edge.cli.objects import Objects
 from edge.cli.options import PROG, parse
 from edge.cli.output import ClosedPipe, check_target, named_twice, printable, say, write_stdout, write_whole
+from edge.cli.streams import settle_streams
 from edge.errors import CannotRead, EdgeError, MissingRuntime, UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _command(argv: list[str] | None) -> int:
+    settle_streams()
     # NumPy's linear algebra is not used, but its threads would be started, and spin for a while, on import.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
@@ -353,10 +355,12 @@ def _import_compiled() -> None:
     import signal
 
     pending: list[int] = []
-    try:
-        before = signal.signal(signal.SIGINT, lambda number, _frame: pending.append(number))
-    except ValueError:  # not the main thread: there is no Ctrl-C to put off
-        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # as in a script's background job: Ctrl-C is meant for others
+        try:
+            signal.signal(signal.SIGINT, lambda number, _frame: pending.append(number))
+        except ValueError:  # not the main thread: there is no Ctrl-C to put off
+            return
     try:
         for name in ("numpy", "tokenizers", "edge._kernel"):
             with contextlib.suppress(ImportError):  # told later, with what to do

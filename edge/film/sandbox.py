@@ -151,9 +151,9 @@ class Sandbox:
         self._timed_out = False
         timer = threading.Timer(seconds, self._expire, (process,))
         timer.daemon = True
-        timer.start()
         fine = False
         try:
+            timer.start()
             _write(process.stdin, request)
             _write(process.stdin, payload)
             answer = receive(process.stdout.readinto, most)  # type: ignore[attr-defined]
@@ -201,7 +201,7 @@ class Sandbox:
         options: dict[str, Any] = {}
         theirs = -1
         if os.name == "posix":
-            theirs, self._lifeline = os.pipe()
+            theirs, self._lifeline = map(_beyond_standard, os.pipe())
             command.append(str(theirs))
             options["pass_fds"] = (theirs,)
         else:
@@ -262,6 +262,17 @@ def _write(pipe: IO[bytes], data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[pipe.write(view) or 0 :]
+
+
+def _beyond_standard(descriptor: int) -> int:
+    """The same file under a number from 3 on: where a host has closed its standard streams a pipe may get theirs."""
+    if descriptor > 2:
+        return descriptor
+    import fcntl
+
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(descriptor)
+    return moved
 
 
 def _widen(process: subprocess.Popen[bytes]) -> None:

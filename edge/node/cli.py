@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.output import ClosedPipe, say, write_stdout
+from edge.cli.streams import settle_streams
 from edge.version import __version__
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; the exit code."""
+    settle_streams()
     options = make_parser().parse_args(argv)
     from edge.errors import EdgeError
 

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from edge.cli.output import say
+from edge.cli.streams import settle_streams
 from edge.errors import EdgeError, MissingRuntime
 from edge.review.options import PROG, parse
 
@@ -28,6 +29,7 @@ class CannotListen(EdgeError):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command until Ctrl-C; returns the exit code."""
+    settle_streams()
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         options = parse(argv)

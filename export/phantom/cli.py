@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
 from edge.cli.output import ClosedPipe, write_stdout
+from edge.cli.streams import settle_streams
 from edge.errors import EdgeError, OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    settle_streams()
     try:
         _run(_parser().parse_args(argv))
     except SystemExit as end:

@@ -350,3 +350,14 @@ def test_importing_the_door_is_light():
         "print([name for name in heavy if name in sys.modules])"
     )
     assert process.communicate(timeout=30)[0].strip() == "[]"
+
+
+@pytest.mark.parametrize("closed", [(0,), (0, 1), (1, 2), (0, 1, 2)])
+def test_a_host_without_standard_streams(closed: tuple[int, ...]) -> None:
+    """The worker's own standard streams must not take the place of the pipe by which it sees its parent end."""
+    code = (
+        f"import os, sys; [os.close(number) for number in {closed}]\n"
+        "from edge.film.sandbox import Sandbox\n"
+        "box = Sandbox(); box.warm(); alive = box.pid is not None; box.close(); sys.exit(0 if alive else 9)"
+    )
+    assert subprocess.run([sys.executable, "-P", "-c", code], timeout=60, stdin=subprocess.DEVNULL).returncode == 0
