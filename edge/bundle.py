@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from edge.errors import BundleError, UsageError
 from edge.manifest import FileEntry, Manifest, parse_manifest
 from edge.strict import MAX_BYTES
+from edge.threads import starting_threads
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +86,7 @@ class Bundle:
             size = paths[name].stat().st_size
             if size != entry.bytes:
                 raise BundleError(f"{name} has {size} bytes instead of {entry.bytes}: copy the bundle again")
-        with ThreadPoolExecutor(min(4, len(paths))) as pool:
+        with starting_threads(), ThreadPoolExecutor(min(4, len(paths))) as pool:
             for name in pool.map(lambda name: _check_hash(name, paths[name], manifest.files[name]), paths):
                 log.debug("%s: SHA-256 as listed", name)
         listed = {*manifest.files, "manifest.json"}

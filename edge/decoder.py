@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -12,7 +14,7 @@ import numpy.typing as npt
 
 from edge.errors import BundleError, DeviceError, ProcessingError, UsageError
 from edge.generation import BiasRows, Generation, GenerationOptions, OnToken, TextRequest
-from edge.threads import check_threads
+from edge.threads import NO_THREAD, check_threads
 
 __all__ = ["BiasRows", "Decoder", "Generation", "GenerationOptions", "OnToken", "TextRequest"]
 
@@ -192,7 +194,8 @@ class Decoder:
         except (ValueError, TypeError) as error:
             raise BundleError(str(error)) from error
         except (RuntimeError, MemoryError) as error:
-            raise ProcessingError(str(error) or "out of memory") from error
+            message = str(error) or "out of memory"
+            raise ProcessingError(NO_THREAD if message == os.strerror(errno.EAGAIN) else message) from error
         self.spec = dict(spec)
         self.kv_dtype = kv_dtype
         self._draft_table = draft_table

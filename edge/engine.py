@@ -23,7 +23,7 @@ from edge.prompt import Context, check_cap, context_of
 from edge.session import SYNTHETIC, Asked, FilmSession, check_callbacks
 from edge.study import Study, check_films, check_list, check_same_study, joined
 from edge.text import TextDecoder
-from edge.threads import check_threads, decode_threads
+from edge.threads import check_threads, decode_threads, starting_threads
 from edge.timing import Clock
 from edge.vision import VisionOutput, VisionSession, check_device, check_runtime
 
@@ -132,7 +132,7 @@ class Engine:
         import numpy  # noqa: F401  # here, not first in two threads at once: it does not survive that
 
         # Most of a load is the graph's, and leaves the interpreter to others.
-        with ThreadPoolExecutor(1, thread_name_prefix="edge-load") as pool:
+        with starting_threads(), ThreadPoolExecutor(1, thread_name_prefix="edge-load") as pool:
             session = pool.submit(VisionSession, self.bundle, device=device, threads=self.threads, runtime=vision)
             self._text = _text_decoder(self.bundle)
             self._decoder = _decoder(self.bundle, self.threads, self._draft, kv_dtype)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edge.threads import starting_threads
 from edge.timing import Clock
 
 if TYPE_CHECKING:
@@ -100,7 +101,8 @@ class Ahead:
         self._thread = threading.Thread(target=self._work, name="edge-ahead")
 
     def __enter__(self) -> Ahead:
-        self._thread.start()
+        with starting_threads():
+            self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:

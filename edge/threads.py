@@ -3,14 +3,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from edge.errors import UsageError
+from edge.errors import ProcessingError, UsageError
 from edge.numeric import as_whole
 
 MAX_THREADS = 512
+NO_THREAD = "no further thread can be started: the limit of processes is reached (ulimit -u, a container's pids)"
+
+
+@contextlib.contextmanager
+def starting_threads() -> Iterator[None]:
+    """Say what it means that a thread could not be started inside.
+
+    Raises
+    ------
+    ProcessingError
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        raise ProcessingError(NO_THREAD) from None
 
 
 def default_threads() -> int:

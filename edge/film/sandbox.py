@@ -25,6 +25,7 @@ from typing import IO, Any
 
 from edge.errors import Cancelled, CorruptInput, ProcessingError, UnsupportedPixels, UnsupportedTransferSyntax
 from edge.film.wire import WireError, pack, receive
+from edge.threads import starting_threads
 
 _START_SECONDS = 60.0
 _PASSED_ON = (
@@ -153,7 +154,8 @@ class Sandbox:
         timer.daemon = True
         fine = False
         try:
-            timer.start()
+            with starting_threads():
+                timer.start()
             _write(process.stdin, request)
             _write(process.stdin, payload)
             answer = receive(process.stdout.readinto, most)  # type: ignore[attr-defined]

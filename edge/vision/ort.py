@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -12,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edge.errors import BundleError, DeviceError, MissingRuntime, ProcessingError
-from edge.threads import usable_processors
+from edge.threads import NO_THREAD, usable_processors
 from edge.vision.backend import DeviceArray, Lending, Port
 from edge.vision.capture import CAPTURED, EXACT, CapturedGraph, can_be_captured, tell_uncaptured, wanted
 
@@ -204,7 +205,7 @@ def _open_captured(ort: Any, path: Path, threads: int) -> Any | None:
     options = session_options(ort, threads)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=[(_CUDA, CAPTURED)])
+        session = _session(ort, path, options, [(_CUDA, CAPTURED)])
     except Exception as error:
         tell_uncaptured(error)
         return None
@@ -224,7 +225,7 @@ def _open(ort: Any, path: Path, threads: int, providers: list[Any], *, arena: bo
         all_there = session_options(ort, threads, arena=arena)
         all_there.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         try:
-            session = ort.InferenceSession(str(path), all_there, providers=providers[:1])
+            session = _session(ort, path, all_there, providers[:1])
             if _CUDA in session.get_providers():
                 return session
         except Exception as error:
@@ -232,12 +233,14 @@ def _open(ort: Any, path: Path, threads: int, providers: list[Any], *, arena: bo
                 raise DeviceError(f"ONNX Runtime does not do all of {path.name} on the GPU: {_said(error)}") from None
     options = session_options(ort, threads, arena=arena)
     try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
+        session = _session(ort, path, options, providers)
     except Exception as error:
         if gpu and not isinstance(error, MemoryError) and type(error).__name__ not in _BAD_GRAPH:
             raise DeviceError(f"the GPU cannot take {path.name} ({_said(error)}): use --device cpu") from None
         if isinstance(error, MemoryError) or any(words in str(error) for words in _NO_MEMORY):
             raise ProcessingError(f"not enough memory to load {path.name}") from None
+        if os.strerror(errno.EAGAIN) in str(error):
+            raise ProcessingError(NO_THREAD) from None
         raise BundleError(f"ONNX Runtime cannot load {path.name} ({type(error).__name__})") from None
     active = session.get_providers()
     if not gpu:
@@ -253,6 +256,15 @@ def _open(ort: Any, path: Path, threads: int, providers: list[Any], *, arena: bo
         path.name,
     )
     return session
+
+
+def _session(ort: Any, path: Path, options: Any, providers: list[Any]) -> Any:
+    """A session that fails where it cannot do what is asked for.
+
+    By itself ONNX Runtime's module prints such errors on stdout, which is for reports, and tries again on the CPU: a
+    second time where that was asked for, and quietly for all later films where the GPU fails at one.
+    """
+    return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
 
 
 def _said(error: Exception) -> str:

@@ -84,7 +84,8 @@ def module(*, refuses: str = "", calls: Counter[str]) -> Any:
     """
 
     class Session:
-        def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+        def __init__(self, path: str, options: Any, providers: list[Any], enable_fallback: int) -> None:
+            assert not enable_fallback, "a GPU that fails must not become the CPU"
             captures = False
             if isinstance(providers[0], tuple):
                 name, asked = providers[0]

@@ -134,7 +134,9 @@ def test_a_silent_fallback_is_an_error(bundle: Path, monkeypatch: pytest.MonkeyP
 
     session = onnxruntime.InferenceSession
     monkeypatch.setattr(
-        onnxruntime, "InferenceSession", lambda path, options, providers: session(path, providers=fake_ort.NAMES[1:])
+        onnxruntime,
+        "InferenceSession",
+        lambda path, options, providers, enable_fallback: session(path, providers=fake_ort.NAMES[1:]),
     )
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: fake_ort.NAMES)
     with pytest.raises(DeviceError, match="cuda was asked for but ONNX Runtime fell back to CPUExecutionProvider"):

@@ -232,7 +232,7 @@ def test_partial_fallback_is_told(
     caplog.set_level(logging.INFO, "edge")
     real, tried = onnxruntime.InferenceSession, []
 
-    def session(path: str, options: Any, providers: list[str]) -> Any:
+    def session(path: str, options: Any, providers: list[str], enable_fallback: int) -> Any:
         try:
             strict = options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
         except RuntimeError:  # not set

@@ -340,7 +340,8 @@ def test_silent_fallback_is_told(pristine: Path, monkeypatch: pytest.MonkeyPatch
     names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     session = onnxruntime.InferenceSession
 
-    def fall_back(path: str, options: Any, providers: list[Any]) -> Any:
+    def fall_back(path: str, options: Any, providers: list[Any], enable_fallback: int) -> Any:
+        assert not enable_fallback
         assert providers[0][0] == names[0]
         assert providers[0][1]["use_tf32"] == "0"
         return session(path, options, providers=["CPUExecutionProvider"])
