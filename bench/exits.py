@@ -17,14 +17,14 @@ def exit_code(prog: str, work: Callable[[], int | None]) -> int:
     work
         May return an exit code of its own; None is 0.
     """
-    from edge.cli.output import ClosedPipe
+    from edge.cli.output import ClosedPipe, printable
     from edge.errors import EdgeError
 
     try:
         return work() or 0
     except EdgeError as error:
         hint = f"; {error.hint}" if error.hint else ""
-        print(f"{prog}: {error.kind}: {error}{hint}", file=sys.stderr)
+        print(printable(f"{prog}: {error.kind}: {error}{hint}"), file=sys.stderr)
         return error.exit_code
     except ClosedPipe:
         return 141

@@ -11,6 +11,7 @@ import json
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -57,7 +58,9 @@ def names_in(path: Path) -> set[str]:
             head = stream.read(8)
             if path.suffix == ".safetensors":
                 return set(json.loads(stream.read(min(struct.unpack("<Q", head)[0], _MAX_JSON))))
-        loaded = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
         return {str(name).removeprefix("module.") for name in _unwrap(loaded, path)}
     except Exception:  # a broken pickle may raise anything; whoever reads the file says what is wrong with it
         return set()
@@ -82,7 +85,9 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_pickle(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old ways of writing files, in several lines
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch names the forbidden global in a long text of advice, some of which is to switch the check off.
         found = re.search(r"(?:GLOBAL|Unsupported (?:global|class))[: ]+(\S+)", str(error))
@@ -119,6 +124,10 @@ def _clean(state: dict[Any, Any], path: Path) -> dict[str, Tensor]:
     for name, tensor in state.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor) or tensor.is_sparse:
             wrong.append(f"{name} is not a tensor")
+        elif not name.isprintable():
+            wrong.append(f"{name!a} is no name of a weight")
+        elif tensor.is_meta:
+            wrong.append(f"{name} has no numbers, only a shape")
         elif tensor.dtype in (torch.bool, torch.int64, torch.int32, torch.uint8):
             result[name.removeprefix(prefix)] = tensor  # a buffer, if it is known at all
         elif tensor.dtype not in _FLOATS:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
-from edge.cli.output import ClosedPipe, write_stdout
+from edge.cli.output import ClosedPipe, printable, write_stdout
 from edge.cli.streams import settle_streams
 from edge.errors import CannotRead, EdgeError, OutputError, UsageError
 
@@ -232,28 +232,34 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     except EdgeError as error:
-        print(f"{PROG}: {subject}{error.kind}: {error}", file=sys.stderr)
+        hint = f"; {error.hint}" if error.hint else ""
+        _tell(f"{PROG}: {subject}{error.kind}: {error}{hint}")
         return error.exit_code
     except KeyboardInterrupt:
-        print(f"{PROG}: interrupted; nothing was written", file=sys.stderr)
+        _tell(f"{PROG}: interrupted; nothing was written")
         return INTERRUPTED
     except ClosedPipe:
         return CLOSED_PIPE
     except ImportError as error:
-        print(f"{PROG}: {error.name} is not installed: pip install '.[cpu,export]'", file=sys.stderr)
+        _tell(f"{PROG}: {error.name} is not installed: pip install '.[cpu,export]'")
         return INTERNAL
     except MemoryError:
-        print(f"{PROG}: {subject}out of memory", file=sys.stderr)
+        _tell(f"{PROG}: {subject}out of memory")
         return INTERNAL
     except OSError as error:
         failed = _of_the_system(error, arguments.out)
-        print(f"{PROG}: {subject}{failed.kind}: {failed}", file=sys.stderr)
+        _tell(f"{PROG}: {subject}{failed.kind}: {failed}")
         return failed.exit_code
     except Exception as error:
         what = str(error).splitlines()[0][:300] if str(error) else ""
-        print(f"{PROG}: {subject}internal error: {type(error).__name__}: {what}", file=sys.stderr)
+        _tell(f"{PROG}: {subject}internal error: {type(error).__name__}: {what}")
         return INTERNAL
     return 0
+
+
+def _tell(text: str) -> None:
+    """Lines on stderr, without anything from a file or a name that a terminal could act on."""
+    print("\n".join(printable(line) for line in text.split("\n")), file=sys.stderr)
 
 
 def _of_the_system(error: OSError, out: Path | None) -> EdgeError:

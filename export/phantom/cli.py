@@ -114,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit as end:
         return int(end.code or 0)
     except EdgeError as error:
-        print(f"{PROG}: {error.kind}: {_one_line(str(error))}", file=sys.stderr)
+        hint = f"; {error.hint}" if error.hint else ""
+        print(f"{PROG}: {error.kind}: {_one_line(str(error) + hint)}", file=sys.stderr)
         return error.exit_code
     except ClosedPipe:
         return 141

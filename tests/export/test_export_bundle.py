@@ -374,6 +374,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch
         (["x.pth", "--out", "{tmp}/b", "--images", "0"], 1, "from 1 to 16"),
         (["x.pth", "--out", "{tmp}/text.pth"], 40, "not a folder"),
         (["x" * 300, "--out", "{tmp}/b"], 20, "cannot read"),
+        (["x\x1b[31m.pth", "--out", "{tmp}/b"], 20, r"x\x1b[31m.pth does not exist"),
         (["x.pth", "--out", "{tmp}/" + "b" * 300], 40, "cannot write"),
     ],
 )
@@ -385,6 +386,22 @@ def test_command_errors(
     err = capsys.readouterr().err
     assert words in err
     assert "Traceback" not in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_weights_that_overflow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finite ones, whose products are not."""
+    pictures = [smooth_pixels(64, np.random.default_rng(0))]
+    monkeypatch.setattr(pipeline, "check_images", lambda image: pictures)  # one is enough
+    checkpoint = make("tiny", 0, "flat", tmp_path / "net.pth")
+    torch.save({name: 1e6 * value for name, value in torch.load(checkpoint).items()}, checkpoint)
+    assert main([str(checkpoint), "--out", str(tmp_path / "b"), "-q"]) == 84
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "edge-export: net.pth: export: PyTorch's own numbers overflow with these weights; nothing was written"
+    ]
     assert not (tmp_path / "b").exists()
 
 

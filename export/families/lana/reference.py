@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import ExportError
 from .anatomy import LOWEST, stretch
 from .model import LanaModel
 
@@ -123,6 +124,8 @@ class ReferenceDecoder:
             seen = list(set(text.ids))
             scores[seen] = torch.where(scores[seen] < 0, scores[seen] * penalty, scores[seen] / penalty)
             best = scores.topk(2).values
+            if torch.isnan(best).any():  # the largest of all, to PyTorch
+                raise ExportError("PyTorch's own numbers overflow with these weights; nothing was written")
             token = int((scores == best[0]).nonzero()[0])
             if token in stop_ids:
                 break
