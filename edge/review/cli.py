@@ -161,6 +161,8 @@ def _address(options: argparse.Namespace, listener: socket.socket) -> str:
     """What to open; the token is behind #, which browsers do not send and servers do not log."""
     port = listener.getsockname()[1]
     host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(options.host, options.host)
+    if options.name and not options.loopback:
+        host = options.name[0]  # which is what a certificate is for
     host = f"[{host}]" if ":" in host else host
     token = f"#token={options.token}" if options.token else ""
     return f"{'https' if options.tls_cert else 'http'}://{host}:{port}/{token}"

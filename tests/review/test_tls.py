@@ -15,7 +15,8 @@ import pytest
 from browser import Browser, find_browser
 from client import Client
 
-from edge.review.cli import main
+from edge.review.cli import _address, main
+from edge.review.options import parse
 
 pytest.importorskip("uvicorn", reason='the page is not tested: pip install "edge-report[web]"')
 
@@ -118,6 +119,15 @@ def test_a_wrong_certificate(
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_the_address_has_the_name_that_was_given() -> None:
+    options = parse(["--host", "0.0.0.0", "--token", TOKEN, "--no-tls", "--name", "box.clinic", "--name", "other"])
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        assert _address(options, listener) == f"http://box.clinic:{port}/#token={TOKEN}"
+        options = parse(["--name", "box.clinic"])  # a page of this machine, which others reach by something else
+        assert _address(options, listener) == f"http://127.0.0.1:{port}/"
 
 
 def test_an_address_that_is_not_here(capsys: pytest.CaptureFixture[str]) -> None:
