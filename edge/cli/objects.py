@@ -106,15 +106,26 @@ class Objects:
         if self.folder is None:
             return data
         path = os.path.join(self.folder, name)
+        made = self._made_folder()
         try:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(self.folder)
             write_whole(path, data)
-        except OSError as error:
-            raise OutputError(f"{printable(self.folder)}: {error.strerror or 'the folder cannot be made'}") from None
         except OutputError as error:
+            if made:
+                with contextlib.suppress(OSError):
+                    os.rmdir(self.folder)
             raise OutputError(f"{printable(path)}: {error}") from None
         return None
+
+    def _made_folder(self) -> bool:
+        """Make the folder of ``-o``; False where it is there."""
+        assert self.folder is not None
+        try:
+            os.mkdir(self.folder)
+            return True
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise OutputError(f"{printable(self.folder)}: {error.strerror or 'cannot be made'}") from None
 
     def warnings(self, header: FilmHeader | None) -> list[str]:
         """What a reader of the objects must know besides the report's own warnings."""

@@ -177,6 +177,13 @@ def test_no_folder_without_an_object(main: Main, films: list[Path], tmp_path: Pa
     assert (code, out) == (22, ""), err
     code, out, _ = main("--bundle", tmp_path / "none", "--format", "fhir", "-o", tmp_path / "drafts", *films[:2])
     assert (code, out) == (30, "")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # as on a full disk
+    try:
+        code, out, _ = main("--format", "sr", "-o", tmp_path / "drafts", *films[:2])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (code, out) == (40, "")
     assert list(tmp_path.iterdir()) == [damaged]
     assert main("--format", "fhir", "-o", tmp_path / "drafts", damaged, *films[:2])[0] == 22
     assert len(list((tmp_path / "drafts").iterdir())) == 2
