@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tempfile
 import uuid
@@ -193,7 +194,9 @@ def _atomic(path: Path, write: Callable[[Path], None]) -> None:
 
 def write_dicom(dataset: Dataset, path: str | Path) -> None:
     """Write a dataset of `to_dataset` as a DICOM file, atomically."""
-    _atomic(Path(path), lambda target: dataset.save_as(target, enforce_file_format=True))
+    data = io.BytesIO()  # pydicom puts its own traceback into the message where a disk is full
+    dataset.save_as(data, enforce_file_format=True)
+    _atomic(Path(path), lambda target: target.write_bytes(data.getbuffer()))
 
 
 def write_png8(phantom: Phantom, path: str | Path) -> None:
@@ -209,8 +212,8 @@ def write_mask(mask: np.ndarray, path: str | Path) -> None:
 def _write_grey(grey: np.ndarray, path: str | Path) -> None:
     import cv2
 
-    def write(target: Path) -> None:
-        if not cv2.imwrite(str(target), grey):
-            raise OSError(f"cannot write {path}")
-
-    _atomic(Path(path), write)
+    made, data = cv2.imencode(".png", grey)
+    if not made:
+        raise OSError(f"cannot write {path}")
+    # Not by OpenCV, which does not look whether the last of a file reached the disk.
+    _atomic(Path(path), lambda target: target.write_bytes(data.tobytes()))

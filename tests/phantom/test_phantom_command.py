@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from edge_export.phantom.cli import main
+from edge_export.phantom.cli import _parser, main
 from edge_export.phantom.evaluate import evaluate
 
 from edge.errors import UsageError
@@ -59,6 +59,14 @@ def test_wrong_usage_is_a_line_and_exit_code_1(call: str, tmp_path: Path, capsys
     assert not out.exists()
 
 
+def test_help_is_whole() -> None:
+    parser = _parser()
+    assert "`" not in parser.format_help()
+    (commands,) = (action.choices for action in parser._actions if isinstance(action.choices, dict))
+    silent = [(name, a.dest) for name, command in commands.items() for a in command._actions if not a.help]
+    assert silent == []
+
+
 def test_help_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["draw", "--help"]) == 0
     assert "--format" in capsys.readouterr().out
@@ -80,6 +88,20 @@ def test_what_cannot_be_written_is_told_in_a_line(call: str, capsys: pytest.Capt
     said = line(capsys)
     assert said.startswith("edge-phantom: cannot write: ")
     assert NOWHERE in said
+
+
+@pytest.mark.parametrize("form", ["dicom", "png"])
+def test_a_disk_that_is_full(form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        code = main(["draw", "--n", "1", "--size", "200", "--format", form, "--out", str(tmp_path / "films")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert code == 40
+    assert capsys.readouterr().err.splitlines()[-1] == f"edge-phantom: cannot write: {tmp_path}/films: File too large"
+    assert list((tmp_path / "films").iterdir()) == []
 
 
 @pytest.mark.parametrize("family", ["lana", "bert-cross"])
