@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
@@ -32,10 +34,24 @@ The read bandwidth is measured before and after every run, with as many threads 
 share is the median over the runs of what a run read to what could be read beside it. Times of a busy machine say
 little: edge-bench tells how busy it was before. "edge-bench peers" times other engines beside ours, and
 "edge-bench roofline" draws what it measured, "edge-bench cost" prints what each format of weights and cache
-costs in fidelity, "edge-bench cross" times encoder-decoders with cross-attention beside PyTorch and optimum, and
-"edge-bench node" loads an edge-node for minutes, "edge-bench several" writes texts of several films at once; all
-have a --help of their own.
+costs in fidelity, "edge-bench cross" times encoder-decoders with cross-attention beside PyTorch and optimum,
+"edge-bench vision" times bundles and vision runtimes by turns, "edge-bench complete" the completions of edge-review,
+"edge-bench several" texts of several films at once, and "edge-bench node" loads an edge-node for minutes; all have a
+--help of their own.
 """
+
+
+COMMANDS = {
+    "complete": (".complete", "main"),
+    "cost": (".cost.cli", "main"),
+    "cross": (".cross.cli", "main"),
+    "node": (".node.cli", "main"),
+    "peers": (".peers.cli", "main"),
+    "roofline": (".peers.cli", "roofline_main"),
+    "several": (".several", "main"),
+    "vision": (".vision_part", "main"),
+}
+"""Where each of the other commands is."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -131,35 +147,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
-    if arguments[:1] in (["peers"], ["roofline"]):
-        from .peers.cli import main as peers
-        from .peers.cli import roofline_main as roofline
-
-        return (peers if arguments[0] == "peers" else roofline)(arguments[1:])
-    if arguments[:1] == ["cost"]:
-        from .cost.cli import main as cost
-
-        return cost(arguments[1:])
-    if arguments[:1] == ["cross"]:
-        from .cross.cli import main as cross
-
-        return cross(arguments[1:])
-    if arguments[:1] == ["several"]:
-        from .several import main as several
-
-        return several(arguments[1:])
-    if arguments[:1] == ["node"]:
-        from .node.cli import main as node
-
-        return node(arguments[1:])
-    if arguments[:1] == ["complete"]:
-        from .complete import main as complete
-
-        return complete(arguments[1:])
-    if arguments[:1] == ["vision"]:
-        from .vision_part import main as vision
-
-        return vision(arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        module, name = COMMANDS[arguments[0]]
+        command: Callable[[list[str]], int | None] = getattr(import_module(module, __package__), name)
+        return command(arguments[1:]) or 0
     parser = make_parser()
     options = parser.parse_args(arguments)
     if options.device == "cuda":

@@ -40,15 +40,17 @@ def _default_cache() -> Path:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog=PROG, description=__doc__)
+    parser = _Parser(
+        prog=PROG, description="Films that we draw ourselves, the demo model trained on them, and its scores."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     draw = commands.add_parser("draw", help="draw phantoms with masks, findings text and labels")
     draw.add_argument("--n", type=whole(1, MOST_FILMS), default=10, help="how many (default 10)")
     draw.add_argument("--out", type=Path, required=True, help="folder to write into")
-    draw.add_argument("--seed", type=whole(0, MOST_SEED), default=0)
+    draw.add_argument("--seed", type=whole(0, MOST_SEED), default=0, help="others are other films (default 0)")
     draw.add_argument("--size", type=whole(*SIZES), default=2500, help="long side in pixels (default 2500)")
-    draw.add_argument("--format", choices=("dicom", "png", "both"), default="both")
+    draw.add_argument("--format", choices=("dicom", "png", "both"), default="both", help="of the films (default both)")
 
     train = commands.add_parser("train", help="train the demo model (about two hours on four cores), or a small other")
     train.add_argument(
@@ -62,18 +64,28 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--images", type=whole(1, MOST_FILMS), default=None, help="default 12000; 6000 for the small others"
     )
-    train.add_argument("--seed", type=whole(0, MOST_SEED), default=1)
+    train.add_argument("--seed", type=whole(0, MOST_SEED), default=1, help="of pictures and weights (default 1)")
     stages = ("all", "segmenter", "encoder", "devices", "decoder", "report")  # the small others have three of them
-    train.add_argument("--stage", choices=stages, default="all")
+    train.add_argument("--stage", choices=stages, default="all", help="this one alone (default: all, in this order)")
     train.add_argument(
         "--steps", type=whole(1, 10_000_000), default=None, help="steps of the stage, instead of the default"
     )
-    train.add_argument("--workers", type=whole(1, MOST_THREADS), default=max(1, (os.cpu_count() or 2) - 1))
-    train.add_argument("--threads", type=whole(1, MOST_THREADS), default=os.cpu_count() or 1)
+    train.add_argument(
+        "--workers",
+        type=whole(1, MOST_THREADS),
+        default=max(1, (os.cpu_count() or 2) - 1),
+        help="processes that draw (default: all processors but one)",
+    )
+    train.add_argument(
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        default=os.cpu_count() or 1,
+        help="of PyTorch (default: all processors)",
+    )
     train.add_argument(
         "--evaluate", type=whole(1, MOST_FILMS), default=500, help="unseen phantoms to score the bundles on"
     )
-    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto (default): a GPU if any")
     train.add_argument("--compile", action="store_true", help="torch.compile: a quarter faster, needs g++")
     train.add_argument("--draw-only", action="store_true", help="fill the cache and stop")
     train.add_argument("--no-draw", action="store_true", help="another process fills the cache")
@@ -82,7 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     draft.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     draft.add_argument("--out", type=Path, required=True, help="the bundle with its table")
     draft.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
-    draft.add_argument("--threads", type=whole(1, MOST_THREADS), default=os.cpu_count() or 1)
+    draft.add_argument(
+        "--threads",
+        type=whole(1, MOST_THREADS),
+        default=os.cpu_count() or 1,
+        help="processes that draw, threads that report (default: all processors)",
+    )
     draft.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
 
     coding = commands.add_parser(
@@ -94,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--n", type=whole(1, MOST_FILMS), default=500, help="how many (default 500)")
     evaluate.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     evaluate.add_argument("--against", type=Path, default=None, help="a second bundle: label agreement")
-    evaluate.add_argument("--seed", type=whole(0, MOST_SEED), default=2026)
+    evaluate.add_argument("--seed", type=whole(0, MOST_SEED), default=2026, help="of the phantoms (default 2026)")
     evaluate.add_argument("--size", type=whole(*SIZES), default=1024, help="long side of the films in pixels")
     evaluate.add_argument(
         "--threads", type=whole(1, MOST_THREADS), default=None, help="default: 1; with --drafting all cores"
@@ -102,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--drafting", action="store_true", help="instead of scores: with and without drafts, tokens and decode speed"
     )
-    evaluate.add_argument("--json", type=Path, default=None)
+    evaluate.add_argument("--json", type=Path, default=None, help="write the scores there, whole or not at all")
     return parser
 
 

@@ -242,6 +242,15 @@ def test_refusals_are_one_line(arguments: list[str], code: int) -> None:
     assert done.stderr.rstrip("\n").isprintable()
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_the_help_names_every_part(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert f'"edge-bench {name}"' in cli.make_parser().format_help()
+    with pytest.raises(SystemExit) as end:
+        cli._main([name, "--help"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: edge-bench {name} ")
+
+
 def test_a_part_names_itself() -> None:
     done = bench("several", "--bogus")
     assert done.returncode == 1
