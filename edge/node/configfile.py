@@ -174,7 +174,7 @@ class _Reader:
             "port": _whole(1, 65535),
             "spool": self.path,
             "modalities": _list_of(_ae_title, "AE titles", least=1),
-            "networks": _list_of(_network, "networks"),
+            "networks": _list_of(_network, "networks", least=1),
             "accept": _list_of(_one_of(CLASSES), "kinds of film", least=1),
             "max_associations": _whole(1, 512),
             "max_pdu": _whole(16384, 1 << 20),

@@ -95,6 +95,12 @@ def test_every_error_is_told_at_once(setup: Setup) -> None:
     assert len(found) == 22
 
 
+def test_no_networks_at_all_are_not_all_networks(setup: Setup) -> None:
+    assert problems(setup.tables(node={"networks": []}), setup.folder) == [
+        "[node] networks: must be a list of networks, not empty"
+    ]
+
+
 @pytest.mark.parametrize(
     "tables", [{}, {"deliver": []}, {"deliver": {}}, {"deliver": [1]}, {"node": 1, "deliver": "x"}]
 )
