@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import re
+import select
 import stat
 import sys
 from collections.abc import Iterable
@@ -162,8 +164,10 @@ def _write_through(path: str, data: bytes) -> None:
             handle = os.dup(found[1])
         else:
             handle = os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_APPEND)
-        with open(handle, "wb") as stream:
-            stream.write(data)
+        try:
+            write_all(handle, data)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise OutputError(error.strerror or "this could not be written to") from None
 
@@ -183,11 +187,16 @@ def write_stdout(text: str | bytes) -> None:
     OutputError
     """
     try:
-        if isinstance(text, bytes):
-            sys.stdout.buffer.write(text)
-        else:
-            sys.stdout.write(text)
-        sys.stdout.flush()
+        stream = sys.stdout
+        stream.flush()
+        try:
+            descriptor = stream.fileno()
+        except io.UnsupportedOperation:  # a stream in memory, as a caller of ours may put there
+            stream.write(text if isinstance(text, str) else text.decode())
+            return
+        write_all(
+            descriptor, text.encode(stream.encoding, stream.errors or "strict") if isinstance(text, str) else text
+        )
     except BrokenPipeError:
         _silence_stdout()
         raise ClosedPipe from None
@@ -195,6 +204,20 @@ def write_stdout(text: str | bytes) -> None:
         _silence_stdout()
         reason = error.strerror if isinstance(error, OSError) else None
         raise OutputError(f"stdout: {reason or 'closed'}") from None
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, waiting where a pipe is full.
+
+    Another process may have set the pipe to non-blocking. Python's own streams then drop what does not fit, and with
+    ``PYTHONUNBUFFERED`` they do not even say so.
+    """
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(descriptor, left) :]
+        except BlockingIOError:
+            select.select([], [descriptor], [])
 
 
 def _silence_stdout() -> None:

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
+import select
 import shlex
 import signal
 import subprocess
@@ -319,3 +321,30 @@ def test_ctrl_c(
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["--format", "json"], ["--format", "json", "-o", "/dev/stdout"]])
+def test_a_pipe_that_does_not_block(
+    films: list[Path], command: list[str], environment: dict[str, str], words: list[str], unbuffered: str
+) -> None:
+    """Its reader is slower than we are, and whoever shares it has set it so."""
+    line = [*command, "-q", *words, *map(str, films)]
+    whole = subprocess.run(line, env=environment, stdout=subprocess.PIPE, timeout=120).stdout
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    assert len(whole) > 4096
+    process = subprocess.Popen(
+        line, env=environment | {"PYTHONUNBUFFERED": unbuffered}, stdout=writer, stderr=subprocess.PIPE
+    )
+    os.close(writer)
+    while not select.select([reader], [], [], 60)[0] and process.poll() is None:
+        pass
+    time.sleep(0.2)  # the pipe is full
+    with open(reader, "rb") as stream:
+        got = stream.read()
+    assert (process.wait(60), process.stderr.read()) == (0, b"")
+    process.stderr.close()
+    texts = [[json.loads(text)["findings"] for text in found.splitlines()] for found in (whole, got)]
+    assert texts[0] == texts[1]
