@@ -302,6 +302,10 @@ def test_hf_broken_folders(tmp_path: Path) -> None:
     text.write_text(json.dumps({**json.loads(text.read_text()), "activation_function": "relu"}))
     with pytest.raises(BadCheckpoint, match="activation_function is 'relu'"):
         load(folder)
+    text.unlink()
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(CannotRead, match="no tokenizer in .*lana: --tokenizer wants"):
+        load(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(CorruptInput, match="not JSON"):
         load(folder)

@@ -192,7 +192,9 @@ def _fill_absent(state: dict[str, Tensor], files: dict[str, Path | None], notes:
 
 
 def _generation(config: dict[str, Any], tokenizer: Path, fields: dict[str, Any]) -> GenerationOptions:
-    end = end_of_text_id(tokenizer)
+    from ...tokenizer_files import load_tokenizer
+
+    end = load_tokenizer(tokenizer).token_to_id(END_OF_TEXT)
     ends = [end] if end is not None else []
     stops = bool(config.get("generation_stop_on_eos", False))
     begins = bool(config.get("generation_use_bos_token", True))
