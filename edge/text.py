@@ -37,11 +37,9 @@ class TextDecoder:
     """
 
     def __init__(self, path: Path, vocab: int) -> None:
-        from tokenizers import Tokenizer
-
         try:
             self._source = path.read_bytes()
-            self._tokenizer = Tokenizer.from_buffer(self._source)
+            self._tokenizer = _tokenizer(self._source)
         except KeyboardInterrupt:
             raise
         except BaseException:  # the library's own panics are no Exceptions
@@ -65,10 +63,8 @@ class TextDecoder:
 
     @cached_property
     def _plain(self) -> Any:
-        from tokenizers import Tokenizer
-
         # Not of the other one's own text: the library names ids without a token on stdout when it makes that.
-        plain = Tokenizer.from_buffer(self._source)
+        plain = _tokenizer(self._source)
         plain.encode_special_tokens = True
         return plain
 
@@ -111,6 +107,16 @@ class TextDecoder:
         if ends:
             ends[-1] = len(text)
         return text, ends
+
+
+def _tokenizer(source: bytes) -> Any:
+    """Of a ``tokenizer.json``, without the lengths of a training's batches: texts here are as long as they are."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_buffer(source)
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 class TextStream:

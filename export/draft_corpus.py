@@ -16,6 +16,7 @@ from edge.text import sentence_spans
 
 from .draft_table import Piece, build_table
 from .errors import CannotRead, CorruptInput, UsageError
+from .tokenizer_files import whole_texts
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -68,6 +69,7 @@ def corpus_table(texts: Iterable[str], tokenizer: Tokenizer, stop_ids: Iterable[
 
     A report is followed by the first of the `stop_ids`. A lone sentence is also learnt as what follows another one.
     """
+    tokenizer = whole_texts(tokenizer)
     end = list(stop_ids)[:1]
     pieces: list[Piece] = []
     for text in texts:

@@ -38,7 +38,7 @@ def load_tokenizer(source: Path) -> Tokenizer:
     whole = source if source.is_file() else source / "tokenizer.json"
     if whole.is_file():
         try:
-            return Tokenizer.from_str(whole.read_text("utf-8"))
+            return whole_texts(Tokenizer.from_str(whole.read_text("utf-8")))
         except KeyboardInterrupt:
             raise
         except BaseException:  # the library's own panics are no Exceptions
@@ -93,6 +93,13 @@ def _byte_level(vocab: Path, merges: Path) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     if END_OF_TEXT in tokens:
         tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return tokenizer
+
+
+def whole_texts(tokenizer: Tokenizer) -> Tokenizer:
+    """`tokenizer` without padding and truncation: those of its file are of a training's batches."""
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
     return tokenizer
 
 

@@ -16,6 +16,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from edge_export.draft_corpus import corpus_table  # noqa: E402
 from edge_export.errors import BadCheckpoint, CannotRead, CorruptInput, UsageError  # noqa: E402
 from edge_export.families.lana import layouts  # noqa: E402
 from edge_export.families.lana.anatomy import BiasConfig  # noqa: E402
@@ -304,7 +305,7 @@ def test_hf_broken_folders(tmp_path: Path) -> None:
         load(folder)
     text.unlink()
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(CannotRead, match="no tokenizer in .*lana: --tokenizer wants"):
+    with pytest.raises(CannotRead, match=r"no tokenizer in .*lana: --tokenizer wants"):
         load(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(CorruptInput, match="not JSON"):
@@ -336,6 +337,19 @@ def test_gpt2_tokenizer_tables(tmp_path: Path) -> None:
     assert tokenizer.token_to_id("<|endoftext|>") == 50256
     assert tokenizer.encode("a<|endoftext|>").ids == [64, 50256]
     assert load_tokenizer(tmp_path).encode(text).ids == ids
+
+
+def test_tokenizers_with_the_lengths_of_a_training(tmp_path: Path) -> None:
+    tokenizer = random_tokenizer(VOCAB)
+    plain, ids = tokenizer.to_str(), tokenizer.encode("the heart").ids
+    tokenizer.enable_padding(length=64)
+    tokenizer.enable_truncation(2)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load_tokenizer(tmp_path).encode("the heart").ids == ids
+    write_tokenizer(tmp_path, tmp_path / "out.json", VOCAB)
+    assert json.loads((tmp_path / "out.json").read_text()) == json.loads(plain)
+    drafted = [corpus_table(["the heart"], words, [0])["tokens"] for words in (tokenizer, load_tokenizer(tmp_path))]
+    assert np.array_equal(*drafted)
 
 
 def test_tokenizer_errors(tmp_path: Path) -> None:

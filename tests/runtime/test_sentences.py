@@ -146,3 +146,20 @@ def test_a_context_puts_nothing_on_stdout(pristine: Path, tmp_path: Path, capfd:
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
     assert TextDecoder(tmp_path / "tokenizer.json", 331).encode_plain("No effusion.")
     assert capfd.readouterr() == ("", "")
+
+
+def test_texts_are_neither_padded_nor_cut(pristine: Path, decoder: TextDecoder, tmp_path: Path) -> None:
+    """A tokenizer's file may hold the lengths of the batches that it was trained with."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(pristine / "tokenizer.json"))
+    for name, change in {
+        "padded": lambda: tokenizer.enable_padding(length=1 << 8),
+        "cut": lambda: (tokenizer.no_padding(), tokenizer.enable_truncation(3)),
+    }.items():
+        change()
+        tokenizer.save(str(tmp_path / f"{name}.json"))
+        other = TextDecoder(tmp_path / f"{name}.json", 320)
+        assert len(decoder.encode(SAMPLE)) not in (3, 256)
+        assert other.encode(SAMPLE) == decoder.encode(SAMPLE)
+        assert other.encode_plain(SAMPLE) == decoder.encode_plain(SAMPLE)
