@@ -163,7 +163,8 @@ class Report:
     model, input, software : dict
         Provenance; see :meth:`to_dict`. `input` holds no patient data beyond UIDs.
     timings_ms : dict of str to float
-        Milliseconds of the stages in order: dicom, preprocess, vision, first_token, decode; and total.
+        Milliseconds of the stages in order: dicom, preprocess, vision (and prefill, a part of it), first_token, decode;
+        and total.
     tokens_per_s : float
         Generated tokens after the first, over the decode stage.
     context : tuple of str
