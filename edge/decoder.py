@@ -134,10 +134,10 @@ class Decoder:
         for the first text and takes a quarter of their memory.
     screen_head : bool, optional
         Whether greedy steps look at the head roughly first, and in full only at the rows that could win or that weigh a
-        ten-thousandth of the probability: of a float32 head they read 8 bits, with an int8 head they multiply the
-        activations' upper digits, where the processor multiplies bytes. Ids are the same, by a bound that is proven;
-        log-probabilities move by the rounding of what is lighter. By default from 32 MiB on, of float32 unless ``isa``
-        is generic; other heads are never screened.
+        ten-thousandth of the probability: of a float32 head they read 8 bits, with an int8 or int4 head they multiply
+        the activations' upper digits, where the processor multiplies bytes. Ids are the same, by a proven bound;
+        log-probabilities move by the rounding of what is lighter. By default from 32 MiB on (a weight of int4 counts as
+        a byte), of float32 unless ``isa`` is generic.
 
     Raises
     ------

@@ -27,7 +27,7 @@ void add_x86(std::vector<Level>& levels) {
   levels.insert(levels.end(),
                 {{"avx2", "AVX2, FMA and F16C", f.avx2, kernels_avx2},
                  {"avx512", "AVX-512 F, BW, VL and DQ", f.avx512, kernels_avx512},
-                 {"avx512vnni", "AVX-512 F, BW, VL, DQ, VNNI and BF16", f.vnni, kernels_avx512vnni}});
+                 {"avx512vnni", "AVX-512 F, BW, VL, DQ, VBMI, VNNI and BF16", f.vnni, kernels_avx512vnni}});
 }
 
 #else

@@ -41,8 +41,7 @@ struct DigitRows {
   const int32_t* start;  // [rows, chunks, kDigits, kDigitLanes], where the sums begin; for int8 one chunk's
   const float* scale;    // [rows]
   int64_t chunks;
-  int64_t upper =
-      kDigits;  // so many of the digits count, from the top; fewer than all for int8 weights alone
+  int64_t upper = kDigits;  // so many of the digits count, from the top
 };
 inline constexpr int64_t kByteChunk = 64;
 

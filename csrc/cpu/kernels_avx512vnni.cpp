@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The level of processors with VNNI and BF16: products with int4 and int8 weights are products of bytes, in
-// full precision where a step or a few are decoded (kernels_digits.h), and so are those of a prefill that may
-// have 8-bit activations (kernels_gemm.h). The rest is that of avx512.
+// The level of processors with VNNI, BF16 and VBMI: products with int4 and int8 weights are products of
+// bytes, in full precision where a step or a few are decoded (kernels_digits.h), and so are those of a
+// prefill that may have 8-bit activations (kernels_gemm.h). The rest is that of avx512.
 //
 // The kernels built for avx512vnni. Everything included below lives in an anonymous namespace: no function
 // built with this file's flags can be picked by the linker for another level.

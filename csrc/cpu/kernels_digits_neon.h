@@ -70,7 +70,7 @@ float to_digits(const float* x, int64_t n, int8_t* digits, int32_t*) {
           for (int64_t k = 0; k < kDigits; ++k)
             digits[(2 * k + half) * kDigitChunk / 2 + group * kGroupBytes + byte] = take_digit(q);
         }
-  return row.step() / 128.0f;
+  return row.step();
 }
 
 // Sums of the digits from the top one down, in steps of the row.
@@ -145,9 +145,22 @@ inline void bytes_in_order(const MatmulArgs& a, int64_t o) {
 namespace edge {
 namespace {
 
-// OUT int4 weight rows x ROWS activation rows. Each sum takes the groups in order, whatever OUT and ROWS are.
-template <int OUT, int ROWS>
+// What the sums of a group's upper digits say, in steps of the row.
+template <int UPPER>
+inline Vec group_sum(const Ints (&sum)[UPPER]) {
+  if constexpr (UPPER == 1) return mul(to_floats(sum[0]), set1(65536.0f));
+  if constexpr (UPPER == 2) return mul(to_floats(vaddq_s32(vshlq_n_s32(sum[1], 8), sum[0])), set1(256.0f));
+  if constexpr (UPPER == 3) {
+    const Ints upper = vaddq_s32(vshlq_n_s32(sum[2], 8), sum[1]);
+    return fma(to_floats(upper), set1(256.0f), to_floats(sum[0]));
+  }
+}
+
+// OUT int4 weight rows x the UPPER digits of ROWS activation rows. Each sum takes the groups in order,
+// whatever OUT and ROWS are.
+template <int OUT, int ROWS, int UPPER>
 inline void digits_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
+  constexpr int kLowest = kDigits - UPPER;
   const DigitRows& x = *a.digits;
   const int64_t groups = a.cols / kGroup4, row_digits = x.chunks * kDigits * kDigitChunk;
   const uint8_t* w = static_cast<const uint8_t*>(a.w) + o0 * groups * kGroupBytes;
@@ -176,17 +189,17 @@ inline void digits_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
         const Vec scale = set1(scales[o][g - first]);
 #pragma GCC unroll 16
         for (int r = 0; r < ROWS; ++r) {
-          Ints part[kDigits];
+          Ints part[UPPER];
 #pragma GCC unroll 4
-          for (int64_t k = 0; k < kDigits; ++k) {
+          for (int64_t k = 0; k < UPPER; ++k) {
             part[k] = zero_ints();
 #pragma GCC unroll 2
             for (int64_t half = 0; half < 2; ++half)
-              part[k] = vdotq_s32(part[k], wide[half],
-                                  vld1q_s8(of + r * row_digits + (2 * k + half) * kDigitChunk / 2));
+              part[k] =
+                  vdotq_s32(part[k], wide[half],
+                            vld1q_s8(of + r * row_digits + (2 * (kLowest + k) + half) * kDigitChunk / 2));
           }
-          const Ints upper = vaddq_s32(vshlq_n_s32(part[2], 8), part[1]);
-          sum[o][r] = fma(scale, fma(to_floats(upper), set1(256.0f), to_floats(part[0])), sum[o][r]);
+          sum[o][r] = fma(scale, group_sum(part), sum[o][r]);
         }
       }
     }
@@ -194,20 +207,32 @@ inline void digits_tile(const MatmulArgs& a, int64_t o0, int64_t r0) {
 #pragma GCC unroll 16
   for (int r = 0; r < ROWS; ++r)
 #pragma GCC unroll 16
-    for (int o = 0; o < OUT; ++o) put_sum(a, o0 + o, r0 + r, hsum(sum[o][r]) * x.scale[r0 + r]);
+    for (int o = 0; o < OUT; ++o) put_sum(a, o0 + o, r0 + r, hsum(sum[o][r]) * (x.scale[r0 + r] / 128.0f));
 }
 
-template <int OUT>
+template <int OUT, int UPPER>
 inline void digits_rows(const MatmulArgs& a, int64_t o) {
   int64_t r = 0;
-  for (; r + 2 <= a.rows; r += 2) digits_tile<OUT, 2>(a, o, r);
-  if (r < a.rows) digits_tile<OUT, 1>(a, o, r);
+  for (; r + 2 <= a.rows; r += 2) digits_tile<OUT, 2, UPPER>(a, o, r);
+  if (r < a.rows) digits_tile<OUT, 1, UPPER>(a, o, r);
+}
+
+template <int UPPER>
+void matmul_upper_digits(const MatmulArgs& a) {
+  int64_t o = a.begin;
+  for (; o + kSoloOut <= a.end; o += kSoloOut) digits_rows<kSoloOut, UPPER>(a, o);
+  for (; o < a.end; ++o) digits_rows<1, UPPER>(a, o);
 }
 
 void matmul_digits(const MatmulArgs& a) {
-  int64_t o = a.begin;
-  for (; o + kSoloOut <= a.end; o += kSoloOut) digits_rows<kSoloOut>(a, o);
-  for (; o < a.end; ++o) digits_rows<1>(a, o);
+  switch (a.digits->upper) {
+    case 1:
+      return matmul_upper_digits<1>(a);
+    case 2:
+      return matmul_upper_digits<2>(a);
+    default:
+      return matmul_upper_digits<kDigits>(a);
+  }
 }
 
 constexpr auto kToDigits = to_digits;

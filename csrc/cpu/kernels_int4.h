@@ -85,6 +85,15 @@ class GroupsAhead {
         scales_(scale, a.group_scale + a.end * (a.cols / kGroup4), a.next.group_scale,
                 kAheadBytes / kGroupBytes * 2) {}
 
+  // As of Ahead, for the tile of activation rows from r0 on.
+  GroupsAhead(const MatmulArgs& a, const uint8_t* w, const uint16_t* scale, int64_t r0, int tile_rows,
+              int64_t rounds, int lines)
+      : GroupsAhead(a, w, scale) {
+    weights_ = Ahead(w, static_cast<const uint8_t*>(a.w) + a.end * (a.cols / kGroup4) * kGroupBytes,
+                     a.next.data, kAheadBytes, r0, a.rows, tile_rows, rounds, lines);
+    if (r0 > 0) scale_lines_ = INT64_MAX / kLine;  // the first tile does
+  }
+
   // LINES of weights; `groups` are done, all rows of the tile together, when these are.
   template <int LINES>
   void fetch(int64_t groups) {

@@ -21,13 +21,13 @@ X86Features x86_features() {
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return found;
   const bool avx2 = b & (1u << 5);
   const bool f = b & (1u << 16), dq = b & (1u << 17), bw = b & (1u << 30), vl = b & (1u << 31);
-  const bool vnni = c & (1u << 11);
+  const bool vnni = c & (1u << 11), vbmi = c & (1u << 1);
   const unsigned max_subleaf = a;
   unsigned a1 = 0, b1 = 0, c1 = 0, d1 = 0;
   const bool bf16 = max_subleaf >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1) && (a1 & (1u << 5));
   found.avx2 = os_ymm && avx2 && fma && f16c;
   found.avx512 = found.avx2 && os_zmm && f && dq && bw && vl;
-  found.vnni = found.avx512 && vnni && bf16;
+  found.vnni = found.avx512 && vnni && bf16 && vbmi;
 #endif
   return found;
 }

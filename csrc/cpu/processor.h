@@ -7,7 +7,7 @@ namespace edge {
 struct X86Features {
   bool avx2 = false;    // with FMA and F16C
   bool avx512 = false;  // F, BW, VL and DQ
-  bool vnni = false;    // AVX-512 with VNNI and BF16
+  bool vnni = false;    // AVX-512 with VNNI, BF16 and VBMI
 };
 
 // What the operating system saves the registers for, too.

@@ -102,6 +102,10 @@ inline Ints mul_ints(Ints a, Ints b) { return _mm512_mullo_epi32(a, b); }
 #define EDGE_BYTE_PRODUCTS 1
 // What is added to the weights of a panel, which so are unsigned.
 constexpr int32_t kPanelZero = 128;
+inline Ints in_register(Ints v) {
+  __asm__("" : "+v"(v));
+  return v;
+}
 // Four products each: unsigned times signed bytes. Not the intrinsic, as above.
 inline Ints add_byte_products(Ints sum, Ints a, Ints b) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(a), "vm"(b));

@@ -29,11 +29,11 @@ const DigitRows* Digits::round(const Matrix& matrix, const float* x, int64_t n) 
   auto* digits = reinterpret_cast<int8_t*>(memory_.data());
   auto* start = reinterpret_cast<int32_t*>(memory_.data() + digit_bytes);
   const bool four = matrix.dtype == DType::i4;
-  const int64_t chunk = four ? kDigitChunk : kByteChunk, chunks = chunks_of(matrix.cols, chunk);
-  const int64_t starts = four ? chunks * kStarts : kStarts;
+  const int64_t in_chunk = digits_of(matrix.dtype), chunks = chunks_of(matrix.cols, in_chunk / kDigits);
+  const int64_t starts = starts_of(matrix.dtype, chunks);
   for (int64_t r = 0; r < n; ++r)
     scale_[size_of(r)] = (four ? kernels_->to_digits : kernels_->to_digits8)(
-        x + r * matrix.cols, matrix.cols, digits + r * chunks * kDigits * chunk, start + r * starts);
+        x + r * matrix.cols, matrix.cols, digits + r * chunks * in_chunk, start + r * starts);
   rows_ = {.digits = digits, .start = start, .scale = scale_.data(), .chunks = chunks};
   return current_ = &rows_;
 }

@@ -22,13 +22,22 @@ class Digits {
   const DigitRows* round(const Matrix& matrix, const float* x, int64_t n);
   // What the last call returned.
   const DigitRows* rows() const { return current_; }
-  // Of rows for int8 weights, those from this one on.
-  static DigitRows from(const DigitRows& rows, int64_t first) {
-    return {rows.digits + first * rows.chunks * kDigits * kByteChunk,
-            rows.start + first * kDigits * kDigitLanes, rows.scale + first, rows.chunks};
+  // Of rows for a matrix of this type, those from this one on.
+  static DigitRows from(const DigitRows& rows, DType matrix, int64_t first) {
+    return {rows.digits + first * rows.chunks * digits_of(matrix),
+            rows.start + first * starts_of(matrix, rows.chunks), rows.scale + first, rows.chunks};
+  }
+  // Of a chunk.
+  static constexpr int64_t digits_of(DType matrix) {
+    return kDigits * (matrix == DType::i4 ? kDigitChunk : kByteChunk);
   }
 
  private:
+  // Of a row.
+  static constexpr int64_t starts_of(DType matrix, int64_t chunks) {
+    return kDigits * kDigitLanes * (matrix == DType::i4 ? chunks : 1);
+  }
+
   const Kernels* kernels_;
   int64_t most_rows_, most_chunks_;
   Pages memory_;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "decoder/digits.h"
+
 namespace edge {
 namespace {
 
@@ -17,6 +19,13 @@ double length_of(const float* x, int64_t n) {
   double sum = 0.0;
   for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
   return std::sqrt(sum);
+}
+
+// Of a row of int4 weights; `wide`: room for it.
+double length_of(const Matrix& head, const Kernels& kernels, int64_t row, float* wide) {
+  std::fill_n(wide, head.cols, 0.0f);
+  head.add_row(kernels, row, wide);
+  return length_of(wide, head.cols);
 }
 
 double squares_of(const int8_t* x, int64_t n) {
@@ -34,14 +43,15 @@ double squares_of(const int8_t* x, int64_t n) {
 // Of a sum of so many products, relative to the product of the lengths.
 double rounding_of(int64_t cols) { return static_cast<double>(cols + 8) * 0x1p-23; }
 
-// What one row of x lacks without its `lower` digits.
-double length_without(const DigitRows& x, int64_t lower) {
+// What one row of x, for a matrix of this type, lacks without its `lower` digits.
+double length_without(const DigitRows& x, DType matrix, int64_t lower) {
+  const int64_t in_chunk = Digits::digits_of(matrix), size = in_chunk / kDigits;
   double sum = 0.0;
   for (int64_t chunk = 0; chunk < x.chunks; ++chunk) {
-    const int8_t* digits = x.digits + chunk * kDigits * kByteChunk;
+    const int8_t* digits = x.digits + chunk * in_chunk;
     int64_t of_chunk = 0;
-    for (int64_t i = 0; i < kByteChunk; ++i) {
-      const int64_t lacks = digits[i] + (lower > 1 ? 256 * digits[kByteChunk + i] : 0);
+    for (int64_t i = 0; i < size; ++i) {
+      const int64_t lacks = digits[i] + (lower > 1 ? 256 * digits[size + i] : 0);
       of_chunk += lacks * lacks;
     }
     sum += static_cast<double>(of_chunk);
@@ -60,7 +70,7 @@ void HeadScreen::bound(ThreadPool& pool, Row slack_of_row) {
   pool.run_whole([&](int thread) {
     for (int64_t b = blocks * thread / pool.team(); b < blocks * (thread + 1) / pool.team(); ++b)
       for (int64_t i = b * kVocabBlock; i < std::min((b + 1) * kVocabBlock, rows); ++i) {
-        const auto slack = static_cast<float>(slack_of_row(i) * kUp);
+        const auto slack = static_cast<float>(slack_of_row(i, thread) * kUp);
         slack_[static_cast<size_t>(i)] = slack;
         // Written so that a slack which is not a number stays.
         float& largest = block_slack_[static_cast<size_t>(b)];
@@ -73,9 +83,18 @@ void HeadScreen::bound(ThreadPool& pool, Row slack_of_row) {
 HeadScreen::HeadScreen(const Matrix& head, const Kernels& kernels, ThreadPool& pool) : matrix_(head) {
   const int64_t cols = head.cols;
   if (head.dtype == DType::i8) {
-    bound(pool, [&](int64_t i) {
+    bound(pool, [&](int64_t i, int) {
       const double squares = squares_of(static_cast<const int8_t*>(head.data) + i * cols, cols);
       return std::abs(static_cast<double>(head.scale[i])) * std::sqrt(squares);
+    });
+    return;
+  }
+  if (head.dtype == DType::i4) {
+    std::vector<std::vector<float>> wide(static_cast<size_t>(pool.size()));
+    bound(pool, [&](int64_t i, int thread) {
+      auto& own = wide[static_cast<size_t>(thread)];
+      own.resize(static_cast<size_t>(cols));
+      return length_of(head, kernels, i, own.data());
     });
     return;
   }
@@ -88,7 +107,7 @@ HeadScreen::HeadScreen(const Matrix& head, const Kernels& kernels, ThreadPool& p
              .rows = head.rows,
              .cols = cols,
              .dtype = DType::i8};
-  bound(pool, [&](int64_t i) {
+  bound(pool, [&](int64_t i, int) {
     const auto* w = static_cast<const float*>(head.data) + i * cols;
     int8_t* q = bytes + i * cols;
     const float scale = kernels.to_int8(w, q, cols);
@@ -114,7 +133,7 @@ NearLogits::NearLogits(const HeadScreen& screen, const Matrix& head, const Kerne
   if (!screen.by_digits()) return;
   digits_ = *digits;
   for (upper_ = 1; upper_ <= kDigits; ++upper_) {
-    const double lacks = upper_ < kDigits ? length_without(digits_, kDigits - upper_) : 0.0;
+    const double lacks = upper_ < kDigits ? length_without(digits_, head.dtype, kDigits - upper_) : 0.0;
     length_ = static_cast<float>((lacks + 2.0 * rounding_of(head.cols) * whole) * kUp);
     if (screen.mean_slack() * static_cast<double>(length_) <= kNearEnough) return;
   }

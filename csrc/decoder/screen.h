@@ -3,8 +3,9 @@
 // their sum: every row is first looked at roughly, and those that could win, or that weigh something in the
 // sum, in full behind that. How rough a score may be is bounded by Cauchy and Schwarz, so the winner is
 // always among the rows that are looked at in full. Of a float32 head 8 bits are read, |w x - w8 x| <= |w -
-// w8| |x|; of an int8 head, whose activations are multiplied in digits, the upper ones, |w x - w x'| <= |w|
-// |x - x'|: that saves no bytes, but most of the arithmetic of a drafted pass.
+// w8| |x|; by an int8 or int4 head, whose activations are multiplied in digits, the upper ones are, |w x - w
+// x'|
+// <= |w| |x - x'|: that saves no bytes, but most of the arithmetic of a drafted pass.
 #pragma once
 
 #include <cstdint>
@@ -21,18 +22,19 @@ namespace edge {
 // Vocabulary entries per block: fixed, so results do not depend on how blocks are shared among threads.
 inline constexpr int64_t kVocabBlock = 128;
 
-// Heads below this many bytes stay in the processor's caches, where reading is not what takes the time.
+// Heads below this many bytes stay in the processor's caches, where reading is not what takes the time. A
+// weight in four bits counts as a byte: what is saved there is its products.
 inline constexpr int64_t kScreenFrom = int64_t{32} << 20;
 
 class HeadScreen {
  public:
   // Screens nothing.
   HeadScreen() = default;
-  // Of a head in float32, or in int8 where the kernels multiply digits by it.
+  // Of a head in float32, or in int8 or int4 where the kernels multiply digits by it.
   HeadScreen(const Matrix& head, const Kernels& kernels, ThreadPool& pool);
 
   explicit operator bool() const { return matrix_.data != nullptr; }
-  // The head in int8.
+  // What is read: the head in int8, or itself.
   const Matrix& matrix() const { return matrix_; }
   // Whether its own bytes are read, with the upper digits of the activations.
   bool by_digits() const { return !memory_.data(); }

@@ -14,7 +14,11 @@ bool pays(const Kernels& kernels, int64_t bytes, int64_t from) {
 }
 
 bool can_be_screened(const Kernels& kernels, DType head) {
-  return head == DType::f32 || (head == DType::i8 && kernels.matmul_digits8);
+  return head == DType::f32 || kernels.matmul_digits;
+}
+
+int64_t screened_bytes(const Matrix& head) {
+  return head.dtype == DType::f32 ? head.bytes() : head.rows * head.cols;
 }
 
 }  // namespace
@@ -26,7 +30,7 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
       kernels_(kernels),
       pool_(threads),
       screen_(can_be_screened(kernels_, weights_.head.dtype) &&
-                      pays(kernels_, weights_.head.bytes(), copies.screen_from)
+                      pays(kernels_, screened_bytes(weights_.head), copies.screen_from)
                   ? HeadScreen(weights_.head, kernels_, pool_)
                   : HeadScreen()),
       sketches_(pays(kernels_, Sketch::worth(weights_), copies.sketch_from) &&

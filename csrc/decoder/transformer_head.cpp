@@ -35,7 +35,7 @@ void Transformer::project_logits(int thread) {
   std::array<std::optional<NearLogits>, kMaxRows> near;
   for (int64_t r = 0; r < n && screened_; ++r)
     if (wanted_[size_of(r)].step->on_screened) {
-      const DigitRows digits = input ? Digits::from(*input, r) : DigitRows{};
+      const DigitRows digits = input ? Digits::from(*input, head().dtype, r) : DigitRows{};
       near[size_of(r)].emplace(screen_, weights_.head, kernels_, own + r * spec_.hidden, &digits,
                                logits + r * spec_.vocab);
     }
@@ -47,7 +47,7 @@ void Transformer::project_logits(int thread) {
   const auto project = [&](int64_t first, int64_t count, int64_t block, int64_t after) {
     const Matrix& matrix = matrix_of(first);
     const bool rounded = input && matrix.dtype == head().dtype;
-    DigitRows part = rounded ? Digits::from(*input, first) : DigitRows{};
+    DigitRows part = rounded ? Digits::from(*input, matrix.dtype, first) : DigitRows{};
     part.upper = upper_of(first);
     matrix.multiply(kernels_, own + first * spec_.hidden, count, logits + first * spec_.vocab, spec_.vocab,
                     block * kVocabBlock, std::min((block + 1) * kVocabBlock, spec_.vocab), false,

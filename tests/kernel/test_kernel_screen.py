@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """A head looked at roughly first: the same ids, bit by bit the same in every other way. Of a float32 head 8 bits are
-read, and so fewer bytes; by an int8 head fewer digits are multiplied, where they are."""
+read, and so fewer bytes; by an int8 or int4 head fewer digits are multiplied, where they are."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from small import ALL_ISAS, DIGIT_ISAS, isas, need, need_digits, prefix_of, quantise, spec_of, weights_of
+from small import ALL_ISAS, DIGIT_ISAS, isas, need, need_digits, prefix_of, quantise, quantise4, spec_of, weights_of
 from test_kernel_cross import KINDS
 from test_kernel_lanes import LENGTHS, OPTIONS, alone, same
 
@@ -40,18 +40,21 @@ def pair(spec: dict[str, Any], weights: dict[str, NDArray[Any]], **options: Any)
     return [kernel.Decoder(spec, weights, screen_head=screen, **options) for screen in (False, True)]
 
 
-heads = pytest.mark.parametrize("stored", ["fp32", "int8"])
+heads = pytest.mark.parametrize("stored", ["fp32", "int8", "int4"])
 """How the head is stored; that it is screened is seen in the last digits of log-probabilities."""
 isas_and_heads = pytest.mark.parametrize(
-    ("isa", "stored"), [(isa, "fp32") for isa in ALL_ISAS] + [(isa, "int8") for isa in ALL_ISAS if isa in DIGIT_ISAS]
+    ("isa", "stored"),
+    [(isa, "fp32") for isa in ALL_ISAS]
+    + [(isa, bits) for isa in ALL_ISAS if isa in DIGIT_ISAS for bits in ("int8", "int4")],
 )
 
 
 def store(weights: dict[str, NDArray[Any]], stored: str) -> dict[str, NDArray[Any]]:
+    """With the head stored so; columns that are no whole groups in int8 instead of int4."""
     if stored == "fp32":
         return weights
     name = "head.weight" if "head.weight" in weights else "embed.weight"
-    w, scale = quantise(weights[name])
+    w, scale = (quantise4 if stored == "int4" and weights[name].shape[1] % 32 == 0 else quantise)(weights[name])
     return weights | {name: w, f"{name}.scale": scale}
 
 
@@ -105,14 +108,15 @@ def test_same_ids(isa: str, shape: str, rules: str, difficult: bool, stored: str
 
 
 @pytest.mark.parametrize("factor", [1.0, 30.0, 1e4, 1e6])
-def test_long_activations(factor: float) -> None:
+@pytest.mark.parametrize("stored", ["int8", "int4"])
+def test_long_activations(factor: float, stored: str) -> None:
     """They take the other activations' upper digits, so more digits count; with the last a whole head's bits are
     left."""
     spec = spec_of(vocab=VOCAB)
     weights, prefix = weights_of(spec), prefix_of(spec, 70)
     long(weights, factor)
     texts = []
-    for decoder in pair(spec, store(weights, "int8"), isa=need_digits()):
+    for decoder in pair(spec, store(weights, stored), isa=need_digits()):
         decoder.set_prefix(prefix["keys"], prefix["values"], prefix["soft"])
         texts.append(decoder.generate(None, begin_ids=[4], max_new_tokens=60))
     exact, screened = texts
@@ -242,14 +246,15 @@ def test_not_finite(value: float, stored: str) -> None:
 
 
 def test_where_there_is_none() -> None:
-    """Not of int4 heads, nor of int8 ones without products of digits, and by itself only of large ones."""
+    """Not of int8 and int4 heads without products of digits, and by itself only of large ones."""
     spec = spec_of(vocab=VOCAB)
     prefix = prefix_of(spec, 20)
     for precision, screen, isa in (
         ("int8", True, "generic"),
-        ("int4", True, None),
+        ("int4", True, "generic"),
         ("fp32", None, None),
         ("int8", None, None),
+        ("int4", None, None),
     ):
         weights = weights_of(spec, precision)
         plain = kernel.Decoder(spec, weights, threads=1, screen_head=False, isa=isa)
