@@ -214,6 +214,11 @@ struct Kernels {
   // with f[b] = exp(m[b] - max m) / sum_b' exp(m[b'] - max m) l[b'].
   void (*attend_join)(const float* m, const float* l, const float* acc, int64_t blocks, int64_t head_dim,
                       float* factors, float* out);
+  // group[d * kKeyGroup + key] = rows[key * stride + d] for kKeyGroup rows of `columns` words, halves or
+  // bytes.
+  void (*turn_words)(const int32_t* rows, int64_t stride, int64_t columns, int32_t* group);
+  void (*turn_halves)(const uint16_t* rows, int64_t stride, int64_t columns, uint16_t* group);
+  void (*turn_bytes)(const int8_t* rows, int64_t stride, int64_t columns, int8_t* group);
   // Rounds to nearest even; values beyond the range of a half become its largest finite number.
   void (*to_half)(const float* x, uint16_t* y, int64_t n);
   // y = round(x * 127 / max |x|), to even; returns the scale that undoes it.

@@ -22,13 +22,14 @@ namespace {
 constexpr int kGemmVecs = 2;  // vectors of outputs per panel
 constexpr int kGemmOuts = kGemmVecs * kLanes;
 // Columns between two visits of a tile's sums: a panel of so many stays in the first cache.
-constexpr int64_t kGemmDepth = 384;
+template <class T>
+constexpr int64_t kGemmDepth = sizeof(T) == 1 ? 768 : 384;
 
 // The same lines of the columns that are visited next, or of the next panel: panels come from the third
 // cache, faster than the processor fetches them by itself.
 template <class T>
 inline void fetch_next(const T* w, int64_t count) {
-  constexpr int64_t kBytes = kGemmDepth * kGemmOuts * static_cast<int64_t>(sizeof(T));
+  constexpr int64_t kBytes = kGemmDepth<T> * kGemmOuts * static_cast<int64_t>(sizeof(T));
   for (int64_t i = 0; i < count * static_cast<int64_t>(sizeof(T)); i += kLine) fetch_behind(w, kBytes + i);
 }
 
@@ -186,8 +187,8 @@ inline void fetch_ends(const GemmArgs& a, int64_t row, int64_t rows) {
 template <class T, class S>
 void gemm(const GemmArgs& a) {
   S* sums = static_cast<S*>(a.sums);
-  for (int64_t from = 0; from < a.cols; from += kGemmDepth) {
-    const int64_t to = from + kGemmDepth < a.cols ? from + kGemmDepth : a.cols;
+  for (int64_t from = 0; from < a.cols; from += kGemmDepth<T>) {
+    const int64_t to = from + kGemmDepth<T> < a.cols ? from + kGemmDepth<T> : a.cols;
     const bool last = to == a.cols;
     for (int64_t r = 0; r < a.rows; r += kGemmRows) {
       const int64_t n = a.rows - r < kGemmRows ? a.rows - r : kGemmRows;
@@ -236,18 +237,57 @@ inline uint32_t columns_of(const int8_t* w, int64_t count) {
   return all;
 }
 
-// int8 weights as they are, with the bits of `flip` turned.
+#ifdef EDGE_WORD_SQUARES
+// kPackCols columns of kLanes outputs: squares of numbers, each turned in registers. To `sums`, where they
+// are asked for, the numbers of each output are added.
+template <int WIDTH>
+inline void pack_squares(const int8_t* w, int64_t cols, uint32_t flip, uint32_t* out, int32_t* sums) {
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < kPackCols; k += WIDTH * kLanes, out += kLanes * kGemmOuts) {
+    Ints square[kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      const int8_t* row = w + i * cols + k;
+      square[i] = WIDTH == 2 ? widen_pairs(row) : load_ints(reinterpret_cast<const int32_t*>(row));
+    }
+    turn(square);
+#ifdef EDGE_BYTE_PRODUCTS
+    if (WIDTH == 4) {
+      Ints sum = load_ints(sums);
+#pragma GCC unroll 16
+      for (int i = 0; i < kLanes; ++i) sum = add_byte_products(sum, set1_int(0x01010101), square[i]);
+      store_ints(sums, sum);
+    }
+#endif
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      store_ints(reinterpret_cast<int32_t*>(out + i * kGemmOuts), xor_ints(square[i], flip));
+  }
+}
+#endif
+
+// int8 weights as they are, with the bits of `flip` turned. Bytes are added up for each output.
 template <int WIDTH>
 inline void pack_whole(const PackArgs& a, uint32_t flip) {
+  if (WIDTH == 4)
+    for (int64_t o = 0; o < kGemmOuts; ++o) a.panel_sum[o] = 0;
   uint32_t* panel = static_cast<uint32_t*>(a.panel);
   const int8_t* w = static_cast<const int8_t*>(a.w);
   for (int64_t from = 0; from < a.panel_cols; from += kPackCols) {
     const int64_t to = from + kPackCols < a.panel_cols ? from + kPackCols : a.panel_cols;
-    for (int64_t o = 0; o < kGemmOuts; ++o) {
+    const int64_t ahead = from + kPackAhead;
+    for (int64_t o = 0; o < kGemmOuts; ++o)
+      fetch_behind(w, o * a.cols + ahead + (ahead < a.cols ? 0 : (kGemmOuts - 1) * a.cols));
+    int64_t packed = 0;
+#ifdef EDGE_WORD_SQUARES
+    for (; from + kPackCols <= a.cols && packed + kLanes <= a.outs; packed += kLanes)
+      pack_squares<WIDTH>(w + packed * a.cols + from, a.cols, flip, panel + from / WIDTH * kGemmOuts + packed,
+                          a.panel_sum + packed);
+#endif
+    for (int64_t o = packed; o < kGemmOuts; ++o) {
       uint32_t* out = panel + from / WIDTH * kGemmOuts + o;
       const int8_t* row = w + (o < a.outs ? o : 0) * a.cols;
-      const int64_t ahead = from + kPackAhead;
-      fetch_behind(w, o * a.cols + ahead + (ahead < a.cols ? 0 : (kGemmOuts - 1) * a.cols));
+      for (int64_t i = from; WIDTH == 4 && o < a.outs && i < to && i < a.cols; ++i) a.panel_sum[o] += row[i];
       int64_t k = from;
       for (; o < a.outs && k + WIDTH <= to && k + WIDTH <= a.cols; k += WIDTH, out += kGemmOuts)
         *out = columns_of<WIDTH>(row + k, WIDTH) ^ flip;
@@ -335,15 +375,7 @@ inline void pack_rounded(const PackArgs& a) {
 void pack_i4(const PackArgs& a) { pack_rounded<2>(a); }
 
 #ifdef EDGE_BYTE_PRODUCTS
-void pack_narrow_i8(const PackArgs& a) {
-  pack_whole<4>(a, kPanelZeros);
-  const int8_t* w = static_cast<const int8_t*>(a.w);
-  for (int64_t o = 0; o < kGemmOuts; ++o) {
-    int32_t sum = 0;
-    for (int64_t k = 0; o < a.outs && k < a.cols; ++k) sum += w[o * a.cols + k];
-    a.panel_sum[o] = sum;
-  }
-}
+void pack_narrow_i8(const PackArgs& a) { pack_whole<4>(a, kPanelZeros); }
 void pack_narrow_i4(const PackArgs& a) { pack_rounded<4>(a); }
 #else
 void pack_narrow_i8(const PackArgs& a) { pack_i8(a); }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_keys.h"
 #include "cpu/kernels_peak.h"
 
 namespace edge {
@@ -43,6 +44,9 @@ constexpr Kernels make_table(const char* name) {
           .flash = flash,
           .flash16 = flash16,
           .attend_join = attend_join_row,
+          .turn_words = turn_words,
+          .turn_halves = turn_parts<uint16_t>,
+          .turn_bytes = turn_parts<int8_t>,
           .to_half = to_half_row,
           .to_int8 = to_int8_row,
           .add_f32 = add_row<float>,

@@ -81,6 +81,30 @@ inline Ints set1_pair(const int16_t* p) {
   return _mm256_set1_epi32(pair);
 }
 inline Ints add_products(Ints sum, Ints a, Ints b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
+// A square of 32-bit words, turned over its diagonal.
+#define EDGE_WORD_SQUARES 1
+inline void turn(Ints (&v)[kLanes]) {
+  Ints w[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 4) {  // quarters: squares of four
+    const Ints a = _mm256_unpacklo_epi32(v[i], v[i + 1]), b = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    const Ints c = _mm256_unpacklo_epi32(v[i + 2], v[i + 3]), d = _mm256_unpackhi_epi32(v[i + 2], v[i + 3]);
+    w[i] = _mm256_unpacklo_epi64(a, c), w[i + 1] = _mm256_unpackhi_epi64(a, c);
+    w[i + 2] = _mm256_unpacklo_epi64(b, d), w[i + 3] = _mm256_unpackhi_epi64(b, d);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {  // and the square of those
+    v[i] = _mm256_permute2x128_si256(w[i], w[i + 4], 0x20);
+    v[i + 4] = _mm256_permute2x128_si256(w[i], w[i + 4], 0x31);
+  }
+}
+inline Ints xor_ints(Ints a, uint32_t b) {
+  return _mm256_xor_si256(a, _mm256_set1_epi32(static_cast<int32_t>(b)));
+}
+// Bytes as numbers of 16 bits, two to a word.
+inline Ints widen_pairs(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline Vec to_floats(Ints v) { return _mm256_cvtepi32_ps(v); }
 // Rounded to even; in range.
 inline void store_int16(int16_t* p, Vec v) {

@@ -94,6 +94,46 @@ inline Ints add_products(Ints sum, Ints a, Ints b) {
   return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
 #endif
 }
+// A square of 32-bit words, turned over its diagonal.
+#define EDGE_WORD_SQUARES 1
+inline void turn(Ints (&v)[kLanes]) {
+  Ints w[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; i += 4) {  // quarters: squares of four
+    const Ints a = _mm512_unpacklo_epi32(v[i], v[i + 1]), b = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    const Ints c = _mm512_unpacklo_epi32(v[i + 2], v[i + 3]), d = _mm512_unpackhi_epi32(v[i + 2], v[i + 3]);
+    w[i] = _mm512_unpacklo_epi64(a, c), w[i + 1] = _mm512_unpackhi_epi64(a, c);
+    w[i + 2] = _mm512_unpacklo_epi64(b, d), w[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {  // and the square of those
+    const Ints a = _mm512_shuffle_i32x4(w[i], w[i + 4], 0x88), b = _mm512_shuffle_i32x4(w[i], w[i + 4], 0xdd);
+    const Ints c = _mm512_shuffle_i32x4(w[i + 8], w[i + 12], 0x88);
+    const Ints d = _mm512_shuffle_i32x4(w[i + 8], w[i + 12], 0xdd);
+    v[i] = _mm512_shuffle_i32x4(a, c, 0x88), v[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    v[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88), v[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+}
+inline Ints xor_ints(Ints a, uint32_t b) {
+  return _mm512_xor_si512(a, _mm512_set1_epi32(static_cast<int32_t>(b)));
+}
+// The first halves, or bytes, of all words, then the next ones.
+#define EDGE_WORD_PARTS 1
+inline void store_parts(uint16_t* p, Ints v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p + kLanes),
+                      _mm512_cvtepi32_epi16(_mm512_srli_epi32(v, 16)));
+}
+inline void store_parts(int8_t* p, Ints v) {
+  const __m512i order =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m512i quarters = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(quarters, _mm512_shuffle_epi8(v, order)));
+}
+// Bytes as numbers of 16 bits, two to a word.
+inline Ints widen_pairs(const int8_t* p) {
+  return _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
 inline Vec to_floats(Ints v) { return _mm512_cvtepi32_ps(v); }
 inline Ints set1_int(int32_t x) { return _mm512_set1_epi32(x); }
 inline Ints sub_ints(Ints a, Ints b) { return _mm512_sub_epi32(a, b); }

@@ -7,7 +7,9 @@
 namespace edge {
 namespace {
 
-// Keys go into their group column by column.
+// Longer keys than this go into their group one by one.
+constexpr int64_t kMostTurned = 256;
+
 template <class T>
 void scatter(const T* row, T* group, int64_t column, int64_t head_dim) {
   for (int64_t d = 0; d < head_dim; ++d) group[d * kKeyGroup + column] = row[d];
@@ -56,6 +58,12 @@ void KvCache::store_keys(const Kernels& kernels, int64_t layer, int64_t head, in
     const float* row = rows + i * stride;
     std::byte* group = block(keys_, layer, head, key / kKeyBlock) +
                        key % kKeyBlock / kKeyGroup * kKeyGroup * head_dim_ * element_;
+    if (column == 0 && n - i >= kKeyGroup && head_dim_ <= kMostTurned) {
+      float* scales = type_ == KvType::i8 ? &scale(keys_, layer, head, key) : nullptr;
+      store_group(kernels, row, stride, group, scales);
+      i += kKeyGroup - 1;
+      continue;
+    }
     switch (type_) {
       case KvType::f32:
         scatter(row, reinterpret_cast<float*>(group), column, head_dim_);
@@ -69,6 +77,26 @@ void KvCache::store_keys(const Kernels& kernels, int64_t layer, int64_t head, in
         scatter(small, reinterpret_cast<int8_t*>(group), column, head_dim_);
         break;
     }
+  }
+}
+
+void KvCache::store_group(const Kernels& kernels, const float* rows, int64_t stride, std::byte* group,
+                          float* scales) const {
+  static_assert(kKeyGroup * kMostTurned == 4096);
+  alignas(64) uint16_t half[4096];
+  alignas(64) int8_t small[4096];
+  switch (type_) {
+    case KvType::f32:
+      return kernels.turn_words(reinterpret_cast<const int32_t*>(rows), stride, head_dim_,
+                                reinterpret_cast<int32_t*>(group));
+    case KvType::f16:
+      for (int64_t i = 0; i < kKeyGroup; ++i)
+        kernels.to_half(rows + i * stride, half + i * head_dim_, head_dim_);
+      return kernels.turn_halves(half, head_dim_, head_dim_, reinterpret_cast<uint16_t*>(group));
+    case KvType::i8:
+      for (int64_t i = 0; i < kKeyGroup; ++i)
+        scales[i] = kernels.to_int8(rows + i * stride, small + i * head_dim_, head_dim_);
+      return kernels.turn_bytes(small, head_dim_, head_dim_, reinterpret_cast<int8_t*>(group));
   }
 }
 

@@ -55,6 +55,9 @@ class KvCache {
   int64_t key_bytes() const {
     return head_dim_ * element_ + (type_ == KvType::i8 ? static_cast<int64_t>(sizeof(float)) : 0);
   }
+  // A whole group of keys; `scales` of theirs only in int8.
+  void store_group(const Kernels& kernels, const float* rows, int64_t stride, std::byte* group,
+                   float* scales) const;
   std::byte* block(std::byte* base, int64_t layer, int64_t head, int64_t index) const;
   float& scale(std::byte* base, int64_t layer, int64_t head, int64_t key) const;
 

@@ -10,7 +10,8 @@
 namespace edge {
 namespace {
 
-constexpr int64_t kMostDims = 4096;  // the spec's bound on head_dim
+constexpr int64_t kMostDims = 4096;                     // the spec's bound on head_dim
+constexpr int64_t kMostTurned = kMostDims / kKeyGroup;  // longer keys go into their group one by one
 
 size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 
@@ -39,15 +40,28 @@ RecentRows::RecentRows(const DecoderSpec& spec, int64_t layers, int64_t keys)
 void RecentRows::store(const Kernels& kernels, int64_t layer, int64_t head, int64_t at, const float* keys,
                        const float* values, int64_t n, int64_t stride) {
   const int64_t pairs = flash_pairs(head_dim_), dims = flash_dims(head_dim_);
-  std::array<int16_t, kMostDims> k;
+  alignas(64) std::array<int16_t, kMostDims> k;
   std::array<std::array<int16_t, kMostDims>, 2> v;
+  int64_t turned = 0;  // keys of whole groups
   for (int64_t i = 0; i < n; ++i) {
     const int64_t key = at + i, row = key % kKeyBlock, column = row % kKeyGroup;
     const Flash16Block block(blocks(layer, head) + key / kKeyBlock * bytes_, head_dim_);
-    block.key_scale[row] = kernels.to_int16(keys + i * stride, k.data(), head_dim_, 2 * pairs, levels_);
     int16_t* group = block.k + (row - column) * 2 * pairs;
-    for (int64_t d = 0; d < pairs; ++d)
-      std::memcpy(group + (d * kKeyGroup + column) * 2, k.data() + 2 * d, 2 * sizeof(int16_t));
+    const auto round = [&](int64_t ahead, int16_t* to) {
+      const float* from = keys + (i + ahead) * stride;
+      block.key_scale[row + ahead] = kernels.to_int16(from, to, head_dim_, 2 * pairs, levels_);
+    };
+    if (column == 0 && n - i >= kKeyGroup && 2 * pairs <= kMostTurned) {
+      for (int64_t other = 0; other < kKeyGroup; ++other) round(other, k.data() + other * 2 * pairs);
+      kernels.turn_words(reinterpret_cast<const int32_t*>(k.data()), pairs, pairs,
+                         reinterpret_cast<int32_t*>(group));
+      turned = i + kKeyGroup;
+    }
+    if (i >= turned) {
+      round(0, k.data());
+      for (int64_t d = 0; d < pairs; ++d)
+        std::memcpy(group + (d * kKeyGroup + column) * 2, k.data() + 2 * d, 2 * sizeof(int16_t));
+    }
     auto& value = v[size_of(row % 2)];
     block.value_scale[row] = kernels.to_int16(values + i * stride, value.data(), head_dim_, dims,
                                               static_cast<float>(kValueLevels));
