@@ -94,8 +94,7 @@ Floats matmul(const std::string& isa, const py::array& w, const std::optional<py
   Floats y = outputs(x.shape(0), m.rows, start);
   const Kernels& kernels = kernels_for(isa);
   Digits rows(kernels, x.shape(0), m.cols);
-  require(upper == kDigits || (upper > 0 && upper < kDigits && m.dtype == DType::i8),
-          "upper 1 to 3, of int8");
+  require(upper > 0 && upper <= kDigits, "upper 1 to 3");
   const DigitRows* rounded = digits ? rows.round(m, x.data(), x.shape(0)) : nullptr;
   DigitRows part = rounded ? *rounded : DigitRows{};
   part.upper = upper;
@@ -196,6 +195,15 @@ py::array_t<uint16_t> to_half(const std::string& isa, const Floats& x) {
   return y;
 }
 
+// A group of keys [kKeyGroup, columns] of 32, 16 or 8 bits, as the cache lays it out: [columns, kKeyGroup].
+template <class T, class Kernel>
+py::array_t<T> turn_keys(const py::array_t<T, py::array::c_style>& rows, Kernel turn) {
+  require(rows.ndim() == 2 && rows.shape(0) == kKeyGroup, "a group of keys");
+  py::array_t<T> group({rows.shape(1), rows.shape(0)});
+  turn(rows.data(), rows.shape(1), rows.shape(1), group.mutable_data());
+  return group;
+}
+
 py::tuple choose(const std::string& isa, const Floats& logits, const std::vector<int32_t>& generated,
                  float repetition_penalty, const std::vector<int32_t>& suppressed, float temperature,
                  int64_t top_k, float top_p, uint64_t seed) {
@@ -230,6 +238,15 @@ void bind_ops(py::module_& m) {
   m.def("attend", &attend, py::arg("isa"), py::arg("kv"), py::arg("q"), py::arg("k"), py::arg("v"),
         py::arg("bias"), py::arg("counts"));
   m.def("to_half", &to_half);
+  m.def("turn_words", [](const std::string& isa, const py::array_t<int32_t, py::array::c_style>& rows) {
+    return turn_keys(rows, kernels_for(isa).turn_words);
+  });
+  m.def("turn_halves", [](const std::string& isa, const Halves& rows) {
+    return turn_keys(rows, kernels_for(isa).turn_halves);
+  });
+  m.def("turn_bytes", [](const std::string& isa, const Bytes& rows) {
+    return turn_keys(rows, kernels_for(isa).turn_bytes);
+  });
   m.def("choose", &choose, py::arg("isa"), py::arg("logits"), py::arg("generated"),
         py::arg("repetition_penalty"), py::arg("suppressed"), py::arg("temperature"), py::arg("top_k"),
         py::arg("top_p"), py::arg("seed"));

@@ -108,24 +108,27 @@ def test_digits_lose_nothing(store: Any, cols: int) -> None:
     assert not got[True][4].any()
 
 
-@pytest.mark.parametrize("cols", [40, 64, 837, 3072])
+@pytest.mark.parametrize(
+    ("store", "cols"), [*((quantise, n) for n in (40, 64, 837, 3072)), *((quantise4, n) for n in (32, 128, 800, 3072))]
+)
 @pytest.mark.parametrize("upper", [1, 2])
-def test_upper_digits(cols: int, upper: int) -> None:
+def test_upper_digits(store: Any, cols: int, upper: int) -> None:
     """Products with what is left of the activations without their lower digits, for any number of rows."""
     isa = need_digits()
     rng = np.random.default_rng(8)
-    w, scale = quantise(rng.standard_normal((37, cols)).astype(np.float32))
-    x = rng.standard_normal((13, cols)).astype(np.float32)
+    w, scale = store(rng.standard_normal((37, cols)).astype(np.float32))
+    x = rng.standard_normal((20, cols)).astype(np.float32)
     x[3, 5] = 300.0
     largest = np.float32(8355000)
     left = np.rint(x * (largest / np.abs(x).max(1, keepdims=True))).astype(np.int64)
     for _ in range(upper, 3):
         left = (left + 128) // 256
     left *= 256 ** (3 - upper)
-    y = left @ w.astype(np.int64).T * (np.abs(x).max(1, keepdims=True) / largest) * scale
+    y = left @ twin.full(w, scale).T * (np.abs(x).max(1, keepdims=True) / largest)
+    scale = bits_of(scale)
     got = ops.matmul(isa, w, scale, x, None, None, 0, 37, upper=upper)
     np.testing.assert_allclose(got, y, rtol=1e-5, atol=1e-6 * np.abs(y).max())
-    for rows in range(1, 13):
+    for rows in range(1, 20):
         np.testing.assert_array_equal(ops.matmul(isa, w, scale, x[:rows], None, None, 0, 37, upper=upper), got[:rows])
     with pytest.raises(ValueError, match="upper"):
         ops.matmul(isa, w, scale, x, None, None, 0, 37, upper=0)
@@ -194,6 +197,15 @@ def test_half(isa: str) -> None:
     x = np.concatenate([x, (rng.standard_normal(50_003) * 10.0 ** rng.integers(-9, 5, 50_003)).astype(np.float32)])
     want = np.clip(x, -65504, 65504).astype(np.float16).view(np.uint16)
     np.testing.assert_array_equal(ops.to_half(need(isa), x), want)
+
+
+@isas
+@pytest.mark.parametrize(("bits", "dtype"), [("words", np.int32), ("halves", np.uint16), ("bytes", np.int8)])
+@pytest.mark.parametrize("columns", [1, 7, 16, 31, 32, 48, 63, 64, 66, 80, 128, 132, 200])
+def test_groups_of_keys_are_turned(isa: str, bits: str, dtype: type[np.integer[Any]], columns: int) -> None:
+    limits = np.iinfo(dtype)
+    rows = np.random.default_rng(columns).integers(limits.min, limits.max, (16, columns), dtype, endpoint=True)
+    np.testing.assert_array_equal(getattr(ops, f"turn_{bits}")(need(isa), rows), rows.T)
 
 
 @isas
