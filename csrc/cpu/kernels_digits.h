@@ -216,8 +216,8 @@ inline void digits_some(const MatmulArgs& a, int64_t o, int64_t r, int64_t n, in
   digits_tile<OUT, ROWS, UPPER>(a, o, r, tile_rows);
 }
 
-// Several rows go two weight rows at a time: then all sums of six stay in registers. And they go through some
-// weight rows before the next six do: the digits of more do not fit into the first cache.
+// Several rows go two weight rows at a time: then the sums of eight stay in registers. And they go through
+// some weight rows before the next eight do: the digits of more do not fit into the first cache.
 constexpr int kTileOutDigits = 2, kTileRowsDigits = 8;
 constexpr int64_t kDigitsBlock = 16;
 
