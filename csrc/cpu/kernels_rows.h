@@ -40,7 +40,7 @@ inline Vec exp_vec(Vec x) {
   p = fma(p, r, set1(1.6666665459e-1f));
   p = fma(p, r, set1(5.0000001201e-1f));
   p = fma(mul(r, r), p, r);
-  return zero_lt(mul(add(p, set1(1.0f)), pow2(n)), x, lowest);
+  return zero_lt(times_pow2(add(p, set1(1.0f)), n), x, lowest);
 }
 
 // Applies f to n floats in place.
@@ -64,8 +64,24 @@ void gelu_tanh_row(float* x, int64_t n) {
   });
 }
 
+// x / 2 erfc(-x / sqrt 2) = max(x, 0) - |x| / 2 erfc(|x| / sqrt 2), and the logarithm of erfc on [0, 5.2] is
+// a polynomial, fitted so that erfc is off by less than 2e-8; there it is 2e-13. The result is off by less
+// than 1e-7 of x, and near zero by 3e-7 of itself.
 void gelu_erf_row(float* x, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) x[i] *= 0.5f * __builtin_erfcf(-0.70710678118654752f * x[i]);
+  map_row(x, n, [](Vec v) {
+    const Vec zero = set1(0.0f), size = max(v, sub(zero, v));
+    const Vec t = min(set1(5.2f), mul(size, set1(0.70710678118654752f)));
+    Vec p = set1(3.388659252e-6f);
+    p = fma(p, t, set1(-5.833860268e-5f));
+    p = fma(p, t, set1(3.934728156e-4f));
+    p = fma(p, t, set1(-1.168038230e-3f));
+    p = fma(p, t, set1(-4.189693136e-4f));
+    p = fma(p, t, set1(1.952904649e-2f));
+    p = fma(p, t, set1(-1.029070914e-1f));
+    p = fma(p, t, set1(-6.365988255e-1f));
+    p = fma(p, t, set1(-1.128380179f));
+    return sub(max(v, zero), mul(mul(size, set1(0.5f)), exp_vec(mul(p, t))));
+  });
 }
 
 float max_row(const float* x, int64_t n) {

@@ -45,10 +45,7 @@ inline Vec zero_lt(Vec v, Vec x, Vec limit) {
 inline Vec round_near(Vec x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
-inline Vec pow2(Vec n) {
-  return _mm512_castsi512_ps(
-      _mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)), 23));
-}
+inline Vec times_pow2(Vec v, Vec n) { return _mm512_scalef_ps(v, n); }
 inline float hsum(Vec v) {
   const __m256 lo = _mm512_castps512_ps256(v), hi = _mm512_extractf32x8_ps(v, 1);
   const __m256 w = _mm256_add_ps(lo, hi);

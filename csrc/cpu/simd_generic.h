@@ -71,7 +71,9 @@ inline Vec round_near(Vec x) {
   return (x + magic) - magic;
 }
 // 2^n for integral n in [-126, 127]
-inline Vec pow2(Vec n) { return (Vec)((__builtin_convertvector(n, VecInt) + 127) << 23); }
+inline Vec times_pow2(Vec v, Vec n) {
+  return mul(v, (Vec)((__builtin_convertvector(n, VecInt) + 127) << 23));
+}
 inline float hsum(Vec v) { return (v[0] + v[2]) + (v[1] + v[3]); }
 inline float hmax(Vec v) {
   const float a = v[0] > v[2] ? v[0] : v[2], b = v[1] > v[3] ? v[1] : v[3];

@@ -51,8 +51,8 @@ inline Vec zero_lt(Vec v, Vec x, Vec limit) {
 }
 inline Vec round_near(Vec x) { return vrndnq_f32(x); }
 // 2^n for integral n in [-126, 127]
-inline Vec pow2(Vec n) {
-  return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23));
+inline Vec times_pow2(Vec v, Vec n) {
+  return mul(v, vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n), vdupq_n_s32(127)), 23)));
 }
 inline float hsum(Vec v) {
   const float32x2_t half = vadd_f32(vget_low_f32(v), vget_high_f32(v));
