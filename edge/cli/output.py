@@ -156,8 +156,8 @@ def _check_open(path: str) -> None:
 
 
 def _write_through(path: str, data: bytes) -> None:
+    found = _descriptor(path)
     try:
-        found = _descriptor(path)
         if found is None:
             handle = os.open(path, os.O_WRONLY | os.O_NOCTTY)
         elif found[0] == os.getpid():  # a duplicate writes where the descriptor stands, or appends if that does
@@ -169,6 +169,8 @@ def _write_through(path: str, data: bytes) -> None:
         finally:
             os.close(handle)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and found == (os.getpid(), 1):
+            raise ClosedPipe from None
         raise OutputError(error.strerror or "this could not be written to") from None
 
 

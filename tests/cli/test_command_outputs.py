@@ -270,7 +270,7 @@ def test_no_control_characters_in_the_text(run: Run, films: list[Path]) -> None:
         assert all(c.isprintable() or c in "\n\t" for c in text)
 
 
-@pytest.mark.parametrize("words", [["--stream"], ["--format", "json"], []])
+@pytest.mark.parametrize("words", [["--stream"], ["--format", "json"], [], ["-o", "/dev/stdout"], ["-o", "/dev/fd/1"]])
 def test_closed_pipe(words: list[str], films: list[Path], command: list[str], environment: dict[str, str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
