@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import io
 import os
 import re
@@ -12,6 +13,7 @@ import select
 import stat
 import sys
 from collections.abc import Iterable
+from typing import BinaryIO
 
 from edge.errors import OutputError, UsageError
 
@@ -68,33 +70,28 @@ def check_target(path: str, inputs: Iterable[str]) -> None:
 
 
 def write_whole(path: str, data: bytes) -> None:
-    """Write a file as a whole: a temporary file beside it, synced, then renamed over it.
+    """Write a file as a whole: it has no name until it is synced, so that a process that is ended leaves no part of it.
+
+    A file that is there already is replaced: the new one gets a temporary name beside it, and is renamed at once. Where
+    the file system has no files without names (network shares, FAT), it has the temporary name from the beginning.
 
     What is no file to replace is written to as it is: a pipe, a device, what is open already (``/dev/stdout``).
 
     Raises
     ------
+    ClosedPipe
+        It is our stdout, and nobody reads that any more.
     OutputError
         The old file, if there was one, is then still as it was.
     """
-    import tempfile
-
     if _written_through(path):
         _write_through(path, data)
         return
     target = os.path.realpath(path)
-    folder, name = os.path.split(target)
-    temporary = None
+    folder = os.path.dirname(target)
     try:
-        # 50 characters of four bytes each leave room for the rest: a name has 255 bytes at most.
-        handle, temporary = tempfile.mkstemp(prefix=f".{name[:50]}.", suffix=".tmp", dir=folder)
-        with open(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, os.stat(target).st_mode & 0o777 if os.path.exists(target) else 0o666 & ~_umask())
-        os.replace(temporary, target)
-        temporary = None
+        if not _write_unnamed(folder, target, data):
+            _write_named(folder, target, data)
         with contextlib.suppress(OSError):
             handle = os.open(folder, os.O_RDONLY)
             try:
@@ -103,10 +100,68 @@ def write_whole(path: str, data: bytes) -> None:
                 os.close(handle)
     except OSError as error:
         raise OutputError(f"{error.strerror or 'the file could not be written'}: nothing was changed") from None
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+
+
+def _write_unnamed(folder: str, target: str, data: bytes) -> bool:
+    """Write a file that gets its name last; False where that cannot be done there."""
+    try:
+        handle = os.open(folder, getattr(os, "O_TMPFILE", 0) | os.O_WRONLY, 0o600)
+    except OSError:  # also where it is the folder's fault: the other way then says so
+        return False
+    with open(handle, "wb") as stream:
+        _fill(stream, data, target)
+        # With a descriptor beside it, Python has the link in /proc followed; otherwise that link would be linked.
+        link = functools.partial(os.link, f"/proc/self/fd/{handle}", src_dir_fd=handle)
+        temporary = os.path.join(folder, f"{_beginning(target)}{os.urandom(6).hex()}.tmp")
+        try:
+            try:
+                link(target)
+                return True
+            except FileExistsError:
+                link(temporary)
+        except OSError:
+            return False
+        _rename(temporary, target)
+    return True
+
+
+def _write_named(folder: str, target: str, data: bytes) -> None:
+    import tempfile
+
+    handle, temporary = tempfile.mkstemp(prefix=_beginning(target), suffix=".tmp", dir=folder)
+    try:
+        with open(handle, "wb") as stream:
+            _fill(stream, data, target)
+    except BaseException:
+        _remove(temporary)
+        raise
+    _rename(temporary, target)
+
+
+def _beginning(target: str) -> str:
+    """Of a temporary name: 50 characters of four bytes each leave room for the rest, as a name has 255 bytes."""
+    return f".{os.path.basename(target)[:50]}."
+
+
+def _rename(temporary: str, target: str) -> None:
+    try:
+        os.replace(temporary, target)
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _fill(stream: BinaryIO, data: bytes, target: str) -> None:
+    """Contents, permissions (of the file that is replaced, or of any new one), and both on the disk."""
+    stream.write(data)
+    stream.flush()
+    os.fchmod(stream.fileno(), os.stat(target).st_mode & 0o777 if os.path.exists(target) else 0o666 & ~_umask())
+    os.fsync(stream.fileno())
 
 
 def _descriptor(path: str) -> tuple[int, int] | None:

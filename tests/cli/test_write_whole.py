@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files are there whole or not at all, also where the process is ended while it writes one."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge.cli.output import write_whole
+from edge.errors import OutputError
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without names are Linux's")
+
+KILLED = """
+import resource, signal, sys
+from edge.cli.output import write_whole
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_whole(sys.argv[1], bytes(1 << 20))
+"""
+"""The system ends this one in the middle of its file."""
+
+
+@pytest.fixture(params=["unnamed", "no unnamed files", "no links"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the file system can do."""
+    if request.param == "no unnamed files":
+        monkeypatch.delattr(os, "O_TMPFILE")
+    elif request.param == "no links":
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+    return str(request.param)
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_killed_process_leaves_nothing(tmp_path: Path, old: bytes | None) -> None:
+    path = tmp_path / "report.txt"
+    if old is not None:
+        path.write_bytes(old)
+    done = subprocess.run([sys.executable, "-P", "-c", KILLED, path], stderr=subprocess.PIPE, timeout=60)
+    assert (done.returncode, done.stderr) == (-signal.SIGXFSZ, b"")
+    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == ({} if old is None else {path.name: old})
+
+
+def test_contents_and_permissions(tmp_path: Path, way: str) -> None:
+    before = os.umask(0o027)
+    try:
+        write_whole(str(tmp_path / "new"), b"first")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o640
+    (tmp_path / "new").chmod(0o604)
+    write_whole(str(tmp_path / "new"), b"second")
+    assert (tmp_path / "new").stat().st_mode & 0o7777 == 0o604
+    (tmp_path / "link").symlink_to("new")
+    write_whole(str(tmp_path / "link"), b"third")
+    long = tmp_path / ("\U0001f600" * 63)  # 252 of 255 bytes
+    for text in (b"a", b"b"):
+        write_whole(str(long), text)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "new": b"third",
+        "link": b"third",
+        long.name: b"b",
+    }
+
+
+def test_a_folder_is_not_replaced(tmp_path: Path, way: str) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="Is a directory"):
+        write_whole(str(tmp_path / "folder"), b"x")
+    with pytest.raises(OutputError, match="No such file or directory: nothing was changed"):
+        write_whole(str(tmp_path / "none" / "file"), b"x")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_no_space(tmp_path: Path, way: str) -> None:
+    """A limit of the process is told as a full disk is."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="File too large: nothing was changed"):
+            write_whole(str(tmp_path / "file"), bytes(1 << 20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
