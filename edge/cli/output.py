@@ -274,7 +274,9 @@ def write_all(descriptor: int, data: bytes) -> None:
         try:
             left = left[os.write(descriptor, left) :]
         except BlockingIOError:
-            select.select([], [descriptor], [])
+            room = select.poll()  # select.select takes no descriptor above 1023
+            room.register(descriptor, select.POLLOUT)
+            room.poll()
 
 
 def _silence_stdout() -> None:

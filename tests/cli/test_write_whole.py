@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from edge.cli.output import write_whole
+from edge.cli.output import write_all, write_whole
 from edge.errors import OutputError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without names are Linux's")
@@ -93,3 +95,31 @@ def test_no_space(tmp_path: Path, way: str) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_of_it_to_a_descriptor_of_any_number() -> None:
+    """A pipe that does not block, and is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2048:
+        pytest.skip("no process may open so many")
+    reader, low = os.pipe()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    writer = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, 1500)
+    os.close(low)
+    os.set_blocking(writer, False)
+    got: list[bytes] = []
+
+    def read() -> None:
+        with open(reader, "rb") as stream:
+            got.append(stream.read())
+
+    thread = threading.Thread(target=read)
+    try:
+        os.write(writer, bytes(1 << 20))  # as much as it takes
+        thread.start()
+        write_all(writer, b"x" * (1 << 20))
+    finally:
+        os.close(writer)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    thread.join(60)
+    assert got[0].lstrip(b"\0") == b"x" * (1 << 20)
