@@ -10,9 +10,10 @@ import argparse
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from edge.cli.numbers import whole
+from edge.cli.parser import Parser
 from edge.cli.streams import settle_streams
 
 from .exits import exit_code
@@ -54,14 +55,8 @@ COMMANDS = {
 """Where each of the other commands is."""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        line = "".join(c if c.isprintable() else "?" for c in message)
-        self.exit(1, f"{self.prog}: usage: {line}; see {self.prog} --help\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description="Time reports or the decoder alone, beside the memory bandwidth that bounds decoding.",
         epilog=_EPILOG,
@@ -130,6 +125,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=whole(1, 1 << 16),
         help="size of the buffer of the bandwidth measurement (default: 1024, less where memory is short)",
     )
+    parser.add_version()
     return parser
 
 

@@ -26,12 +26,9 @@ text as its prompt.
 
 def make_parser() -> argparse.ArgumentParser:
     from edge.cli.numbers import whole
+    from edge.cli.parser import Parser
 
-    from .cli import _Parser
-
-    parser = _Parser(
-        prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     add("--film", metavar="PATH", help="default: examples/*.dcm, else a drawn picture")

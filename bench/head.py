@@ -103,9 +103,9 @@ def open_bundle(folder: str | None) -> Bundle:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    from .cli import _Parser
+    from edge.cli.parser import Parser
 
-    parser = _Parser(prog=PROG, description="Would exact screening let an int8 LM head be read in part?")
+    parser = Parser(prog=PROG, description="Would exact screening let an int8 LM head be read in part?")
     parser.add_argument(
         "bundle",
         metavar="BUNDLE",

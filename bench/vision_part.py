@@ -27,12 +27,9 @@ the package onnx is there) over their time, as a share of the most integers that
 
 def make_parser() -> argparse.ArgumentParser:
     from edge.cli.numbers import whole
+    from edge.cli.parser import Parser
 
-    from .cli import _Parser
-
-    parser = _Parser(
-        prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("bundles", metavar="DIR", nargs="*", help="bundles (default: the demo model)")
     add("--shape", choices=("reference",), help="the full-size model with random weights, as edge-bench has it")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
 from edge.cli.output import ClosedPipe, printable, write_stdout
+from edge.cli.parser import Parser
 from edge.cli.streams import settle_streams
 from edge.errors import CannotRead, EdgeError, OutputError, UsageError
 
@@ -34,7 +35,7 @@ EXAMPLES = """examples:
 """
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Wrong usage is exit code 1, as everywhere in this project."""
 
     def error(self, message: str) -> NoReturn:
@@ -181,6 +182,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--force", action="store_true", help="replace a bundle that lies at --out")
     add("-q", "--quiet", action="store_true", help="no progress on stderr")
+    parser.add_version()
     random = parser.add_argument_group("random weights of true shapes, for benchmarks")
     random.add_argument(
         "--random",

@@ -25,10 +25,9 @@ widened to fp32, and the table shows what int4 costs beyond int8.
 
 def make_parser() -> argparse.ArgumentParser:
     from edge.cli.numbers import whole
+    from edge.cli.parser import Parser
 
-    from ..cli import _Parser
-
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description="What int8 and int4 weights and fp16 and int8 caches cost against fp32, in one table.",
         epilog=_EPILOG,

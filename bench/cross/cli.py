@@ -22,14 +22,12 @@ published sizes) are made once, in the user's cache: that needs the exporter, Py
 
 def make_parser() -> argparse.ArgumentParser:
     from edge.cli.numbers import whole
+    from edge.cli.parser import Parser
 
-    from ..cli import _Parser
     from .run import TASKS
     from .shapes import SHAPES
 
-    parser = _Parser(
-        prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--shape", choices=tuple(SHAPES), required=True, help="the model's published size")
     add("--rounds", metavar="N", type=whole(1, 1000), default=5, help="default: 5")

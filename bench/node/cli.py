@@ -26,10 +26,9 @@ SAMPLE = 5.0
 
 def make_parser() -> argparse.ArgumentParser:
     from edge.cli.numbers import whole
+    from edge.cli.parser import Parser
 
-    from ..cli import _Parser
-
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description="Let modalities send films to a node at once; nothing may be lost, and memory stay flat.",
         epilog="Exit code 80 where a film was lost, given up, or reported twice. Latencies: p50 / p95 / p99 / max.",

@@ -22,12 +22,9 @@ install (pip install "edge-report[bench]"); llama.cpp is never fetched: --llama-
 
 def make_parser() -> argparse.ArgumentParser:
     from edge.cli.numbers import whole
+    from edge.cli.parser import Parser
 
-    from ..cli import _Parser
-
-    parser = _Parser(
-        prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(prog=PROG, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     add = parser.add_argument
     add("--only", metavar="A,B", help="these peers, or variants of them, only (--list)")
     add("--list", action="store_true", help="print the names of all variants")
@@ -159,10 +156,9 @@ def write(figures: dict[str, Any], prefix: str) -> None:
 def roofline_main(argv: list[str]) -> int:
     """``edge-bench roofline FIGURES.json -o PICTURE.png``."""
     from edge.cli.output import check_target, write_whole
+    from edge.cli.parser import Parser
 
-    from ..cli import _Parser
-
-    parser = _Parser(prog="edge-bench roofline", allow_abbrev=False)
+    parser = Parser(prog="edge-bench roofline", allow_abbrev=False)
     parser.add_argument("figures", help="JSON of edge-bench peers")
     parser.add_argument("-o", "--output", metavar="PNG", required=True)
     options = parser.parse_args(argv)

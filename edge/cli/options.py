@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
 
 from edge.cli.numbers import whole
-from edge.version import __version__
+from edge.cli.parser import Parser
 
 PROG = "edge-report"
 DICOM_OBJECTS = ("sr", "sr-tid1500")
@@ -28,12 +27,6 @@ Drafts are for research. This is not a medical device.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        line = "".join(c if c.isprintable() else "?" for c in message)
-        self.exit(1, f"{PROG}: usage: {line}; see {PROG} --help\n")
-
-
 def _is_terminal() -> bool:
     try:
         return sys.stdout.isatty()
@@ -46,7 +39,7 @@ _positive = whole(1, 1 << 20)
 
 def make_parser() -> argparse.ArgumentParser:
     """The parser. Wrong usage ends the process with exit code 1 and one line on stderr."""
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description="Draft the findings of frontal chest radiographs.",
         epilog=_EPILOG,
@@ -128,7 +121,7 @@ def make_parser() -> argparse.ArgumentParser:
     loud = parser.add_mutually_exclusive_group()
     loud.add_argument("-q", "--quiet", action="store_true", help="no warnings on stderr (notices of a model stay)")
     loud.add_argument("-v", "--verbose", action="count", default=0, help="more on stderr; twice for more")
-    add("--version", action="version", version=f"{PROG} {__version__}")
+    parser.add_version()
     return parser
 
 

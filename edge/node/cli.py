@@ -8,11 +8,11 @@ import os
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from edge.cli.output import ClosedPipe, say, write_stdout
+from edge.cli.parser import Parser
 from edge.cli.streams import settle_streams
-from edge.version import __version__
 
 if TYPE_CHECKING:
     from edge.node.config import Config
@@ -24,15 +24,9 @@ spool; 60 an address cannot be used; 80-99 the model. Drafts are for research. T
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        line = "".join(c if c.isprintable() else "?" for c in message)
-        self.exit(1, f"{PROG}: usage: {line}; see {PROG} --help\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser. Wrong usage ends the process with exit code 1 and one line on stderr."""
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description="A DICOM application entity: films by C-STORE in, drafts of their findings out.",
         epilog=_EPILOG,
@@ -45,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--find", metavar="UID", help="print what the trace says about the film of this SOP Instance UID, and end"
     )
     parser.add_argument("-v", "--verbose", action="store_true", help="more lines on stderr")
-    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    parser.add_version()
     return parser
 
 

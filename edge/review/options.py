@@ -7,10 +7,9 @@ import argparse
 import os
 import secrets
 import sys
-from typing import NoReturn
 
 from edge.cli.numbers import whole
-from edge.version import __version__
+from edge.cli.parser import Parser
 
 PROG = "edge-review"
 ENVIRONMENT = "EDGE_REVIEW_TOKEN"
@@ -25,15 +24,9 @@ Drafts are for research. This is not a medical device.
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        line = "".join(c if c.isprintable() else "?" for c in message)
-        self.exit(1, f"{PROG}: usage: {line}; see {PROG} --help\n")
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser. Wrong usage ends the process with exit code 1 and one line on stderr."""
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description="Serve a page to review drafts with: drop a film, read, edit, save.",
         epilog=_EPILOG,
@@ -61,7 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--max-upload", metavar="MIB", type=whole(1, 4096), default=128, help="largest film taken (default: 128)")
     add("--open", action="store_true", help="open the page in this machine's browser")
     add("-v", "--verbose", action="store_true", help="more on stderr")
-    add("--version", action="version", version=f"{PROG} {__version__}")
+    parser.add_version()
     return parser
 
 

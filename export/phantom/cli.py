@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edge.cli.numbers import whole
 from edge.cli.output import ClosedPipe, write_stdout
+from edge.cli.parser import Parser
 from edge.cli.streams import settle_streams
 from edge.errors import EdgeError, OutputError, UsageError
 
@@ -27,7 +28,7 @@ SIZES = (128, 12_000)
 """Long side of a film in pixels: what can be drawn and read."""
 
 
-class _Parser(argparse.ArgumentParser):
+class _Parser(Parser):
     """Wrong usage is exit code 1, as everywhere in this project."""
 
     def error(self, message: str) -> NoReturn:
@@ -43,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog=PROG, description="Films that we draw ourselves, the demo model trained on them, and its scores."
     )
+    parser.add_version()
     commands = parser.add_subparsers(dest="command", required=True)
 
     draw = commands.add_parser("draw", help="draw phantoms with masks, findings text and labels")
