@@ -8,6 +8,7 @@ from typing import Any
 
 from ...checkpoint import read_json
 from ...errors import BadCheckpoint
+from ..limits import GENERATION, check
 from .cxrmate import BEAMS, Layout
 from .cxrmate import NEW_TOKENS as CXRMATE_TOKENS
 from .prompt import Words, decoder_positions, prompt_rows
@@ -25,7 +26,9 @@ def generation_config(path: Path, model: Any) -> Any:
     file = path / "generation_config.json"
     try:
         if file.is_file():
-            return GenerationConfig.from_dict(read_json(file))
+            values = read_json(file)
+            check(values, GENERATION, f"{path.name}: {file.name}")
+            return GenerationConfig.from_dict(values)
         return GenerationConfig.from_model_config(model.config)
     except _ODD as error:
         raise _unusable(path, error) from None

@@ -19,6 +19,7 @@ from ...checkpoint import compare, read_json, read_state
 from ...errors import BadCheckpoint, CannotRead
 from ...options import ImageOptions
 from .. import CROSS
+from ..limits import GENERATION, MOST, MOST_LAYERS, NETWORK, PROCESSOR, check
 from . import cvt, cxrmate, low_rank
 from .decoders import missing_pieces
 from .encoders import ENCODERS, MISSING
@@ -30,8 +31,9 @@ from .prompt import Prompt, Words
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_MAX_NUMBER, _MAX_LAYERS = 1 << 22, 256
 _LAYER_KEYS = ("num_hidden_layers", "n_layer", "encoder_layers", "decoder_layers", "num_layers")
+_DEFAULTED = ("size", "crop_size", "rescale_factor", "image_mean", "image_std")
+"""Of a preprocessor configuration: null is as good as nothing."""
 _OPTIONAL = (
     r"encoder\.pooler\..*",
     r"encoder\.embeddings\.mask_token",
@@ -110,6 +112,8 @@ def load(path: Path, tokenizer: Path | None = None, prompt: Prompt | None = None
     state = read_state(_weights_file(path))
     file = path / "preprocessor_config.json"
     processor = read_json(file) if file.is_file() else {}
+    check(processor, PROCESSOR, f"{path.name}: {file.name}")
+    processor = {key: value for key, value in processor.items() if value is not None or key not in _DEFAULTED}
     if not processor:
         notes.append("The folder holds no preprocessor_config.json: ViT's defaults were taken.")
     words = Words(tokenizer or path)
@@ -141,6 +145,10 @@ def _config(path: Path, values: dict[str, Any]) -> Any:
             raise BadCheckpoint(f"{path.name}: config.json names no {part}")
         kinds[part] = values[part]["model_type"]
     _check_sizes(values, path.name)
+    for part in ("encoder", "decoder"):
+        check(values[part], NETWORK, f"{path.name}: config.json: {part}")
+    for where, said in (("config.json", values), ("config.json: decoder", values["decoder"])):
+        check(said, GENERATION, f"{path.name}: {where}")
     encoder = kinds["encoder"]
     if encoder in MISSING or encoder not in ENCODERS:
         why = MISSING.get(encoder, f"there are: {', '.join(sorted(set(ENCODERS) - set(MISSING)))}")
@@ -172,7 +180,7 @@ def _check_sizes(values: Any, name: str, key: str = "") -> None:
         for value in values:
             _check_sizes(value, name, key)
     elif isinstance(values, int):
-        limit = _MAX_LAYERS if key in (*_LAYER_KEYS, "depths") else _MAX_NUMBER
+        limit = MOST_LAYERS if key in (*_LAYER_KEYS, "depths") else MOST
         if abs(values) > limit:
             raise BadCheckpoint(f"{name}: config.json: {key[:40]} = {str(values)[:20]} is out of range")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...checkpoint import read_json, read_state
 from ...errors import BadCheckpoint, CannotRead
 from ...options import GenerationOptions, ImageOptions
+from ..limits import BOOLEAN, MOST_LAYERS, MOST_PIXELS, NETWORK, PROCESSOR, TEXT, check, number, one_of, whole
 from .anatomy import KINDS
 from .layouts import hf_to_flat
 
@@ -40,6 +41,32 @@ _TEXT_FIXED = {
     "add_cross_attention": False,
 }
 _SEGMENTATION_FIXED = {"hidden_act": "gelu", "layer_norm_eps": 1e-6}
+_LIMITS = {
+    "image_size": whole(16, 4096),
+    "mask_size": whole(1, MOST_PIXELS),
+    "num_attention_layers": whole(1, MOST_LAYERS),
+    **dict.fromkeys(("max_position_embeddings", "visual_feature_dim", "text_hidden_size", "vocab_size"), whole(1)),
+    "visual_projection_type": one_of("linear", "mlp4"),
+    "vision_feature_prefix_tokens_to_skip": whole(0, 1024),
+    "anatomical_attention_bias": number(-1e6, 1e6),
+    "layer_mask_base_kernel_size": whole(1),
+    "layer_mask_kernel_growth": whole(0),
+    "generation_repetition_penalty": number(0.01, 100),
+    **dict.fromkeys(
+        (
+            *("use_segmentation_mask", "segmenter_weights_in_model_state"),
+            *("generation_use_bos_token", "generation_stop_on_eos"),
+        ),
+        BOOLEAN,
+    ),
+    **dict.fromkeys(
+        (
+            *("attention_bias_mode", "bundled_tokenizer_name", "bundled_vision_model_name"),
+            *("bundled_text_model_name", "bundled_segmentation_model_name", *_SEGMENTERS.values()),
+        ),
+        TEXT,
+    ),
+}
 
 
 @dataclass
@@ -69,6 +96,8 @@ def read_folder(path: Path, tokenizer: Path | None = None) -> Folder:
     kind = config.get("model_type")
     if kind != "lana_radgen":
         raise BadCheckpoint(f"{path.name} is a model of type {kind!r}; this exporter knows lana_radgen")
+    check(config, _LIMITS, f"{path.name}: config.json")
+    config = {key: value for key, value in config.items() if value is not None}
     weights = _weights_file(path)
     state = hf_to_flat(read_state(weights))
     notes: list[str] = []
@@ -101,6 +130,7 @@ def _sub_config(path: Path, config: dict[str, Any], key: str, fixed: dict[str, A
     if folder is None or not (folder / "config.json").is_file():
         return {}
     values = read_json(folder / "config.json")
+    check(values, NETWORK, f"{path.name}, {folder.name}: config.json")
     other = [
         f"{name} is {values[name]!r} instead of {want!r}"
         for name, want in fixed.items()
@@ -129,11 +159,11 @@ def _fields(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     vision = _sub_config(path, config, "bundled_vision_model_name", _VISION_FIXED)
     text = _sub_config(path, config, "bundled_text_model_name", _TEXT_FIXED)
     _sub_config(path, config, "bundled_segmentation_model_name", _SEGMENTATION_FIXED)
-    if "num_attention_heads" in vision:
+    if vision.get("num_attention_heads") is not None:
         fields["encoder_heads"] = vision["num_attention_heads"]
-    if "n_head" in text:
+    if text.get("n_head") is not None:
         fields["decoder_heads"] = text["n_head"]
-    if isinstance(config.get("max_position_embeddings"), int):
+    if "max_position_embeddings" in config:
         fields["positions"] = config["max_position_embeddings"]
     return fields
 
@@ -226,11 +256,13 @@ def _image(path: Path, fields: dict[str, Any]) -> ImageOptions:
     if not file.is_file():
         return image
     values = read_json(file)
+    check(values, PROCESSOR, f"{path.name}: {file.name}")
     size = values.get("size")
-    if isinstance(size, dict) and size.get("height") == size.get("width") and isinstance(size.get("height"), int):
+    if isinstance(size, dict) and size.get("height") is not None:
+        if size.get("width") != size["height"]:
+            raise BadCheckpoint(f"{path.name}: {file.name}: size must be as high as wide: pictures are square")
         fields["image_size"] = size["height"]
     for key, name in (("image_mean", "mean"), ("image_std", "std")):
-        numbers = values.get(key)
-        if isinstance(numbers, list) and len(numbers) == 3:
-            setattr(image, name, [float(v) for v in numbers])
+        if values.get(key) is not None:
+            setattr(image, name, [float(v) for v in values[key]])
     return image

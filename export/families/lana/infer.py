@@ -9,10 +9,24 @@ from typing import Any
 from torch import Tensor
 
 from ...errors import BadCheckpoint, UsageError
+from ..limits import MOST_LAYERS, Rule, number, problem, whole
 from .model import LanaConfig
 
 _HEAD_DIM = 64
 """Of every public ViT-S/B/L and GPT-2; other models say how many heads they have in their configuration."""
+_LIMITS: dict[str, Rule] = {
+    **dict.fromkeys(
+        (
+            *("patch_size", "encoder_hidden", "encoder_heads", "encoder_mlp", "decoder_hidden", "decoder_heads"),
+            *("vocab", "positions"),
+        ),
+        whole(1),
+    ),
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), whole(0, MOST_LAYERS)),  # none: the weights are missing
+    **dict.fromkeys(("registers", "skip_tokens"), whole(0)),
+    "image_size": whole(1),
+}
+_BIAS_LIMITS = {"strength": number(-1e6, 1e6), "kernel_base": whole(1), "kernel_growth": whole(0)}
 
 
 def infer_config(state: dict[str, Tensor], overrides: dict[str, Any], name: str) -> LanaConfig:
@@ -61,11 +75,25 @@ def infer_config(state: dict[str, Tensor], overrides: dict[str, Any], name: str)
         values["segmenter"] = None
     try:
         config = LanaConfig.from_dict(values)
-        if config.grid < 1 or config.prefix_length < 1 or config.decoder_hidden % config.decoder_heads:
-            raise ValueError("sizes that do not divide")
+        if wrong := problem(vars(config), _LIMITS) or problem(vars(config.bias), _BIAS_LIMITS) or _misfit(config):
+            raise ValueError(wrong)
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         raise UsageError(f"the configuration of {name} does not make a model ({error})") from None
     return config
+
+
+def _misfit(config: LanaConfig) -> str | None:
+    """What does not go together; a field has its name in a folder, too."""
+    if config.grid < 1:
+        return f"image_size {config.image_size} is less than one patch of {config.patch_size}"
+    if config.skip_tokens > 1 + config.registers:
+        name = "skip_tokens (vision_feature_prefix_tokens_to_skip)"
+        return f"{name} {config.skip_tokens} is more than the {1 + config.registers} tokens before the patches"
+    for part, name in (("encoder", "num_attention_heads"), ("decoder", "n_head")):
+        heads, width = getattr(config, f"{part}_heads"), getattr(config, f"{part}_hidden")
+        if width % heads:
+            return f"{part}_heads ({name}) {heads} does not divide the width of {width}"
+    return None
 
 
 def _segmenter(shapes: _Shapes) -> dict[str, list[int]] | None:
