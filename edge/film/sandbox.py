@@ -28,6 +28,8 @@ from edge.film.wire import WireError, pack, receive
 from edge.threads import starting_threads
 
 _START_SECONDS = 60.0
+_WAITS = 40
+"""In so many steps a time limit is waited for."""
 _PASSED_ON = (
     "PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "PYTHONHOME", "VIRTUAL_ENV", "SYSTEMROOT", "LANG", "LC_ALL",
 )  # fmt: skip
@@ -150,12 +152,12 @@ class Sandbox:
         assert process.stdin is not None
         assert process.stdout is not None
         self._timed_out = False
-        timer = threading.Timer(seconds, self._expire, (process,))
-        timer.daemon = True
+        done = threading.Event()
+        watch = threading.Thread(target=self._watch, args=(process, seconds, done), daemon=True)
         fine = False
         try:
             with starting_threads():
-                timer.start()
+                watch.start()
             _write(process.stdin, request)
             _write(process.stdin, payload)
             answer = receive(process.stdout.readinto, most)  # type: ignore[attr-defined]
@@ -164,11 +166,19 @@ class Sandbox:
         except (WireError, OSError):
             raise _Crashed from None
         finally:
-            timer.cancel()
+            done.set()
             if not fine:  # also on KeyboardInterrupt: a half-read pipe is of no more use
                 self._stop()
 
-    def _expire(self, process: subprocess.Popen[bytes]) -> None:
+    def _watch(self, process: subprocess.Popen[bytes], seconds: float, done: threading.Event) -> None:
+        """End a worker whose time is over.
+
+        A clock would also count the time in which we were stopped (Ctrl-Z, a paused container) or got no processor, and
+        the picture would be called damaged for it. A step that took longer counts as one step.
+        """
+        for _ in range(_WAITS):
+            if done.wait(seconds / _WAITS):
+                return
         self._timed_out = True
         with contextlib.suppress(OSError):
             process.kill()

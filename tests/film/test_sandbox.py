@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -82,6 +84,41 @@ def test_time_limit(box, slow):
         sandbox.run(fields, stream, pixels=1)
     assert time.monotonic() - start < 10
     assert gone(pid)
+
+
+STOPPED = """
+import pickle, sys
+from edge.film.sandbox import Sandbox
+fields, stream = pickle.load(sys.stdin.buffer)
+box = Sandbox(seconds=2.0)
+first = box.run(fields, stream, pixels=4096)
+print(box.pid, flush=True)
+print(box.run(fields, stream, pixels=4096) == first, flush=True)
+"""
+
+
+def test_time_in_which_we_are_stopped_does_not_count(slow):
+    """Ctrl-Z, or a container that is paused, in the middle of a picture."""
+    pixels = np.random.default_rng(0).integers(0, 4096, (64, 64)).astype(np.uint16)
+    fields = {**slow[0], "rows": 64, "columns": 64}
+    pipe = subprocess.PIPE
+    child = subprocess.Popen([sys.executable, "-P", "-c", STOPPED], stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        child.stdin.write(pickle.dumps((fields, j2k(pixels, 12))))
+        child.stdin.flush()
+        worker = int(child.stdout.readline())
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(0.1)
+        child.send_signal(signal.SIGSTOP)
+        time.sleep(2.2)
+        child.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGCONT)
+        assert child.stdout.readline() == b"True\n", child.stderr.read()
+    finally:
+        child.kill()
+        child.communicate()
 
 
 def test_processor_limit_of_the_worker_itself(box, slow):
