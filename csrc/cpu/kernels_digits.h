@@ -209,16 +209,16 @@ inline void digits_tile(const MatmulArgs& a, int64_t o0, int64_t r0, int tile_ro
 }
 
 // The tile of `n` rows, ROWS at most.
-template <int OUT, int UPPER, int ROWS>
+template <int UPPER, int ROWS>
 inline void digits_some(const MatmulArgs& a, int64_t o, int64_t r, int64_t n, int tile_rows) {
   if constexpr (ROWS > 1)
-    if (n < ROWS) return digits_some<OUT, UPPER, ROWS - 1>(a, o, r, n, tile_rows);
-  digits_tile<OUT, ROWS, UPPER>(a, o, r, tile_rows);
+    if (n < ROWS) return digits_some<UPPER, ROWS - 1>(a, o, r, n, tile_rows);
+  digits_tile<2, ROWS, UPPER>(a, o, r, tile_rows);
 }
 
 // Several rows go two weight rows at a time: then the sums of eight stay in registers. And they go through
 // some weight rows before the next eight do: the digits of more do not fit into the first cache.
-constexpr int kTileOutDigits = 2, kTileRowsDigits = 8;
+constexpr int kTileRowsDigits = 8;
 constexpr int64_t kDigitsBlock = 16;
 
 template <int UPPER>
@@ -235,9 +235,8 @@ void matmul_upper_digits(const MatmulArgs& a) {
     for (int64_t r = 0; r < a.rows; r += each) {
       const int64_t rows = each < a.rows - r ? each : a.rows - r;
       const int tile_rows = static_cast<int>(each);
-      for (o = begin; o + kTileOutDigits <= end; o += kTileOutDigits)
-        digits_some<kTileOutDigits, UPPER, kTileRowsDigits>(a, o, r, rows, tile_rows);
-      for (; o < end; ++o) digits_some<1, UPPER, kTileRowsDigits>(a, o, r, rows, tile_rows);
+      for (o = begin; o + 2 <= end; o += 2) digits_some<UPPER, kTileRowsDigits>(a, o, r, rows, tile_rows);
+      for (int64_t row = r; o < end && row < r + rows; ++row) digits_tile<1, 1, UPPER>(a, o, row, 1);
     }
   }
 }
