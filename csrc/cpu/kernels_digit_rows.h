@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "cpu/kernels.h"
+#include "cpu/kernels_tile.h"
 
 namespace edge {
 namespace {
@@ -36,14 +37,7 @@ void matmul_upper(const MatmulArgs& a) {
 }
 
 void matmul_digits8(const MatmulArgs& a) {
-  switch (a.digits->upper) {
-    case 1:
-      return matmul_upper<1>(a);
-    case 2:
-      return matmul_upper<2>(a);
-    default:
-      return matmul_upper<kDigits>(a);
-  }
+  with_upper(a, [&](auto upper) { matmul_upper<decltype(upper)::value>(a); });
 }
 
 }  // namespace

@@ -225,14 +225,7 @@ void matmul_upper_digits(const MatmulArgs& a) {
 }
 
 void matmul_digits(const MatmulArgs& a) {
-  switch (a.digits->upper) {
-    case 1:
-      return matmul_upper_digits<1>(a);
-    case 2:
-      return matmul_upper_digits<2>(a);
-    default:
-      return matmul_upper_digits<kDigits>(a);
-  }
+  with_upper(a, [&](auto upper) { matmul_upper_digits<decltype(upper)::value>(a); });
 }
 
 constexpr auto kToDigits = to_digits;

@@ -77,6 +77,23 @@ class Ahead {
   uintptr_t at_, end_, jump_;
 };
 
+// How many digits of the activations count, as f's template argument.
+template <int UPPER>
+struct Upper {
+  static constexpr int value = UPPER;
+};
+template <class F>
+inline void with_upper(const MatmulArgs& a, F f) {
+  switch (a.digits->upper) {
+    case 1:
+      return f(Upper<1>{});
+    case 2:
+      return f(Upper<2>{});
+    default:
+      return f(Upper<kDigits>{});
+  }
+}
+
 inline void put_sum(const MatmulArgs& a, int64_t o, int64_t r, float sum) {
   if (a.bias) sum += a.bias[o];
   float* y = a.y + r * a.y_stride + o;
