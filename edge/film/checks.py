@@ -58,7 +58,7 @@ def check_modality(header: Header, warnings: list[str]) -> str:
     """
     values = header.values
     if header.pixels is None and header.truncated:
-        raise CorruptInput("the file ends inside its header; it is truncated")
+        raise CorruptInput("the file ends inside its header: it is truncated; copy it again")
     sop_class = values.uid("SOPClassUID") or header.media_class
     if not sop_class and "DirectoryRecordSequence" in values:
         sop_class = terms.DICOMDIR_CLASS
@@ -189,7 +189,7 @@ def _check_native(shape: PixelShape, pixels: PixelElement, warnings: list[str]) 
     if have < shape.nbytes:
         raise CorruptInput(
             f"the pixel data is truncated: {have} bytes, where {shape.columns}x{shape.rows} pixels of"
-            f" {shape.allocated} bits need {shape.nbytes}"
+            f" {shape.allocated} bits need {shape.nbytes}; copy the file again"
         )
     excess = pixels.length - shape.nbytes
     if excess >= shape.nbytes:

@@ -62,7 +62,7 @@ def jpeg(data: bytes) -> Claim:
         if length < 2 or marker == 0xDA:
             break
         position += 2 + length
-    raise CorruptInput("the JPEG stream has no frame header; it is damaged or truncated")
+    raise CorruptInput("the JPEG stream has no frame header: the file is damaged or truncated; copy it again")
 
 
 def jpeg2000(data: bytes) -> Claim:
@@ -93,7 +93,7 @@ def png(data: bytes) -> Claim:
         There is none.
     """
     if len(data) < 33 or data[12:16] != b"IHDR":
-        raise CorruptInput("the PNG picture has no header; it is damaged or truncated")
+        raise CorruptInput("the PNG picture has no header: the file is damaged or truncated; copy it again")
     columns, rows, bits, kind = struct.unpack_from(">LLBB", data, 16)
     components = {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}.get(kind)
     if components is None or bits not in (1, 2, 4, 8, 16):
@@ -118,7 +118,7 @@ def check_end(data: bytes) -> None:
     """
     tail = data[-4096:].rstrip(b"\0")
     if not tail.endswith(b"\xff\xd9") and b"\xff\xd9" not in tail[-64:]:
-        raise CorruptInput("the compressed pixels end early; the file is truncated")
+        raise CorruptInput("the compressed pixels end early: the file is truncated; copy it again")
 
 
 def check_density(codec: str, frame: int, pixels: int, encoded: int) -> None:
@@ -137,7 +137,9 @@ def check_density(codec: str, frame: int, pixels: int, encoded: int) -> None:
     elif codec == "rle":
         per_byte = 64
     if pixels > per_byte * encoded:
-        raise CorruptInput("the compressed pixels are far too few bytes for the claimed size; damaged file")
+        raise CorruptInput(
+            "the compressed pixels are far too few bytes for the claimed size: the file is damaged; copy it again"
+        )
 
 
 def check_grey(claim: Claim) -> None:

@@ -32,7 +32,7 @@ def stored_pixels(header: Header, shape: PixelShape, element: PixelElement, warn
     if not syntax.codec:
         data = element.read(shape.nbytes + shape.nbytes % 2)
         if len(data) < shape.nbytes:
-            raise CorruptInput("the pixel data ends early; the file is truncated")
+            raise CorruptInput("the pixel data ends early: the file is truncated; copy it again")
         little = header.syntax != EXPLICIT_BE
         cells = native_cells(data, shape, little_endian=little, words=element.vr == "OW")
         return stored_values(cells, shape)
@@ -68,11 +68,11 @@ def _compressed(
             warnings.append("the compressed picture has more bits than the header says")
         shape = replace(shape, low_bit=0)
     elif not ended:
-        raise CorruptInput("the compressed pixels end early; the file is truncated")
+        raise CorruptInput("the compressed pixels end early: the file is truncated; copy it again")
     codestream.check_density(syntax.codec, -1 if claim is None else claim.frame, pixels, len(stream))
     if syntax.codec == "raw":
         if len(stream) < shape.nbytes:
-            raise CorruptInput("the pixel data ends early; the file is truncated")
+            raise CorruptInput("the pixel data ends early: the file is truncated; copy it again")
         return stored_values(native_cells(stream, shape, little_endian=True, words=False), shape)
 
     from edge.film.sandbox import shared
@@ -85,7 +85,7 @@ def _compressed(
     reply, data = shared().run(fields, stream, pixels=pixels)
     size = reply.get("bytes")
     if size not in (1, 2) or len(data) != pixels * size:
-        raise CorruptInput("the compressed pixels cannot be decoded; the file is damaged")
+        raise CorruptInput("the compressed pixels cannot be decoded: the file is damaged; copy it again")
     cells = np.frombuffer(data, f"<u{size}").reshape(shape.rows, shape.columns)
     return stored_values(_widened(cells, shape, claim), shape)
 

@@ -197,7 +197,7 @@ def _walk_anything(
 ) -> Dataset:
     from pydicom.filereader import read_dataset
 
-    words = "the header cannot be read; the file is damaged"
+    words = "the header cannot be read: the file is damaged; copy it again"
     try:
         with quiet():
             return read_dataset(
@@ -237,11 +237,11 @@ def _inflate(data: bytes) -> bytes:
     except zlib.error:
         out = b""
     if not out:
-        raise CorruptInput("the deflated data set cannot be inflated; the file is damaged")
+        raise CorruptInput("the deflated data set cannot be inflated: the file is damaged; copy it again")
     if inflater.unconsumed_tail:
         raise CorruptInput("the deflated data set is larger than any radiograph")
     if not inflater.eof:
-        raise CorruptInput("the deflated data set ends early; the file is truncated")
+        raise CorruptInput("the deflated data set ends early: the file is truncated; copy it again")
     return out
 
 
@@ -261,7 +261,7 @@ def _locate(handle: BinaryIO, size: int, implicit: bool, little: bool) -> PixelE
         # Pixel VRs have a 32-bit length behind two reserved bytes (PS3.5 table 7.1-1).
         head += handle.read(4)
         if len(head) < 12:
-            raise CorruptInput("the file ends where its pixels begin")
+            raise CorruptInput("the file ends where its pixels begin; copy it again")
         (length,) = struct.unpack_from(order + "L", head, 8)
     else:
         (length,) = struct.unpack_from(order + "L", head, 4)

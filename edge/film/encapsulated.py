@@ -39,14 +39,16 @@ def frame(data: bytes) -> tuple[bytes, bool]:
             ended = True
             break
         if tag != _ITEM:
-            raise CorruptInput("the compressed pixels are not wrapped as they should be; the file is damaged")
+            raise CorruptInput(
+                "the compressed pixels are not wrapped as they should be: the file is damaged; copy it again"
+            )
         if length > len(data) - position:
-            raise CorruptInput("the compressed pixels end early; the file is truncated")
+            raise CorruptInput("the compressed pixels end early: the file is truncated; copy it again")
         if not first:  # the first item is the basic offset table
             fragments.append(view[position : position + length])
         first = False
         position += length
     stream = b"".join(fragments)
     if not stream:
-        raise CorruptInput("there are no compressed pixels in the file; it is truncated")
+        raise CorruptInput("there are no compressed pixels in the file: it is truncated; copy it again")
     return stream, ended

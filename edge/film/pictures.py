@@ -48,15 +48,15 @@ def read_picture(handle: BinaryIO, kind: str) -> Film:
             raise UnsupportedPixels("this kind of JPEG (more than 8 bits, lossless or arithmetic) is not taken")
         codestream.check_density("jpeg", claim.frame, pixels, len(data))
     elif pixels > 8200 * len(data):  # deflate makes at most 1032 bytes of one, a byte at most 8 pixels
-        raise CorruptInput("the picture is far too few bytes for the claimed size; the file is damaged")
+        raise CorruptInput("the picture is far too few bytes for the claimed size: the file is damaged; copy it again")
     fields = {"op": "picture", "kind": kind, "rows": claim.rows, "columns": claim.columns}
     reply, raw = shared().run(fields, data, pixels=pixels)
     size, rows, columns = (_integer(reply.get(name)) for name in ("bytes", "rows", "columns"))
     mask = reply.get("mask") is True
     if size not in (1, 2) or (rows, columns) not in ((claim.rows, claim.columns), (claim.columns, claim.rows)):
-        raise CorruptInput("the picture cannot be decoded; the file is damaged")
+        raise CorruptInput("the picture cannot be decoded: the file is damaged; copy it again")
     if len(raw) != pixels * (size + mask):
-        raise CorruptInput("the picture cannot be decoded; the file is damaged")
+        raise CorruptInput("the picture cannot be decoded: the file is damaged; copy it again")
     grey = np.frombuffer(raw, f"<u{size}", pixels).reshape(rows, columns).astype(np.float32)
     warnings: list[str] = []
     valid = None

@@ -64,7 +64,7 @@ def read_film(
         problem: EdgeError = ProcessingError("there is not enough memory for a film of this size")
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         # A damaged value that no check foresaw. The text of such errors may quote the file, so it stays here.
-        problem = CorruptInput("the film cannot be understood; it is damaged")
+        problem = CorruptInput("the film cannot be understood: the file is damaged; copy it again")
     raise problem
 
 

@@ -141,7 +141,7 @@ class Sandbox:
                             f"decoding took longer than {seconds:.0f} s, more than such a picture needs"
                         ) from None
             else:
-                raise CorruptInput("the compressed pixels bring the decoder down; the file is damaged")
+                raise CorruptInput("the compressed pixels bring the decoder down: the file is damaged; copy it again")
         if reply.get("ok") is not True:
             raise _refusal(reply.get("code"))
         return reply, data
@@ -262,12 +262,12 @@ def _no_worker() -> ProcessingError:
 
 def _refusal(code: object) -> Exception:
     if code == "memory":
-        return CorruptInput("decoding takes more memory than such a picture needs; the file is damaged")
+        return CorruptInput("decoding takes more memory than such a picture needs: the file is damaged; copy it again")
     if code == "colour":
         return UnsupportedPixels("a colour picture; give the grey-scale original")
     if code == "decoder":
         return UnsupportedTransferSyntax("no decoder for this transfer syntax is installed")
-    return CorruptInput("the compressed pixels cannot be decoded; the file is damaged")
+    return CorruptInput("the compressed pixels cannot be decoded: the file is damaged; copy it again")
 
 
 def _write(pipe: IO[bytes], data: bytes) -> None:

@@ -90,7 +90,7 @@ def sniff(start: bytes) -> tuple[Kind, int]:
         It is neither DICOM nor PNG nor JPEG.
     """
     if not start:
-        raise CorruptInput("the file is empty")
+        raise CorruptInput("the file is empty; copy it again")
     if start[128:132] == b"DICM":
         return "dicom", 132
     if start.startswith(_PNG):
@@ -100,7 +100,7 @@ def sniff(start: bytes) -> tuple[Kind, int]:
     if _looks_like_elements(start):
         return "dicom", 0
     if len(start) < 8 and (_PNG.startswith(start) or b"\xff\xd8\xff".startswith(start)):
-        raise CorruptInput("the file ends after a few bytes")
+        raise CorruptInput("the file ends after a few bytes; copy it again")
     for magic, words in _OTHERS:
         if start.startswith(magic):
             raise NotAnImage(f"this is {words}; {_TAKE}")
