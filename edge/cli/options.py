@@ -133,6 +133,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--bundle is empty: name the model's folder")
     if options.output == "":
         parser.error("-o is empty: name a file")
+    if options.output == "-":  # as other commands have it: stdout, and no file of that name
+        options.output = None
     if options.stream and (options.format != "text" or options.output):
         parser.error("--stream prints text to stdout: it goes with no other --format and not with -o")
     if options.stream and options.at_once > 1:

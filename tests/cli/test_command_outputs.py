@@ -32,6 +32,13 @@ def test_output_file(run: Run, films: list[Path], tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json"]
 
 
+def test_a_dash_is_stdout(run: Run, films: list[Path], tmp_path: Path) -> None:
+    result = run("--format", "json", "-o", "-", films[0], cwd=tmp_path)
+    assert result.returncode == 0
+    check_contract(json.loads(result.stdout))
+    assert not list(tmp_path.iterdir())
+
+
 def test_output_file_of_several_films(run: Run, films: list[Path], tmp_path: Path) -> None:
     result = run("--format", "json", "-o", tmp_path / "all.jsonl", films[0], tmp_path / "none.dcm", films[1])
     assert result.returncode == 20
