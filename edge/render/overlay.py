@@ -218,6 +218,7 @@ def _legend(draw: ImageDraw.ImageDraw | None, report: Report, left: int, height:
     notes = ["Colours: where the model looked while it wrote a sentence."]
     if report.mask is not None:
         notes.append("Dashed line: lungs and heart as it sees them.")
+    notes.append("Confidence is about the words, not about how likely a finding is.")
     y += 10
     foot = y
     for note in notes:
