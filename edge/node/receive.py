@@ -123,6 +123,7 @@ class Receiver:
         film = self._spool.take(draft, key, job)
         if film is None:
             self._metrics.count("duplicate")
+            log.info("a film of %s came again: it was taken before, and is reported once", job["sender"])
             return SUCCESS, "known already"
         incoming.taken()
         self._metrics.count("received")

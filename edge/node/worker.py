@@ -159,7 +159,7 @@ class Worker:
         self._metrics.observe("report", now - began)
         self._metrics.observe("received_to_reported", now - received)
         self._metrics.count("reported")
-        self._trace.write(
+        run = self._trace.write(
             "reported",
             film=self._trace.name_of(str(report.input["sop_instance_uid"])),
             stop_reason=report.stop_reason,
@@ -169,6 +169,7 @@ class Worker:
             model={key: report.model[key] for key in ("name", "precision", "kv_dtype", "bias_rows")},
             warnings=len(report.warnings),
         )
+        log.info("a film of %s was reported, %.1f s after it came (run %s)", _sender(film), now - received, run)
         if result is not None:
             self._reported(result)
         return None

@@ -110,6 +110,9 @@ def test_the_first_steps_of_the_documentation_work(setup: Setup) -> None:
             assert program == "python"
             assert subprocess.run([sys.executable, "-P", *words], cwd=root, timeout=60).returncode == 0
         wait_for(lambda: len(list(results.iterdir())) == 2, 60)
+        wait_for(lambda: "a film of CR_ROOM1 was reported, " in running.log.read_text(), 60)
+        assert subprocess.run([sys.executable, "-P", *words], cwd=root, timeout=60).returncode == 0
+        wait_for(lambda: "a film of CR_ROOM1 came again" in running.log.read_text(), 60)
     finally:
         assert running.terminate() == 0
 
