@@ -32,6 +32,16 @@ def test_output_file(run: Run, films: list[Path], tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json"]
 
 
+def test_the_documentation_explains_every_name_in_the_json(run: Run, films: list[Path]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text()
+    table = page.split("## The JSON of a report")[1].split("##")[0]
+    report = json.loads(run("--format", "json", films[0], films[1]).stdout.splitlines()[0])
+    inner = [*report["sentences"], *(entry["evidence"] for entry in report["sentences"] if entry["evidence"])]
+    names = {*report, *(name for part in [*report.values(), *inner] if isinstance(part, dict) for name in part)}
+    assert names > {"findings", "position", "confidence", "peak", "view_position", "prefill", "passes", "isa"}
+    assert {name for name in names if f"`{name}`" not in table} == set()
+
+
 def test_a_dash_is_stdout(run: Run, films: list[Path], tmp_path: Path) -> None:
     result = run("--format", "json", "-o", "-", films[0], cwd=tmp_path)
     assert result.returncode == 0
