@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from node_parts import Setup, to_toml
 
+from edge.node.config import Config, Deliver
 from edge.node.configfile import ConfigError, parse_config, read_config
 
 
@@ -45,6 +48,19 @@ def test_the_full_example_of_the_documentation_is_right(tmp_path: Path, bundle: 
     path.write_text(example.replace("/etc/edge-node/", ""))
     config = read_config(path)
     assert {peer.kind for peer in config.deliver} == {"dicom", "stow", "folder"}
+
+
+def test_the_documentation_has_every_setting_and_its_default() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "node.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `[")}
+    places = {name: f"[{name}]" for name in ("node", "queue", "report", "retry", "health", "trace")}
+    for name, place in {**places, "deliver": "[[deliver]]"}.items():
+        kind = Deliver if name == "deliver" else type(getattr(Config(), name))
+        for setting in fields(kind):
+            found = re.search(rf"`{setting.name}`( \(([^)]*)\))?", rows[place])
+            assert found, f"{place} {setting.name}"
+            if isinstance(setting.default, (int, float)) and found[2]:
+                assert found[2].startswith(f"{setting.default:g}" if setting.default < 1e5 else str(setting.default))
 
 
 def test_every_error_is_told_at_once(setup: Setup) -> None:
