@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from edge.cli.numbers import whole
 from edge.cli.parser import Parser
@@ -46,16 +48,27 @@ def make_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("images", metavar="IMAGE", nargs="+", help="a DICOM, PNG or JPEG file")
-    add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="a DICOM, PNG or JPEG file")
+    _add_results(parser.add_argument_group("what is written").add_argument)
+    _add_films(parser.add_argument_group("the films").add_argument)
+    _add_model(parser.add_argument_group("the model, and how it runs").add_argument)
+    messages = parser.add_argument_group("messages, on stderr")
+    messages.add_argument("--timings", action="store_true", help="one line of timings per film")
+    loud = messages.add_mutually_exclusive_group()
+    loud.add_argument("-q", "--quiet", action="store_true", help="no warnings (notices of a model stay)")
+    loud.add_argument("-v", "--verbose", action="count", default=0, help="more; twice for more")
+    parser.add_version()
+    return parser
+
+
+def _add_results(add: Callable[..., Any]) -> None:
     add(
         "--format",
         choices=("text", "json", *OBJECTS),
         default="text",
-        help="sr: DICOM Basic Text SR; sr-tid1500: Comprehensive 3D SR with coded findings; fhir: R4 DiagnosticReport;"
-        " several films as json or fhir: one object per line, in json with the film's position, as a film that could"
-        " not be reported has no line",
+        help="default: text; sr: DICOM Basic Text SR; sr-tid1500: Comprehensive 3D SR with coded findings; fhir: R4"
+        " DiagnosticReport; several films as json or fhir: one object per line, in json with the film's position, as a"
+        " film that could not be reported has no line; docs/outputs.md explains what is in them",
     )
     add(
         "-o",
@@ -64,20 +77,16 @@ def make_parser() -> argparse.ArgumentParser:
         help="write the report there, whole or not at all; sr, sr-tid1500, fhir: or into a folder (several: always)",
     )
     add(
-        "--device",
-        choices=("auto", "cpu", "cuda", "tensorrt"),
-        help="cuda, tensorrt: this or an error; auto (default): a GPU where one can be used, else the CPU",
+        "--overlay",
+        metavar="PATH",
+        help="write a picture: film, mask outline, where each sentence looked; .png, or .dcm for a DICOM Secondary"
+        " Capture; several: NAME-1.png, ...",
     )
-    add("--threads", metavar="N", type=whole(1, 512), help="1 to 512; default: the physical cores this process may use")
-    add(
-        "--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the bundle's, else by precision)"
-    )
-    add("--max-new-tokens", metavar="N", type=_positive, help="token cap (default: the bundle's)")
-    add(
-        "--bias-rows",
-        choices=("all", "prefill", "none"),
-        help="which rows get the anatomical bias (default: the bundle's)",
-    )
+    add("--mask-dicom", metavar="PATH", help="write the lung and heart mask as DICOM Segmentation (.dcm)")
+    add("--stream", action="store_true", help="print the text while it is written")
+
+
+def _add_films(add: Callable[..., Any]) -> None:
     add(
         "--study",
         action="store_true",
@@ -92,17 +101,20 @@ def make_parser() -> argparse.ArgumentParser:
         " instead of TEXT reads it from there; again for each name",
     )
     add(
-        "--no-draft",
+        "--force",
         action="store_true",
-        help="write one token per pass: slower, the same tokens",
+        help="report in spite of a header that names another body part or view, or of a film that shows nothing",
     )
+
+
+def _add_model(add: Callable[..., Any]) -> None:
+    add("--bundle", metavar="DIR", help="the model (default: $EDGE_REPORT_BUNDLE, else the demo model)")
     add(
-        "--overlay",
-        metavar="PATH",
-        help="write a picture: film, mask outline, where each sentence looked; .png, or .dcm for a DICOM Secondary"
-        " Capture; several: NAME-1.png, ...",
+        "--device",
+        choices=("auto", "cpu", "cuda", "tensorrt"),
+        help="cuda, tensorrt: this or an error; auto (default): a GPU where one can be used, else the CPU",
     )
-    add("--mask-dicom", metavar="PATH", help="write the lung and heart mask as DICOM Segmentation (.dcm)")
+    add("--threads", metavar="N", type=whole(1, 512), help="1 to 512; default: the physical cores this process may use")
     add(
         "--at-once",
         metavar="N",
@@ -111,18 +123,20 @@ def make_parser() -> argparse.ArgumentParser:
         help="write the texts of so many films at once, 1 to 16: more films per minute, each of them later; the same"
         " texts (default: 1)",
     )
-    add("--stream", action="store_true", help="print the text while it is written")
-    add("--timings", action="store_true", help="one line of timings per film on stderr")
+    add("--max-new-tokens", metavar="N", type=_positive, help="token cap (default: the bundle's)")
     add(
-        "--force",
-        action="store_true",
-        help="report in spite of a header that names another body part or view",
+        "--bias-rows",
+        choices=("all", "prefill", "none"),
+        help="which rows get the anatomical bias (default: the bundle's)",
     )
-    loud = parser.add_mutually_exclusive_group()
-    loud.add_argument("-q", "--quiet", action="store_true", help="no warnings on stderr (notices of a model stay)")
-    loud.add_argument("-v", "--verbose", action="count", default=0, help="more on stderr; twice for more")
-    parser.add_version()
-    return parser
+    add(
+        "--kv", choices=("fp32", "fp16", "int8"), help="type of the KV cache (default: the bundle's, else by precision)"
+    )
+    add(
+        "--no-draft",
+        action="store_true",
+        help="write one token per pass: slower, the same tokens",
+    )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
