@@ -53,6 +53,7 @@ void Decoder::set_prefix(const Prefix& prefix, int64_t lane) {
   check_prefix(prefix.length, prefix.key_bias, prefix.bias_length);
   const Claim claim(*this);
   open_lane(lane);
+  has_prefix_[static_cast<size_t>(lane)] = false;  // nor is there one if memory runs out meanwhile
   network_.set_prefix(prefix, lane);
   has_prefix_[static_cast<size_t>(lane)] = true;
 }

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 
+#include "decoder/counts.h"
+
 namespace edge {
 namespace {
 
@@ -11,21 +13,22 @@ constexpr int64_t kStarts = kDigits * kDigitLanes;
 
 int64_t chunks_of(int64_t cols, int64_t chunk) { return (cols + chunk - 1) / chunk; }
 
-size_t size_of(int64_t n) { return static_cast<size_t>(n); }
-
 }  // namespace
 
 Digits::Digits(const Kernels& kernels, int64_t rows, int64_t cols)
     : kernels_(&kernels), most_rows_(rows), most_chunks_(rows * chunks_of(cols, kDigitChunk)) {}
 
+void Digits::make_room() {
+  if (memory_.data() || !kernels_->matmul_digits) return;
+  scale_.resize(size_of(most_rows_));
+  memory_ = Pages(size_of(most_chunks_ * (kDigitBytes + kStarts * static_cast<int64_t>(sizeof(int32_t)))));
+}
+
 const DigitRows* Digits::round(const Matrix& matrix, const float* x, int64_t n) {
   current_ = nullptr;
   if (matrix.dtype == DType::f32 || !kernels_->matmul_digits) return nullptr;
+  make_room();
   const int64_t digit_bytes = most_chunks_ * kDigitBytes;
-  if (!memory_.data()) {
-    memory_ = Pages(size_of(digit_bytes + most_chunks_ * kStarts * static_cast<int64_t>(sizeof(int32_t))));
-    scale_.resize(size_of(most_rows_));
-  }
   auto* digits = reinterpret_cast<int8_t*>(memory_.data());
   auto* start = reinterpret_cast<int32_t*>(memory_.data() + digit_bytes);
   const bool four = matrix.dtype == DType::i4;

@@ -14,8 +14,11 @@ namespace edge {
 // One thread's copy: each rounds the rows for itself, as it normalises them for itself.
 class Digits {
  public:
-  // For so many rows of so many columns at most; memory is taken when it is first needed.
+  // For so many rows of so many columns at most.
   Digits(const Kernels& kernels, int64_t rows, int64_t cols);
+
+  // Takes the memory, where it is going to be needed: a thread of a team must not run out of it (ThreadPool).
+  void make_room();
 
   // The n rows of x [n, matrix.cols] for products with this matrix, or null if it takes them as they are.
   // Valid until the next call.

@@ -5,12 +5,9 @@
 #include <limits>
 #include <numeric>
 
+#include "decoder/counts.h"
+
 namespace edge {
-namespace {
-
-size_t size_of(int64_t n) { return static_cast<size_t>(n); }
-
-}  // namespace
 
 Lane::Lane(const DecoderSpec& spec, KvType kv)
     : cache(spec, kv, spec.max_positions),

@@ -5,14 +5,14 @@
 #include <cmath>
 #include <limits>
 
+#include "decoder/counts.h"
+
 namespace edge {
 namespace {
 
 constexpr int64_t kSums = std::numeric_limits<int32_t>::max();
 constexpr int64_t kSmallWeight = 127, kMostLevels = std::numeric_limits<int16_t>::max();
 constexpr int64_t kLine = 64;
-
-int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 }  // namespace
 

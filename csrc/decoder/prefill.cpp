@@ -6,6 +6,8 @@
 #include <limits>
 #include <thread>
 
+#include "decoder/counts.h"
+
 namespace edge {
 namespace {
 
@@ -25,20 +27,15 @@ constexpr int kLooksPerYield = 2000;
 
 enum { kAttnOut, kMlpIn, kMlpOut, kQkv, kMatrices };
 
-size_t size_of(int64_t n) { return static_cast<size_t>(n); }
-int64_t whole(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
-
 // From one wide row of a block to the next, in floats: a line more than whole ones, or the rows of a block
 // would meet in a few sets of the first cache.
 int64_t wide_stride(int64_t cols) { return whole(cols, 16) + 16; }
 
-std::pair<int64_t, int64_t> share(int64_t count, int64_t i, int64_t n) {
-  return {count * i / n, count * (i + 1) / n};
-}
-
 inline void relax() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
 #endif
 }
 
@@ -58,11 +55,13 @@ struct Prefill::Scratch {
       : wide(size_of(rows * wide_stride(std::max(3 * spec.hidden, spec.mlp)))),
         narrow(size_of(rows * spec.hidden)),
         product(rows, std::max(spec.hidden, spec.mlp), kernels),
-        flash(rows, spec.head_dim) {}
+        flash(rows, spec.head_dim),
+        sum(size_of(spec.head_dim)) {}
 
   std::vector<float> wide, narrow;
   PanelScratch product;
   FlashScratch flash;
+  std::vector<double> sum;  // of values
 };
 
 Prefill::Prefill(const DecoderSpec& spec, const Weights& weights, const Kernels& kernels, ThreadPool& pool)
@@ -258,7 +257,7 @@ void Prefill::attend(int64_t layer, int64_t first, int64_t n, Scratch& own) {
   for (int64_t h = 0; h < spec_.heads; ++h) {
     float* out = own.narrow.data() + h * head_dim;
     look(layer, h, queries_.data() + first * hidden + h * head_dim, first, n, out, own);
-    if (blind > 0) attend_blind(layer, h, first, blind, out);
+    if (blind > 0) attend_blind(layer, h, first, blind, out, own);
   }
 }
 
@@ -292,10 +291,12 @@ void Prefill::look(int64_t layer, int64_t head, const float* q, int64_t first, i
 // A row whose own key and all before it are hidden. In the model that this decoder comes from such a key's
 // score is the lowest finite number, and so is the score of a key behind the row that is not hidden: those of
 // both kinds count the same, and the model was trained with that.
-void Prefill::attend_blind(int64_t layer, int64_t head, int64_t first, int64_t n, float* out) {
+void Prefill::attend_blind(int64_t layer, int64_t head, int64_t first, int64_t n, float* out,
+                           Scratch& own) const {
   const int64_t head_dim = spec_.head_dim;
   const float* bias = bias_.data() + layer * whole(rows_.length, kKeyBlock);
-  std::vector<double> sum(size_of(head_dim));
+  std::vector<double>& sum = own.sum;
+  std::fill(sum.begin(), sum.end(), 0.0);
   int64_t count = 0;
   const auto add = [&](int64_t key) {
     ++count;

@@ -68,7 +68,7 @@ class Prefill {
   void attend(int64_t layer, int64_t first, int64_t n, Scratch& own);
   void look(int64_t layer, int64_t head, const float* q, int64_t first, int64_t n, float* out,
             Scratch& own) const;
-  void attend_blind(int64_t layer, int64_t head, int64_t first, int64_t n, float* out);
+  void attend_blind(int64_t layer, int64_t head, int64_t first, int64_t n, float* out, Scratch& own) const;
   void finish(int thread, float* logits);
   void set_bias(const PrefillRows& rows);
   void wait(const Task& task);

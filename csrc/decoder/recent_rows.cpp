@@ -7,13 +7,13 @@
 #include <cstring>
 #include <limits>
 
+#include "decoder/counts.h"
+
 namespace edge {
 namespace {
 
 constexpr int64_t kMostDims = 4096;                     // the spec's bound on head_dim
 constexpr int64_t kMostTurned = kMostDims / kKeyGroup;  // longer keys go into their group one by one
-
-size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 
 // The largest sum of products of two rows stays inside 32 bits.
 float levels_of(int64_t head_dim) {

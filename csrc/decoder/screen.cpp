@@ -72,9 +72,8 @@ void HeadScreen::bound(ThreadPool& pool, Row slack_of_row) {
       for (int64_t i = b * kVocabBlock; i < std::min((b + 1) * kVocabBlock, rows); ++i) {
         const auto slack = static_cast<float>(slack_of_row(i, thread) * kUp);
         slack_[static_cast<size_t>(i)] = slack;
-        // Written so that a slack which is not a number stays.
         float& largest = block_slack_[static_cast<size_t>(b)];
-        if (!(slack <= largest)) largest = slack;
+        if (slack > largest || std::isnan(slack)) largest = slack;  // what is not a number stays
       }
   });
   for (const float slack : slack_) mean_slack_ += static_cast<double>(slack) / static_cast<double>(rows);
@@ -90,11 +89,10 @@ HeadScreen::HeadScreen(const Matrix& head, const Kernels& kernels, ThreadPool& p
     return;
   }
   if (head.dtype == DType::i4) {
-    std::vector<std::vector<float>> wide(static_cast<size_t>(pool.size()));
+    std::vector<std::vector<float>> wide(static_cast<size_t>(pool.size()),
+                                         std::vector<float>(static_cast<size_t>(cols)));
     bound(pool, [&](int64_t i, int thread) {
-      auto& own = wide[static_cast<size_t>(thread)];
-      own.resize(static_cast<size_t>(cols));
-      return length_of(head, kernels, i, own.data());
+      return length_of(head, kernels, i, wide[static_cast<size_t>(thread)].data());
     });
     return;
   }

@@ -2,10 +2,10 @@
 // Less of a head, exactly. A greedy step wants the best of all scores, and of the others little more than
 // their sum: every row is first looked at roughly, and those that could win, or that weigh something in the
 // sum, in full behind that. How rough a score may be is bounded by Cauchy and Schwarz, so the winner is
-// always among the rows that are looked at in full. Of a float32 head 8 bits are read, |w x - w8 x| <= |w -
-// w8| |x|; by an int8 or int4 head, whose activations are multiplied in digits, the upper ones are, |w x - w
-// x'|
-// <= |w| |x - x'|: that saves no bytes, but most of the arithmetic of a drafted pass.
+// always among the rows that are looked at in full.
+//   Of a float32 head 8 bits are read: |w x - w8 x| <= |w - w8| |x|.
+//   By an int8 or int4 head, whose activations x are in digits, only their upper digits x' are multiplied:
+//   |w x - w x'| <= |w| |x - x'|. That saves no bytes, but most of the arithmetic of a drafted pass.
 #pragma once
 
 #include <cstdint>

@@ -48,6 +48,10 @@ Transformer::Transformer(const DecoderSpec& spec, Weights weights, KvType kv, in
   own_.assign(size_of(threads), std::vector<float>(size_of(kMaxRows * spec.hidden)));
   digits_.reserve(size_of(threads));
   for (int i = 0; i < threads; ++i) digits_.emplace_back(kernels, kMaxRows, std::max(spec.hidden, spec.mlp));
+  const auto rounds = [](const Matrix& m) { return m.data && m.dtype != DType::f32; };
+  rounds_ = rounds(weights_.head) || rounds(weights_.transform);
+  for (const Layer& layer : weights_.layers)
+    for (const Matrix* matrix : matrices_of(layer)) rounds_ |= rounds(*matrix);
   parts_.reserve(kMaxRows);
   wanted_.reserve(kMaxRows);
   open_lanes(1);
@@ -174,6 +178,8 @@ void Transformer::append(std::span<const Step* const> steps) {
     embed(parts_.back());
     rows_ += rows;
   }
+  if (rounds_ || screened_ || sketching_)
+    for (Digits& digits : digits_) digits.make_room();
   next_[kHead].store(0, std::memory_order_relaxed);
   pool_.run([&](int thread) { work(thread); });
   for (const Part& part : parts_)

@@ -246,6 +246,7 @@ class Transformer {
   ThreadPool pool_;
   HeadScreen screen_;
   bool sketches_;
+  bool rounds_ = false;  // some of its matrices are no floats
   Sketch sketch_;
   KvType kv_;
   std::vector<std::unique_ptr<Lane>> lanes_;

@@ -3,10 +3,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cstddef>
 #include <cstdint>
-#include <utility>
 
+#include "decoder/counts.h"
 #include "decoder/transformer.h"
 
 namespace edge {
@@ -14,14 +13,7 @@ namespace edge {
 // Weight rows are shared out in units of one cache line of outputs.
 inline constexpr int64_t kRowUnit = 16;
 
-// The part of `count` items that thread `i` of `n` takes: contiguous, sizes differing by one at most.
-inline std::pair<int64_t, int64_t> share(int64_t count, int i, int n) {
-  return {count * i / n, count * (i + 1) / n};
-}
-
 inline int64_t units_of(const Matrix& matrix, int64_t unit) { return (matrix.rows + unit - 1) / unit; }
-
-inline size_t size_of(int64_t n) { return static_cast<size_t>(n); }
 
 // Calls work(begin, end, after) for this member's units, and for further ones while there are any. Each is
 // taken before the one before it is worked on, which so can fetch it: `after`, or -1 with the last.

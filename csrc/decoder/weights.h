@@ -35,8 +35,8 @@ struct Matrix {
   DType dtype = DType::f32;
   bool narrow = false;  // in a prefill its activations have 8 bits; without effect on float weights
 
-  // y = W x + b for the weight rows [begin, end). `next`: what is read after them; `digits`: x in fixed
-  // point, for int4 weights where the kernels have such products.
+  // y = W x + b for the weight rows [begin, end), or y += that. `next`: what is read after them; `digits`: x
+  // in fixed point, for int8 and int4 weights where the kernels have such products.
   void multiply(const Kernels& kernels, const float* x, int64_t n, float* y, int64_t y_stride, int64_t begin,
                 int64_t end, bool accumulate = false, const NextRead& next = {},
                 const DigitRows* digits = nullptr) const;

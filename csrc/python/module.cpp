@@ -366,6 +366,7 @@ class PyDecoder {
     const py::gil_scoped_acquire acquired;
     return py::cast(std::move(result));
   }
+
   // Texts behind the films of lanes, (lane, first_logits or None, options, on_token or None) each.
   py::list generate_texts(
       const std::vector<std::tuple<int64_t, std::optional<FloatArray>, TextOptions, py::object>>& texts,
@@ -456,8 +457,7 @@ PYBIND11_MODULE(_kernel, m) {
            py::arg("threads"), py::arg("isa") = py::none())
       .def("passes", &MultiplyMeter::passes, py::arg("seconds"), py::call_guard<py::gil_scoped_release>(),
            "1e9 integer products per second, all threads together: every pass within so many seconds, at "
-           "least "
-           "three.");
+           "least three.");
 
   py::class_<CancelToken, std::shared_ptr<CancelToken>>(
       m, "CancelToken", "Ends the reports that it is given to, from any thread; once set it stays so.")
