@@ -178,7 +178,7 @@ def _locate(path: str | os.PathLike[str] | None) -> tuple[Path, bool]:
     if is_demo:
         raise BundleError(f"this installation holds no demo bundle: give one with --bundle DIR or ${ENVIRONMENT}")
     origin = "" if path is not None else f" (from ${ENVIRONMENT})"
-    raise BundleError(f"the folder {str(folder)!r}{origin} {problem}; edge-export makes a bundle")
+    raise BundleError(f"the bundle {str(folder)!r}{origin} {problem}; edge-export makes a bundle")
 
 
 def _read_manifest(root: Path) -> bytes:

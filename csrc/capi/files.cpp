@@ -67,9 +67,9 @@ Folder::Folder(const std::string& path) {
   std::error_code problem;
   const fs::path root = fs::canonical(path, problem);
   if (problem || path.empty())
-    throw bundle_failure("the folder " + in_quotes(path) + " does not exist; edge-export makes a bundle");
+    throw bundle_failure("the bundle " + in_quotes(path) + " does not exist; edge-export makes a bundle");
   if (!fs::is_directory(root, problem))
-    throw bundle_failure("the folder " + in_quotes(path) + " is a file, not a folder" +
+    throw bundle_failure("the bundle " + in_quotes(path) + " is a file, not a folder" +
                          (root.filename() == "manifest.json" ? ": give the folder that holds it" : ""));
   path_ = root.string();
 }

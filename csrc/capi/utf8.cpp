@@ -133,11 +133,9 @@ std::string printable(std::string_view text) {
 std::string in_quotes(std::string_view text) {
   constexpr size_t kMost = 60;
   std::u32string plain = to_utf32(printable(text));
-  if (plain.size() > kMost - 2) {
-    plain.resize(kMost - 4);
-    return "'" + to_utf8(plain) + "...";
-  }
-  return "'" + to_utf8(plain) + "'";
+  const bool cut = plain.size() > kMost - 2;
+  if (cut) plain.resize(kMost - 4);
+  return std::string("'").append(to_utf8(plain)).append(cut ? "..." : "'");
 }
 
 }  // namespace edge::capi

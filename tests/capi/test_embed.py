@@ -125,7 +125,7 @@ def test_embed_says_what_is_wrong(programs: Path, demo: Path, tmp_path: Path) ->
 
     status, words = said(tmp_path / "none", "")
     assert status == 30
-    assert words.startswith("bundle: the folder ")
+    assert words.startswith("bundle: the bundle ")
     assert words.count("\n") == 1
     status, words = said(demo, "/nowhere.so")
     assert status == 81
