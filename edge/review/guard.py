@@ -83,7 +83,7 @@ class Guard:
             found.setdefault(name, []).append(value.decode("latin-1"))
         hosts = found.get(b"host", [])
         if len(hosts) != 1 or not self._ours(hosts[0]):
-            raise Refusal(403, "host", "this address is not one that edge-review answers to")
+            raise Refusal(403, "host", "this address is not one that edge-review answers to; start it with --name HOST")
         if not scope["path"].startswith("/api/"):
             return
         for origin in found.get(b"origin", []):
