@@ -239,7 +239,8 @@ EDGE_API void edge_report_free(edge_report* report);
 /* The findings, UTF-8. Show the engine's notice and the warnings with them. */
 EDGE_API const char* edge_report_text(const edge_report* report);
 /* Everything as one line of ASCII JSON: findings, sentences with confidence and evidence, token_ids,
- * logprobs, stop_reason, warnings, model, input, timings_ms, ... as the command's --format json. */
+ * logprobs, stop_reason, warnings, model, input, timings_ms, ... as the command's --format json;
+ * docs/outputs.md says what each name means. */
 EDGE_API const char* edge_report_json(const edge_report* report);
 /* What a reader must know beside the text; [0, edge_report_warning_count). NULL beyond. */
 EDGE_API size_t edge_report_warning_count(const edge_report* report);
