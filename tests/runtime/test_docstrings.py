@@ -18,6 +18,7 @@ import edge.cuda
 import edge.decoder
 import edge.film.grey
 import edge.generation
+import edge.manifest
 import edge.preprocess
 import edge.vision.backend
 import edge.weights
@@ -77,3 +78,16 @@ def test_the_kernels_stub() -> None:
             methods = [one for one in node.body if isinstance(one, ast.FunctionDef) and not one.decorator_list]
             missing += [f"{node.name}.{one.name}" for one in methods[1:] if not ast.get_docstring(one)]
     assert missing == []
+
+
+def test_the_documentation_names_every_key_of_a_manifest() -> None:
+    """As ``edge/manifest.py`` takes them."""
+    source = inspect.getsource(edge.manifest)
+    take = (
+        r"(?:section|top|one|entry|intensity)\.\w+\(\s*\"(\w+)\"|_reference\(\w+, \"(\w+)\"|optional_graph\(\"(\w+)\"\)"
+    )
+    keys = {key for found in re.findall(take, source) for key in found if key}
+    keys |= set(re.findall(r"^        \"(\w+)\": (?:lambda key|section\.\w+,)", source, re.MULTILINE))
+    assert keys > {"format_version", "vision_static", "skip_tokens", "counted_begin", "penalise_prompt", "type_after"}
+    page = (Path(__file__).parents[2] / "docs" / "bundle.md").read_text()
+    assert {key for key in keys if not re.search(rf"`{key}`|`\[?\"{key}\"", page)} == set()
