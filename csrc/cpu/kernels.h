@@ -219,7 +219,8 @@ struct Kernels {
   void (*turn_words)(const int32_t* rows, int64_t stride, int64_t columns, int32_t* group);
   void (*turn_halves)(const uint16_t* rows, int64_t stride, int64_t columns, uint16_t* group);
   void (*turn_bytes)(const int8_t* rows, int64_t stride, int64_t columns, int8_t* group);
-  // Rounds to nearest even; values beyond the range of a half become its largest finite number.
+  // Rounds to nearest even; values beyond the range of a half become its largest finite number. What is not a
+  // number may become one, here and in to_int8: whoever stores keys and values has looked for it.
   void (*to_half)(const float* x, uint16_t* y, int64_t n);
   // y = round(x * 127 / max |x|), to even; returns the scale that undoes it.
   float (*to_int8)(const float* x, int8_t* y, int64_t n);

@@ -9,7 +9,7 @@
 
 namespace edge {
 
-// Zeroed memory, aligned to a cache line at least, to a huge page where it is that large. Nothing is touched:
+// Zeroed memory, aligned to a cache line at least. From 2 MB on it is aligned to a huge page and not touched:
 // what is never written costs no memory.
 class Pages {
  public:
