@@ -341,8 +341,9 @@ def timings_line(report: Report) -> str:
 def _check_film(film: str) -> None:
     """Find out before a model is loaded that a film cannot be read."""
     if os.path.isdir(film):
-        example = os.path.join(film, "*.dcm")
-        raise UsageError(f"this is a folder; give its films, for example  {PROG} {printable(example)}")
+        from edge.cli.folders import films_in
+
+        raise UsageError(f"this is a folder; give its films, for example  {PROG} {printable(films_in(film))}")
     try:
         os.stat(film)
     except (OSError, ValueError) as error:

@@ -241,6 +241,21 @@ def test_folder(run: Run, tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("name", ["IM000001", "IM1.DCM", "a.png"])
+def test_what_a_folder_is_answered_with_can_be_typed(run: Run, films: list[Path], tmp_path: Path, name: str) -> None:
+    disc = tmp_path / "Müller's disc"
+    series = disc / "ST 1" / "SE1"
+    series.mkdir(parents=True)
+    for place in (disc / "DICOMDIR", disc / ".hidden"):
+        place.write_bytes(b"x")
+    (series / name).write_bytes(films[0].read_bytes())
+    result = run(disc)
+    assert result.returncode == 1
+    example = result.stderr.partition("for example  edge-report ")[2].strip()
+    found = subprocess.run(["sh", "-c", f"printf %s {example}"], capture_output=True, text=True, encoding="utf-8")
+    assert found.stdout == str(series / name)
+
+
 def test_missing_bundle(run: Run, films: list[Path], tmp_path: Path) -> None:
     result = run("--bundle", tmp_path / "none", films[0])
     assert result.returncode == 30
