@@ -65,10 +65,10 @@ def read_config(path: str | os.PathLike[str]) -> Config:
         with open(path, "rb") as handle:
             data = handle.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
-            raise ValueError("the file is too large")
+            raise ValueError("too large for a configuration, which is a short TOML file (docs/node.md)")
         tables = tomllib.loads(data.decode("utf-8"))
     except OSError as error:
-        problem = error.strerror or "cannot be read"
+        problem = f"{error.strerror or 'cannot be read'}; name the configuration, a TOML file (docs/node.md)"
     except UnicodeDecodeError:
         problem = "not UTF-8 text"
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; RecursionError: nested too deep

@@ -63,6 +63,15 @@ def test_the_documentation_has_every_setting_and_its_default() -> None:
                 assert found[2].startswith(f"{setting.default:g}" if setting.default < 1e5 else str(setting.default))
 
 
+def test_what_is_no_configuration_is_told_what_one_is(tmp_path: Path) -> None:
+    (tmp_path / "film.dcm").write_bytes(b"x" * 2_000_000)
+    for path in (tmp_path, tmp_path / "none.toml", tmp_path / "film.dcm"):
+        with pytest.raises(ConfigError) as caught:
+            read_config(path)
+        (problem,) = caught.value.problems
+        assert "TOML file (docs/node.md)" in problem
+
+
 def test_every_error_is_told_at_once(setup: Setup) -> None:
     tables = setup.tables(
         node={"ae_title": "A\\B", "port": "104", "modalities": [], "accpet": ["CR"], "networks": ["10.0.0.0/99"]},
