@@ -47,14 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_version()
     commands = parser.add_subparsers(dest="command", required=True)
 
-    draw = commands.add_parser("draw", help="draw phantoms with masks, findings text and labels")
+    def command(name: str, words: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=words, description=f"{words[0].upper()}{words[1:]}.")
+
+    draw = command("draw", "draw phantoms with masks, findings text and labels")
     draw.add_argument("--n", type=whole(1, MOST_FILMS), default=10, help="how many (default 10)")
     draw.add_argument("--out", type=Path, required=True, help="folder to write into")
     draw.add_argument("--seed", type=whole(0, MOST_SEED), default=0, help="others are other films (default 0)")
     draw.add_argument("--size", type=whole(*SIZES), default=2500, help="long side in pixels (default 2500)")
     draw.add_argument("--format", choices=("dicom", "png", "both"), default="both", help="of the films (default both)")
 
-    train = commands.add_parser("train", help="train the demo model (about two hours on four cores), or a small other")
+    train = command("train", "train the demo model (about two hours on four cores), or a small other")
     train.add_argument(
         "--family",
         choices=("lana", *CROSS_FAMILIES),
@@ -92,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--draw-only", action="store_true", help="fill the cache and stop")
     train.add_argument("--no-draw", action="store_true", help="another process fills the cache")
 
-    draft = commands.add_parser("draft", help="give the demo bundle its draft table, from what its model writes")
+    draft = command("draft", "give the demo bundle its draft table, from what its model writes")
     draft.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     draft.add_argument("--out", type=Path, required=True, help="the bundle with its table")
     draft.add_argument("--cache", type=Path, default=None, help="drawn pictures (default: the user cache)")
@@ -104,12 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     draft.add_argument("--force", action="store_true", help="replace a bundle that lies at --out")
 
-    coding = commands.add_parser(
-        "coding", help="write the demo model's table of coded findings, for edge-export --coding"
-    )
+    coding = command("coding", "write the demo model's table of coded findings, for edge-export --coding")
     coding.add_argument("--out", type=Path, required=True, help="a JSON file")
 
-    evaluate = commands.add_parser("evaluate", help="report unseen phantoms and score the labels read back")
+    evaluate = command("evaluate", "report unseen phantoms and score the labels read back")
     evaluate.add_argument("--n", type=whole(1, MOST_FILMS), default=500, help="how many (default 500)")
     evaluate.add_argument("--bundle", type=Path, default=None, help="default: the demo bundle")
     evaluate.add_argument("--against", type=Path, default=None, help="a second bundle: label agreement")
