@@ -2,6 +2,7 @@
 #include "decoder/sketch_drafter.h"
 
 #include <algorithm>
+#include <new>
 
 namespace edge {
 namespace {
@@ -77,11 +78,10 @@ int64_t SketchDrafter::best_length() const {
 
 std::span<const int32_t> SketchDrafter::draft(std::span<const int32_t> text, int64_t limit) {
   const int64_t wanted = std::min(limit, best_length());
-  asked_ = wanted > 0 && (limit >= kLeast || network_.lane(request_.lane).sketched());
+  asked_ = wanted > 0 && (limit >= kLeast || network_.lane(request_.lane).sketched()) && is_ready();
   if (!asked_) return from_text_ ? from_text_->draft(text, limit) : std::span<const int32_t>{};
   text_.assign(text.begin(), text.end());
   known_ = text.size();
-  network_.ready_sketch(request_.lane);
   Guesses rows(network_.lane(request_.lane));
   for (int64_t left = wanted; left > 0;) {
     const bool more = guess(left);
@@ -90,6 +90,16 @@ std::span<const int32_t> SketchDrafter::draft(std::span<const int32_t> text, int
     left = more && !(cancel_ && cancel_->cancelled()) ? wanted - guessed : 0;
   }
   return std::span<const int32_t>(text_).subspan(known_);
+}
+
+// A text needs no sketch: where memory is short it is written without one.
+bool SketchDrafter::is_ready() {
+  try {
+    if (!without_) network_.ready_sketch(request_.lane);
+  } catch (const std::bad_alloc&) {
+    without_ = true;
+  }
+  return !without_;
 }
 
 bool SketchDrafter::guess(int64_t most) {

@@ -31,6 +31,8 @@ class SketchDrafter : public Drafter {
  private:
   // Ids after which a further guess costs more than it can be expected to bring.
   int64_t best_length() const;
+  // Whether the sketch can be asked.
+  bool is_ready();
   // One pass over the sketch behind text_; false when nothing can follow what it chose.
   bool guess(int64_t most);
   int32_t chosen(size_t row) const;
@@ -53,6 +55,7 @@ class SketchDrafter : public Drafter {
   int64_t passes_ = 0, guesses_ = 0;  // of the sketch, and what they yielded
   int64_t tried_ = 0, right_ = 0;     // guesses that were checked
   bool asked_ = false;                // the sketch, for the last draft
+  bool without_ = false;              // there is no memory for it
   const BlockHook measure_;
 };
 

@@ -70,6 +70,21 @@ decoder.set_prefix(keys, keys, bias)
 print(np.isfinite(decoder.forward(np.ones(2, np.int32), bias=False)).all())
 """
 
+# Of a sketch, 3 MB: its text needs none.
+SKETCH = """
+spec = small.spec_of(layers=1, hidden=512, heads=8, kv_heads=8, head_dim=64, mlp=2048)
+decoder = kernel.Decoder(spec, small.weights_of(spec), threads=1, isa=sys.argv[2], sketch=True)
+decoder.set_prefix(prefix(spec, 8), prefix(spec, 8))
+def write(sketch):
+    return decoder.generate(begin_ids=[1], bias_rows="none", max_new_tokens=30, draft=True, sketch=sketch)
+alone = write(False)
+with no_more_memory():
+    short = write(True)
+print(short.token_ids == alone.token_ids, short.sketch_passes)
+later = write(True)
+print(later.token_ids == alone.token_ids, later.sketch_passes > 0)
+"""
+
 
 def said(program: str, isa: str) -> list[str]:
     call = [sys.executable, "-P", "-c", START + program, str(Path(__file__).parent), isa]
@@ -84,3 +99,7 @@ def test_of_the_threads() -> None:
 
 def test_of_a_film() -> None:
     assert said(FILM, "generic") == ["no memory", "set_prefix must be called first", "True"]
+
+
+def test_of_a_sketch() -> None:
+    assert said(SKETCH, "generic") == ["True 0", "True True"]
