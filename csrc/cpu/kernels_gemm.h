@@ -241,7 +241,8 @@ inline uint32_t columns_of(const int8_t* w, int64_t count) {
 // kPackCols columns of kLanes outputs: squares of numbers, each turned in registers. To `sums`, where they
 // are asked for, the numbers of each output are added.
 template <int WIDTH>
-inline void pack_squares(const int8_t* w, int64_t cols, uint32_t flip, uint32_t* out, int32_t* sums) {
+inline void pack_squares(const int8_t* w, int64_t cols, uint32_t flip, uint32_t* out,
+                         [[maybe_unused]] int32_t* sums) {
 #pragma GCC unroll 4
   for (int64_t k = 0; k < kPackCols; k += WIDTH * kLanes, out += kLanes * kGemmOuts) {
     Ints square[kLanes];

@@ -53,6 +53,6 @@ def test_sixty_tokens_at_full_size(model: Any, tmp_path: Path) -> None:
     assert all(0.05 < mask.mean() < 0.95 for mask in reference.seen)
     runtime = Runtime(tmp_path / "bundle", threads=torch.get_num_threads())
     for rows in ("all", "prefill", "none"):
-        want = reference.greedy(TOKENS, rows, 1.2)
         got = [runtime.ids(pixels[i : i + 1], rows, 1.2, TOKENS) for i in range(IMAGES)]
-        assert_same(got, want, ties=1)
+        assert all(len(text) == TOKENS for text in got)
+        assert_same(got, reference.choices(got, rows, 1.2), ties=1)
