@@ -180,8 +180,8 @@ struct Kernels {
   void (*matmul_digits)(const MatmulArgs&);
   float (*to_digits8)(const float* x, int64_t n, int8_t* digits, int32_t* start);
   void (*matmul_digits8)(const MatmulArgs&);
-  // Outputs per panel, and rows per tile, of a product of many rows.
-  int64_t gemm_outs, gemm_rows;
+  // Outputs per panel of a product of many rows.
+  int64_t gemm_outs;
   void (*pack_f32)(const PackArgs&);
   void (*pack_i8)(const PackArgs&);
   void (*pack_i4)(const PackArgs&);

@@ -20,7 +20,6 @@ constexpr Kernels make_table(const char* name) {
           .to_digits8 = kToDigits8,
           .matmul_digits8 = kMatmulDigits8,
           .gemm_outs = kGemmOuts,
-          .gemm_rows = kGemmRows,
           .pack_f32 = pack_f32,
           .pack_i8 = pack_i8,
           .pack_i4 = pack_i4,

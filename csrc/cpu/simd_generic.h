@@ -83,7 +83,9 @@ inline float hmax(Vec v) {
 // Rounded to even; in range, or NaN.
 inline void store_int8(int8_t* p, Vec v) {
   const Vec whole = round_near(v);
-  for (int i = 0; i < kLanes; ++i) p[i] = whole[i] >= -127.0f ? static_cast<int8_t>(whole[i]) : int8_t{-128};
+  // Beyond the range only beside what is not a number (to_int8_row), and to be cast nowhere.
+  for (int i = 0; i < kLanes; ++i)
+    p[i] = whole[i] >= -127.0f && whole[i] <= 127.0f ? static_cast<int8_t>(whole[i]) : int8_t{-128};
 }
 inline uint16_t half_of(float x) {
   uint32_t bits;

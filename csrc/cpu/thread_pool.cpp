@@ -14,16 +14,10 @@
 #endif
 #include <unistd.h>
 
+#include "cpu/relax.h"
+
 namespace edge {
 namespace {
-
-inline void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
 
 constexpr int64_t kLine = 64;
 // Fetched ahead in one wait at most: half of a small second-level cache.

@@ -6,6 +6,7 @@
 #include <limits>
 #include <thread>
 
+#include "cpu/relax.h"
 #include "decoder/counts.h"
 
 namespace edge {
@@ -30,14 +31,6 @@ enum { kAttnOut, kMlpIn, kMlpOut, kQkv, kMatrices };
 // From one wide row of a block to the next, in floats: a line more than whole ones, or the rows of a block
 // would meet in a few sets of the first cache.
 int64_t wide_stride(int64_t cols) { return whole(cols, 16) + 16; }
-
-inline void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  __asm__ volatile("yield");
-#endif
-}
 
 template <class Done>
 void wait_until(Done done) {
