@@ -167,17 +167,19 @@ def _body_part(values: Values, out: Anatomy) -> None:
         code = item.text("CodeValue") or item.text("LongCodeValue")
         named.append("CHEST" if code in _CHEST_CODES else _part(item.text("CodeMeaning"), named=True))
     named = [part for part in named if part]
-    others = [part for part in named if part != "CHEST"]
-    if "CHEST" in named:
+    unlike = [part for part in named if part != "CHEST"]
+    # One attribute that names another part is enough, whatever the other says: devices fill in one of them by default.
+    others = [part for part in unlike if part != "other"]
+    if "CHEST" in named and not others:
         out.body_part = "CHEST"
-        if others:
+        if unlike:  # in words that are not known here, which may well mean the chest
             out.warnings.append("the header names the chest and another body part")
         return
-    if others:
-        part = next((p for p in others if p != "other"), "other")
-        out.body_part = part if part != "other" else "OTHER"
-        words = "a body part other than the chest" if part == "other" else f"another body part ({part})"
-        out.refusal = f"the header names {words}"
+    if unlike:
+        out.body_part = others[0] if others else "OTHER"
+        words = f"another body part ({others[0]})" if others else "a body part other than the chest"
+        beside = ", though also the chest" if "CHEST" in named else ""
+        out.refusal = f"the header names {words}{beside}"
         return
     hints = [
         _part(values.text(keyword), named=False)

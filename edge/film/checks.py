@@ -71,7 +71,7 @@ def check_modality(header: Header, warnings: list[str]) -> str:
     if modality in terms.TAKEN_MODALITIES:
         return modality
     if modality in ("", "OT", "SC"):
-        meant = terms.MODALITY_OF_CLASS.get(sop_class, "")
+        meant = "" if modality else terms.MODALITY_OF_CLASS.get(sop_class, "")
         if meant:
             warnings.append(f"the header names no modality; {meant} is assumed from the class of the object")
             return meant
