@@ -80,7 +80,7 @@ def sniff(start: bytes) -> tuple[Kind, int]:
     -------
     kind : {"dicom", "png", "jpeg"}
     offset : int
-        Position of the first DICOM element (132 behind a preamble, else 0).
+        Position of the first DICOM element (behind preamble and prefix, where there are any).
 
     Raises
     ------
@@ -93,6 +93,8 @@ def sniff(start: bytes) -> tuple[Kind, int]:
         raise CorruptInput("the file is empty; copy it again")
     if start[128:132] == b"DICM":
         return "dicom", 132
+    if start.startswith(b"DICM") and _looks_like_elements(start[4:]):  # the preamble alone is missing
+        return "dicom", 4
     if start.startswith(_PNG):
         return "png", 0
     if start.startswith(b"\xff\xd8\xff"):
