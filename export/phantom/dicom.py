@@ -127,7 +127,6 @@ def _identity(ds: Any, case: Case, modality: str) -> None:
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID
     ds.StudyInstanceUID = uid(case.seed, "study")
     ds.SeriesInstanceUID = uid(case.seed, "series")
-    ds.FrameOfReferenceUID = uid(case.seed, "frame")
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = _DATE
     ds.StudyTime = ds.SeriesTime = ds.AcquisitionTime = ds.ContentTime = "120000"
     ds.AccessionNumber = ""
@@ -162,8 +161,9 @@ def _acquisition(ds: Any, case: Case, modality: str) -> None:
     ds.PatientOrientation = ["L", "F"]
     ds.KVP = "120"
     if modality == "CR":
-        ds.Laterality = ""
         return
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = uid(case.seed, "frame"), ""
+    ds.PositionerType = ""
     ds.PresentationIntentType = "FOR PRESENTATION"
     ds.ImageLaterality = "U"
     ds.AnatomicRegionSequence = [code("51185008", "SCT", "Chest")]
