@@ -78,7 +78,8 @@ def check_modality(header: Header, warnings: list[str]) -> str:
         if header.pixels is None:
             raise NoPixelData("the object holds no pixel data and names no modality")
         capture = "a secondary capture that" if sop_class in terms.SECONDARY_CAPTURE else "a picture that"
-        what = "does not name its modality" if not modality else "names its modality as 'other'"
+        named = f"gives {modality} ({terms.MODALITIES.get(modality)}) as its modality"
+        what = named if modality else "does not name its modality"
         raise UnsupportedModality(
             f"{capture} {what}; if it is a chest radiograph, set Modality (0008,0060) to CR or DX"
         )

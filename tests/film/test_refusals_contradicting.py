@@ -25,4 +25,5 @@ def test_one_attribute_that_names_another_part_is_enough(read, refused, part, re
 @pytest.mark.parametrize("modality", ["OT", "SC"])
 def test_another_modality_is_refused_whatever_the_class_says(refused, sop_class, modality):
     error = refused(film(SOPClassUID=sop_class, Modality=modality), UnsupportedModality, force=True)
+    assert f"gives {modality} (" in str(error)
     assert "set Modality (0008,0060) to CR or DX" in str(error)
