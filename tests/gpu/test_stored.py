@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ import fake_tensorrt
 import numpy as np
 import onnx
 import pytest
-from handmade import seal
+from handmade import make_bundle, seal
 from onnx import TensorProto, helper, numpy_helper
 from stand_in import ROOT, StandIn
 
@@ -117,6 +116,8 @@ def gpu(
     monkeypatch.setattr(edge.cuda, "library_path", lambda: host_library)
     monkeypatch.setenv("EDGE_CUDA_TUNE", "off")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if getattr(request, "param", "auto") != "auto":  # both ways of writing are compared there
+        monkeypatch.setenv("EDGE_CUDA_WAY", "steps")
     stand_in.set("any_pointer", 1)
 
 
@@ -144,13 +145,15 @@ def test_the_demo_model_on_a_gpu(device: str, want: tuple[int, ...], caplog: pyt
 
 @pytest.mark.usefixtures("gpu")
 def test_a_graph_of_integers_stays(tmp_path: Path) -> None:
-    """The same bundle, if one of its products were of integers."""
-    copy = Path(shutil.copytree(DEMO, tmp_path / "bundle"))
-    model = onnx.load(copy / "vision.onnx")
+    """A quantized bundle goes there whole, unless one product of its graph is of integers."""
+    bundle = make_bundle(tmp_path / "bundle", precision="int8")
+    engine = edge.load(bundle, threads=1)
+    assert (engine.device, engine.fallback) == ("cuda", ())
+    model = onnx.load(bundle / "vision.onnx")
     model.graph.node.append(helper.make_node("DynamicQuantizeLinear", ["pixels"], ["q", "qs", "qz"], name="q"))
-    onnx.save(model, copy / "vision.onnx")
-    seal(copy, json.loads((copy / "manifest.json").read_text()))
-    engine = edge.load(copy, threads=1)
+    onnx.save(model, bundle / "vision.onnx")
+    seal(bundle, json.loads((bundle / "manifest.json").read_text()))
+    engine = edge.load(bundle, threads=1)
     assert (engine.device, engine.isa) == ("cpu", "cuda")
     assert engine.fallback == (
         "the vision graph on the CPU: this bundle's is quantized for processors; "
