@@ -133,6 +133,7 @@ def test_both_parts_of_the_reference_shape(
     assert said == []
 
 
+@pytest.mark.parametrize("bundle", ["fp32"], indirect=True)
 def test_drafts_are_a_choice(bundle: Path, timed: Any, small_film: Path) -> None:
     result, _ = timed("--bundle", bundle, "--tokens", "20", "--film", small_film, "--no-draft")
     check(result, bundle, 20)
