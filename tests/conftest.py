@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 
 def pytest_configure() -> None:
     worker, count = os.environ.get("PYTEST_XDIST_WORKER", ""), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
@@ -18,3 +20,11 @@ def pytest_configure() -> None:
     mine = processors[int(worker[2:]) % len(processors) :: count]  # more workers than processors share them
     os.sched_setaffinity(0, mine)
     os.environ["OMP_NUM_THREADS"] = str(len(mine))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where the processes of a run keep their traces of tiny models, see ``helpers/traces.py``."""
+    base = tmp_path_factory.getbasetemp()
+    is_worker = hasattr(request.config, "workerinput")  # whose folder lies in that of the run
+    os.environ["EDGE_TEST_TRACES"] = str((base.parent if is_worker else base) / "traces")

@@ -65,7 +65,7 @@ def test_a_traced_graph_in_older_forms(exported: Exported) -> None:
     """Its late operators are spelt in older ones, and every number it gives stays, bit for bit."""
     import onnxruntime
     from edge_export.families.lana.vision_graph import VisionGraph
-    from edge_export.onnx_graph import to_onnx
+    from traces import to_onnx
 
     model, _ = exported(kind="gaussian")
     traced = to_onnx(VisionGraph(model, with_mask=True, sequence_length=60))

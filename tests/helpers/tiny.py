@@ -82,6 +82,7 @@ def tiny_bundle(
     suppress: bool = False,
     notice: str | None = None,
     model: LanaModel | None = None,
+    traced_anew: bool = False,
     **options: Any,
 ) -> Path:
     """Export a tiny random model and return the folder of the bundle.
@@ -96,10 +97,14 @@ def tiny_bundle(
         Use the end-of-text id as begin token, as stop id, as suppressed id.
     quantize, with_mask, max_new_tokens, repetition_penalty, notice
         Of the export; further ``options`` are fields of ``ExportOptions``.
+    traced_anew : bool
+        Trace the graph even if there is a trace of it (:mod:`traces`).
     """
     import numpy as np
+    import pytest
+    import traces
+    from edge_export import onnx_graph, pipeline
     from edge_export.options import ExportOptions, GenerationOptions
-    from edge_export.pipeline import export_model
     from edge_export.random_checkpoint import smooth_pixels
 
     model = model or tiny_model(
@@ -123,20 +128,23 @@ def tiny_bundle(
     tokenizer = tiny_tokenizer(out_dir.parent / f"{out_dir.name}.tokenizer")
     # Cheap pictures: drawing phantoms would take longer than everything else here.
     images = [smooth_pixels(model.config.image_size, np.random.default_rng(i)) for i in (1, 2)]
-    export_model(
-        model,
-        tokenizer,
-        out_dir,
-        images=images,
-        options=ExportOptions(
-            name="tiny-random",
-            quantize=quantize,
-            with_mask=with_mask,
-            bias_rows=rows,
-            notice=notice,
-            synthetic=notice is not None,
-            generation=generation,
-            **options,
-        ),
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        if pipeline.to_onnx is onnx_graph.to_onnx and not traced_anew:
+            patch.setattr(pipeline, "to_onnx", traces.to_onnx)
+        pipeline.export_model(
+            model,
+            tokenizer,
+            out_dir,
+            images=images,
+            options=ExportOptions(
+                name="tiny-random",
+                quantize=quantize,
+                with_mask=with_mask,
+                bias_rows=rows,
+                notice=notice,
+                synthetic=notice is not None,
+                generation=generation,
+                **options,
+            ),
+        )
     return out_dir

@@ -33,14 +33,13 @@ COUNT = 40
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, edge.Engine]:
     torch.set_num_threads(1)
     options = MODELS[request.param]
-    model = tiny_model(3, **options).eval()
+    model = tiny_model(**options).eval()
     begin = "begin" in request.param
     path = tiny_bundle(
         tmp_path_factory.mktemp("exported") / "bundle",
         model=model,
         begin=begin,
         suppress=True,
-        max_new_tokens=COUNT,
     )
     return model, edge.load(path, threads=1)
 
@@ -80,7 +79,7 @@ def test_token_for_token(case: tuple[Any, edge.Engine], rows: str, penalty: floa
     for seed in range(3):
         film = np.roll(chest_picture(80 + 9 * seed), 5 * seed, axis=0)
         want = reference(model, engine, film, rows, penalty)
-        report = engine.report(film, bias_rows=rows, repetition_penalty=penalty)
+        report = engine.report(film, bias_rows=rows, repetition_penalty=penalty, max_new_tokens=COUNT)
         assert report.token_ids[: len(want)] == want
         assert report.mask is not None
         assert report.to_json()
