@@ -45,10 +45,14 @@ def heavy_bundle(folder: Path, megabytes: int = 200) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return heavy_bundle(tmp_path_factory.mktemp("heavy") / "bundle")
+
+
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit is set beside what /proc says is used")
 @pytest.mark.parametrize("room", [100, 300])
-def test_memory_runs_out(room: int, tmp_path: Path) -> None:
-    folder = heavy_bundle(tmp_path / "bundle")
-    call = [sys.executable, "-P", "-c", PROGRAM, folder, str(room << 20)]
+def test_memory_runs_out(room: int, heavy: Path) -> None:
+    call = [sys.executable, "-P", "-c", PROGRAM, heavy, str(room << 20)]
     done = subprocess.run(call, capture_output=True, text=True, timeout=120)
     assert done.stdout == "processing: not enough memory to load vision.onnx\n", done.stderr[-2000:]
