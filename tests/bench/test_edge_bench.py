@@ -101,6 +101,21 @@ def test_figures_agree(bundle: Path, timed: Any, small_film: Path) -> None:
     assert len(host) < 4 or host not in json.dumps(result)
 
 
+def run_here(call: list[str], what: str) -> None:
+    """A program for a process of its own in this one, which has imported PyTorch for other tests and may know a trace
+    of the graph; test_reference_bundle has the process."""
+    import traces
+    from edge_export import pipeline
+
+    assert call[:3] == [sys.executable, "-P", "-c"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "to_onnx", traces.to_onnx)
+        patch.setattr(sys, "argv", ["-c", *call[4:]])
+        with pytest.raises(SystemExit) as end:
+            exec(call[3], {"__name__": "__main__"})
+    assert end.value.code == 0, what
+
+
 def test_both_parts_of_the_reference_shape(
     tmp_path: Path, small_film: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,6 +130,7 @@ def test_both_parts_of_the_reference_shape(
     monkeypatch.setattr(reference, "PREFIX", 16)
     monkeypatch.setattr(reference, "CHECKPOINT_AND_BUNDLE_BYTES", 64 << 20)  # other tests may fill the disk
     monkeypatch.setattr(reference, "SPEC", {**reference.SPEC, **spec})
+    monkeypatch.setattr(reference, "_child", run_here)
     path = tmp_path / "figures.json"
     call = ["--shape", "reference", "--film", str(small_film), "--json", str(path), "--repeat", "3"]
     assert cli.main([*call, "--threads", "1", "--buffer-mb", "16"]) == 0, capfd.readouterr().err

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -46,3 +48,11 @@ def test_a_trained_model_keeps_its_limit(more: list[str], tmp_path: Path, capsys
     call = [str(tmp_path / "x.pth"), "--out", str(tmp_path / "out"), "--gpu-error", "0.01", *more]
     assert cli.main(call) == 1
     assert "--gpu-error goes with --random and --gpu-graph" in capsys.readouterr().err
+
+
+def test_the_export_is_a_process(capfd: pytest.CaptureFixture[str]) -> None:
+    program = [sys.executable, "-P", "-c", "import os, sys; print(os.getppid()); sys.exit(int(sys.argv[1]))"]
+    reference._child([*program, "0"], "the export")
+    assert capfd.readouterr() == ("", f"{os.getpid()}\n")  # standard output is for figures
+    with pytest.raises(ProcessingError, match=r"the export failed \(exit code 3\); its own message is above"):
+        reference._child([*program, "3"], "the export")
