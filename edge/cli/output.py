@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import hashlib
 import io
 import os
 import re
@@ -17,6 +18,8 @@ from typing import BinaryIO
 
 from edge.errors import OutputError, UsageError
 
+_TURNS = 100
+"""So often another process may come between while we replace a file that it replaces, too."""
 _DESCRIPTOR = re.compile(r"/proc/(\d+)/(?:task/\d+/)?fd/(\d+)")
 
 
@@ -72,8 +75,10 @@ def check_target(path: str, inputs: Iterable[str]) -> None:
 def write_whole(path: str, data: bytes) -> None:
     """Write a file as a whole: it has no name until it is synced, so that a process that is ended leaves no part of it.
 
-    A file that is there already is replaced: the new one gets a temporary name beside it, and is renamed at once. Where
-    the file system has no files without names (network shares, FAT), it has the temporary name from the beginning.
+    A file that is there already is replaced: the new one gets a temporary name beside it, and is renamed at once. That
+    name is the same every time, so that what a process leaves that is ended between the two is removed by the next one
+    that writes the file. Where the file system has no files without names (network shares, FAT), the file has a
+    temporary name of its own from the beginning.
 
     What is no file to replace is written to as it is: a pipe, a device, what is open already (``/dev/stdout``).
 
@@ -112,17 +117,31 @@ def _write_unnamed(folder: str, target: str, data: bytes) -> bool:
         _fill(stream, data, target)
         # With a descriptor beside it, Python has the link in /proc followed; otherwise that link would be linked.
         link = functools.partial(os.link, f"/proc/self/fd/{handle}", src_dir_fd=handle)
-        temporary = os.path.join(folder, f"{_beginning(target)}{os.urandom(6).hex()}.tmp")
-        try:
+        temporary = os.path.join(folder, f"{_beginning(target)}{_digest(target)}.tmp")
+        for _ in range(_TURNS):
+            _remove(temporary)
             try:
                 link(target)
                 return True
             except FileExistsError:
+                pass
+            except OSError:
+                return False
+            try:
                 link(temporary)
-        except OSError:
-            return False
-        _rename(temporary, target)
-    return True
+            except FileExistsError:  # of another process, which writes the same file at this moment
+                continue
+            except OSError:
+                return False
+            with contextlib.suppress(FileNotFoundError):  # another process has taken it for a left one
+                _rename(temporary, target)
+                return True
+    return False
+
+
+def _digest(target: str) -> str:
+    """Tells files apart whose names begin alike."""
+    return hashlib.sha256(os.fsencode(os.path.basename(target))).hexdigest()[:12]
 
 
 def _write_named(folder: str, target: str, data: bytes) -> None:
@@ -230,7 +249,12 @@ def _write_through(path: str, data: bytes) -> None:
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    """Of this process; read where the system tells it, as other threads would make files while it is set to another."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/self/status", "rb") as stream:
+        for line in stream:
+            if line.startswith(b"Umask:"):  # since Linux 4.7
+                return int(line.split()[1], 8)
+    mask = os.umask(0o077)
     os.umask(mask)
     return mask
 

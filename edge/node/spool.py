@@ -115,12 +115,11 @@ class Spool:
         self._reserved = 0
         self._films = self._results = 0
         try:
-            old = os.umask(0o077)
-            try:
-                root.mkdir(parents=True, exist_ok=True)
-                self._lock_file = open(root / "lock", "ab")  # noqa: SIM115  # held as long as the process lives
-            finally:
-                os.umask(old)
+            for folder in (*reversed(root.parents), root):
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, exist_ok=True)
+            handle = os.open(root / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+            self._lock_file = open(handle, "ab")  # noqa: SIM115  # held as long as the process lives
             try:
                 fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -29,6 +29,14 @@ write_whole(sys.argv[1], bytes(1 << 20))
 """
 """The system ends this one in the middle of its file."""
 
+KILLED_BETWEEN = """
+import os, signal, sys
+from edge.cli.output import write_whole
+sys.addaudithook(lambda event, _: os.kill(os.getpid(), signal.SIGKILL) if event == "os.rename" else None)
+write_whole(sys.argv[1], b"never seen")
+"""
+"""Ended when the new file has a temporary name and not yet its own."""
+
 
 @pytest.fixture(params=["unnamed", "no unnamed files", "no links"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
@@ -52,6 +60,51 @@ def test_a_killed_process_leaves_nothing(tmp_path: Path, old: bytes | None) -> N
     done = subprocess.run([sys.executable, "-P", "-c", KILLED, path], stderr=subprocess.PIPE, timeout=60)
     assert (done.returncode, done.stderr) == (-signal.SIGXFSZ, b"")
     assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == ({} if old is None else {path.name: old})
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_a_killed_process_leaves_beside_a_file_goes_with_the_next(tmp_path: Path, gone: bool) -> None:
+    path, other = tmp_path / "report.txt", tmp_path / "report.txt.old"
+    for file in (path, other):
+        file.write_bytes(b"old")
+    done = subprocess.run([sys.executable, "-P", "-c", KILLED_BETWEEN, path], timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 3
+    if gone:
+        path.unlink()
+    write_whole(str(other), b"another")  # of a name that begins alike
+    write_whole(str(path), b"new")
+    assert {item.name: item.read_bytes() for item in tmp_path.iterdir()} == {path.name: b"new", other.name: b"another"}
+
+
+def test_several_replace_one_file(tmp_path: Path) -> None:
+    path, failed = tmp_path / "report.txt", []
+    path.write_bytes(b"old")
+
+    def write(letter: bytes) -> None:
+        try:
+            for _ in range(20):
+                write_whole(str(path), letter * 5000)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in (b"a", b"b", b"c", b"d")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failed == []
+    assert path.read_bytes() in [letter * 5000 for letter in (b"a", b"b", b"c", b"d")]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell it")
+def test_the_mask_of_the_process_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a moment: another thread could make a file then."""
+    monkeypatch.delattr(os, "umask")
+    write_whole(str(tmp_path / "new"), b"x")
+    assert (tmp_path / "new").read_bytes() == b"x"
 
 
 def test_contents_and_permissions(tmp_path: Path, way: str) -> None:

@@ -219,3 +219,18 @@ def test_two_nodes_never_share_a_spool(tmp_path: Path) -> None:
         Spool(tmp_path, BUNDLE)
     spool.close()
     Spool(tmp_path, BUNDLE).close()
+
+
+def test_for_its_owner_only_whatever_the_mask_of_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask itself stays as it is: other threads make files, too."""
+    before = os.umask(0)
+    try:
+        with monkeypatch.context() as only:
+            only.delattr(os, "umask")
+            Spool(tmp_path / "far" / "away", BUNDLE).close()
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path).as_posix(): path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes.pop("far/away/lock") == 0o600
+    assert {"far", "far/away", "far/away/queue"} < set(modes)
+    assert set(modes.values()) == {0o700}
