@@ -6,14 +6,16 @@ from __future__ import annotations
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from edge.errors import BundleError, UsageError
+from edge.growth import MOST, check_growth, longest, part
 
 _REPLACEMENT = "\ufffd"
+_Result = TypeVar("_Result")
 _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
@@ -39,27 +41,62 @@ class TextDecoder:
     def __init__(self, path: Path, vocab: int) -> None:
         try:
             self._source = path.read_bytes()
+            check_growth(self._source)
             self._tokenizer = _tokenizer(self._source)
-        except KeyboardInterrupt:
+            parts = self._tokenizer.normalizer, self._tokenizer.pre_tokenizer, self._tokenizer.decoder
+            self._normalizer, self._pieces, self._joined = map(part, parts)
+        except (KeyboardInterrupt, MemoryError, BundleError):
             raise
         except BaseException:  # the library's own panics are no Exceptions
             raise BundleError(f"{path.name} is not a tokenizer this version can read") from None
+        self._sizes = _Sizes(self._tokenizer)
         if (size := self._tokenizer.get_vocab_size()) > vocab:
             raise BundleError(f"{path.name} holds {size} tokens, the decoder {vocab}: they do not match")
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The cleaned text of `ids`, special tokens skipped; characters not yet complete end as U+FFFD."""
-        return clean(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+        """The cleaned text of `ids`, special tokens skipped; characters not yet complete end as U+FFFD.
+
+        Raises
+        ------
+        BundleError
+            The tokens are far too long for any text.
+        """
+        ids = list(ids)
+        if longest(self._joined, sum(map(self._sizes.__getitem__, ids))) > MOST:
+            raise BundleError(f"tokenizer.json: {len(ids)} of its tokens could be a text of more than {MOST} bytes")
+        return clean(_quietly(lambda: self._tokenizer.decode(ids, skip_special_tokens=True)))
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a forced text prefix, with no token added."""
-        _check_text(text, "prompt")
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        """Token ids of a forced text prefix, with no token added.
+
+        Raises
+        ------
+        BundleError
+            The tokenizer fails on it.
+        UsageError
+            It is too long for the tokenizer.
+        """
+        self._check_text(text, "prompt")
+        return list(_quietly(lambda: self._tokenizer.encode(text, add_special_tokens=False).ids))
 
     def encode_plain(self, text: str) -> list[int]:
-        """Token ids of a text from outside: what looks like a special token in it is spelt out."""
-        _check_text(text, "context")
-        return list(self._plain.encode(text, add_special_tokens=False).ids) if text else []
+        """Token ids of a text from outside: what looks like a special token in it is spelt out; errors as of
+        :meth:`encode`."""
+        self._check_text(text, "context")
+        return list(_quietly(lambda: self._plain.encode(text, add_special_tokens=False).ids)) if text else []
+
+    def _check_text(self, text: object, what: str) -> None:
+        """Refuse what no tokenizer takes (other types, and halves of characters: lone surrogates), and what this one
+        could make too long."""
+        if not isinstance(text, str):
+            raise UsageError(f"{what} must be a text")
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise UsageError(f"{what} holds half a character") from None
+        unknown = getattr(self._tokenizer.model, "unk_token", None) or ""  # one of them for each character, at most
+        if longest(self._pieces, longest(self._normalizer, size)) * (1 + len(unknown) // 128) > MOST:
+            raise UsageError(f"the {what} of {size} bytes is too long for this model's tokenizer: shorten it")
 
     @cached_property
     def _plain(self) -> Any:
@@ -110,13 +147,37 @@ class TextDecoder:
 
 
 def _tokenizer(source: bytes) -> Any:
-    """Of a ``tokenizer.json``, without the lengths of a training's batches: texts here are as long as they are."""
+    """Of a ``tokenizer.json``, without the lengths of a training's batches and what is put around its texts: texts here
+    are as they are."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_buffer(source)
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    tokenizer.post_processor = None
     return tokenizer
+
+
+class _Sizes(dict[int, int]):
+    """Bytes of every token that was asked for, and one more."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token: int) -> int:
+        size = self[token] = 1 + len((self._tokenizer.id_to_token(token) or "").encode())
+        return size
+
+
+def _quietly(call: Callable[[], _Result]) -> _Result:
+    """What the library gives; its panics, which are no Exceptions, and errors as one of ours."""
+    try:
+        return call()
+    except (KeyboardInterrupt, MemoryError):
+        raise
+    except BaseException:
+        raise BundleError("tokenizer.json fails on this text: export the bundle again") from None
 
 
 class TextStream:
@@ -268,13 +329,3 @@ def text_warnings(text: str, *, prior: bool = False) -> list[str]:
         seen = "has seen none of them, only what was reported" if prior else "has seen only this one"
         warnings.append(f"the text compares with earlier films ({', '.join(words[:4])}), but the model {seen}")
     return warnings
-
-
-def _check_text(text: object, what: str) -> None:
-    """Refuse what no tokenizer takes: other types, and halves of characters (lone surrogates)."""
-    if not isinstance(text, str):
-        raise UsageError(f"{what} must be a text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{what} holds half a character") from None
