@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...errors import ExportError
 from ...onnx_graph import GraphSession, quiet
-from ...verify import LIMITS, NEAR_TIE, TOKENS, Verification
+from ...verify import LIMITS, TOKENS, Verification
 from .decoders import Decoder
 from .encoders import EncoderTokens
 from .prompt import without_context
@@ -97,31 +97,22 @@ def _check_image(
         logits = decoder_logits(model, tokens, whole, decoder)[len(begin) - 1 :].numpy()
         forward = kernel.forward(np.array(whole, np.int32), bias=False)[len(begin) - 1 :]
         result.compare("text logits", forward, logits, limits["nmse"])
-        share = float((forward.argmax(1) == logits.argmax(1)).mean())
-        result.stage("text logits, same first choice", "share", limits["tokens"]).values.append(share)
+        result.compare_choices("text logits, same first choice", forward, logits, limits["tokens"], quantized)
     options = GenerationOptions.from_manifest(
         {**generation, "beams": 1, "forced_end_id": -1}, max_new_tokens=count, bias_rows="none"
     )
     own = kernel.generate(None, options).token_ids
-    same = 0
-    while same < min(len(own), len(ids)) and own[same] == ids[same]:
-        same += 1
-    near_tie = not quantized and same < len(margins) and margins[same] < NEAR_TIE
-    total = max(len(own), len(ids))
-    name = "greedy tokens before the first difference" if quantized else "greedy tokens"
-    limit = None if quantized else limits["tokens"]
-    result.stage(name, "share", limit).values.append(1.0 if total == 0 or near_tie else same / total)
+    result.compare_texts(own, ids, margins, limits["tokens"], quantized)
 
 
 def _check_states(result: Verification, want: Tensor, got: np.ndarray, manifest: dict[str, Any]) -> list[int]:
     """Compare the classifier; the prompt's ids of the model's own states."""
     limits = LIMITS[manifest["precision"]]
     result.compare("states of findings", got, want.numpy(), limits["nmse"])
-    states = want.argmax(1)
-    same = float((torch.from_numpy(got).argmax(1) == states).float().mean())
-    limit = limits["tokens"] if manifest["precision"] == "fp32" else None
-    result.stage("states of findings, same", "share", limit).values.append(same)
-    return [manifest["generation"]["states"]["token_ids"][state] for state in states]
+    quantized = manifest["precision"] != "fp32"
+    limit = None if quantized else limits["tokens"]
+    result.compare_choices("states of findings, same", got, want.numpy(), limit, quantized)
+    return [manifest["generation"]["states"]["token_ids"][state] for state in want.argmax(1)]
 
 
 def decoder_logits(model: Any, tokens: Tensor, ids: Sequence[int], decoder: Decoder) -> Tensor:

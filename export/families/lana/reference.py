@@ -20,8 +20,8 @@ from .model import LanaModel
 
 @dataclass
 class ReferenceText:
-    """Greedy ids, the raw logits [n, V] each was chosen from, and how far the runner-up's score was
-    behind."""
+    """Greedy ids, the raw logits [n, V] each was chosen from, and how far the runner-up's score was behind; the stop
+    has its own, too."""
 
     ids: list[int]
     logits: Tensor
@@ -127,10 +127,10 @@ class ReferenceDecoder:
             if torch.isnan(best).any():  # the largest of all, to PyTorch
                 raise ExportError("PyTorch's own numbers overflow with these weights; nothing was written")
             token = int((scores == best[0]).nonzero()[0])
+            text.margins.append(float(best[0] - best[1]))
             if token in stop_ids:
                 break
             text.ids.append(token)
-            text.margins.append(float(best[0] - best[1]))
             rows.append(logits)
             if position + 1 < count:
                 logits = self.step(token, bias=bias_rows == "all")
