@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from edge.node.config import Listen
     from edge.node.metrics import Metrics
     from edge.node.spool import Spool
+from edge.node.states import end_quietly
 
 MAX_REQUEST = 262144
 """Bytes of an A-ASSOCIATE-RQ; the largest that makes sense has 128 contexts of a few hundred bytes."""
@@ -101,6 +102,7 @@ class Handler(RequestHandler):  # type: ignore[misc]
         assoc.dul.event_queue.get_nowait()  # "connection open", which the new socket announces again
         assoc.dul.socket = BoundedSocket(assoc, self.request, server.settings.max_pdu, server.settings.idle_s)
         assoc.dimse = BoundedProvider(assoc, server.spool, server.settings.max_dataset_mb << 20)
+        end_quietly(assoc)
         server.opened(assoc)
         return assoc
 

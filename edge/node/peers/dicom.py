@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.node.peers.kinds import Away, Refused
+from edge.node.states import end_quietly
 
 if TYPE_CHECKING:
     from edge.node.config import Deliver
@@ -39,8 +40,9 @@ class DicomReceiver:
     """
 
     def __init__(self, settings: Deliver, ae_title: str) -> None:
-        from pynetdicom import AE
+        from pynetdicom import AE, evt
 
+        self._opened = [(evt.EVT_CONN_OPEN, lambda event: end_quietly(event.assoc))]
         self._settings = settings
         self._ae = AE(ae_title)
         self._ae.acse_timeout = self._ae.dimse_timeout = self._ae.network_timeout = settings.timeout_s
@@ -85,7 +87,9 @@ class DicomReceiver:
         settings = self._settings
         tls = (self._tls, settings.host) if self._tls is not None else None
         try:
-            assoc = self._ae.associate(settings.host, settings.port, ae_title=settings.ae_title, tls_args=tls)
+            assoc = self._ae.associate(
+                settings.host, settings.port, ae_title=settings.ae_title, tls_args=tls, evt_handlers=self._opened
+            )
         except (OSError, RuntimeError, ValueError) as error:  # an unknown host name is one
             raise Away(f"no connection ({type(error).__name__})") from None
         if not assoc.is_established:
