@@ -443,6 +443,7 @@ def test_demo_bundle_always_has_a_notice(tmp_path: Path, monkeypatch: pytest.Mon
         edge.load()
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")  # we take one, not make one
 def test_arguments_of_other_types(engine: edge.Engine, film: np.ndarray) -> None:
     """Typed errors, before the film is looked at."""
     for call in (
