@@ -9,13 +9,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .errors import BundleError, OutputError, UsageError
+from .errors import BadCheckpoint, BundleError, OutputError, UsageError
 
 FORMAT_VERSION = 1
 VISION, WEIGHTS, TOKENIZER, CARD = "vision.onnx", "decoder.safetensors", "tokenizer.json", "MODEL_CARD.md"
@@ -103,13 +103,20 @@ def write_manifest(stage: Path, manifest: dict[str, Any]) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def check_manifest(manifest: dict[str, Any]) -> None:
+def check_manifest(manifest: dict[str, Any], of_the_model: Collection[str]) -> None:
     """Let the runtime's own reader look at a manifest before the long work begins.
+
+    Parameters
+    ----------
+    of_the_model : collection of str
+        Sections whose values are the checkpoint's.
 
     Raises
     ------
+    BadCheckpoint
+        The runtime would refuse one of these; the message names the value.
     UsageError
-        The runtime would refuse it; the message names the value.
+        It would refuse another.
     """
     from edge.manifest import parse_manifest
 
@@ -118,7 +125,9 @@ def check_manifest(manifest: dict[str, Any]) -> None:
         names = (VISION, VISION_FP16, VISION_STATIC, VISION_TENSORRT, WEIGHTS, TOKENIZER, DRAFT, CODING, CARD)
         parse_manifest(_encode(manifest, dict.fromkeys(names, entry)))
     except BundleError as error:
-        raise UsageError(f"edge-report would refuse this bundle: {error}") from None
+        section = str(error).partition(":")[0]
+        kind = BadCheckpoint if section in of_the_model else UsageError
+        raise kind(f"edge-report would refuse this bundle: {error}") from None
 
 
 def _encode(manifest: dict[str, Any], listed: dict[str, Any]) -> bytes:

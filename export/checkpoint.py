@@ -66,6 +66,22 @@ def names_in(path: Path) -> set[str]:
         return set()
 
 
+def shape_of(state: dict[str, Tensor], key: str, ndim: int, name: str) -> tuple[int, ...]:
+    """The shape of a weight that tells a model's geometry.
+
+    Raises
+    ------
+    BadCheckpoint
+        There is none, or of another number of dimensions, or it is empty.
+    """
+    tensor = state.get(key)
+    if tensor is None:
+        raise BadCheckpoint(f"{name}: missing: {key}")
+    if tensor.ndim != ndim or 0 in tensor.shape:
+        raise BadCheckpoint(f"{name}: {key} {list(tensor.shape)} tells no geometry: it must have {ndim} dimensions")
+    return tuple(tensor.shape)
+
+
 def _looks_like_safetensors(head: bytes, size: int) -> bool:
     if len(head) < 10:
         return False

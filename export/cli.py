@@ -365,11 +365,12 @@ def _export(arguments: argparse.Namespace, progress: _Progress, texts: list[str]
     from .pipeline import export_model
     from .tokenizer_files import write_tokenizer
 
-    told = [name for name in ("section", "begin", "context", "retrieved", "images") if getattr(arguments, name)]
-    _refuse_unused(told, "not for this family, whose decoder is told nothing before it writes")
     bias = {"kind": arguments.bias_kind, "strength": arguments.bias_strength}
     bias = {key: value for key, value in bias.items() if value is not None}
     loaded = load(arguments.checkpoint, arguments.config, arguments.tokenizer, bias)
+    told = [name for name in ("section", "begin", "context", "retrieved", "images") if getattr(arguments, name)]
+    _refuse_unused(told, "not for this family, whose decoder is told nothing before it writes")
+    loaded.check_room(arguments.checkpoint.name)
     if arguments.intensity is not None:
         loaded.image.intensity = arguments.intensity
     for note in loaded.notes:

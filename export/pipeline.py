@@ -93,7 +93,7 @@ def export_model(
         manifest["kv_dtype"] = options.kv_dtype
     if prefill_of(options) == "kernel":
         manifest["prefill"] = "kernel"
-    writer.check_manifest(manifest)
+    writer.check_manifest(manifest, ("image", "prefix", "decoder"))  # the rest: options
     writer.check_target(out, force=options.force)
     films = film_paths(options.calibrate) if options.calibrate is not None else []
     model.eval()

@@ -98,6 +98,7 @@ NETWORK: dict[str, Rule] = {
         _SHARE,
     ),
     **dict.fromkeys(("layer_norm_eps", "layer_norm_epsilon"), _EPSILON),
+    **dict.fromkeys(("hidden_act", "activation_function"), TEXT),
     "mlp_ratio": each(number(1e-3, 1e3)),
     "image_size": _SIZE,
 }
@@ -107,6 +108,7 @@ PROCESSOR: dict[str, Rule] = {
     "size": _SIZE,
     "crop_size": _SIZE,
     "crop_pct": number(0.01, 1),
+    "resample": whole(0, 5),
     "rescale_factor": number(1e-9, 1e9),
     "image_mean": exactly(3, number(-1e6, 1e6), "three numbers"),
     "image_std": exactly(3, number(1e-6, 1e6), "three numbers above 0"),

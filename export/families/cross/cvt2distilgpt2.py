@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ...checkpoint import read_state
+from ...checkpoint import read_state, shape_of
 from ...errors import BadCheckpoint
 from ...options import ImageOptions
 from ...tokenizer_files import END_OF_TEXT, load_tokenizer
@@ -135,14 +135,10 @@ def _config(state: dict[str, Tensor], name: str) -> Any:
     from transformers import CvtConfig, GPT2Config, VisionEncoderDecoderConfig
 
     stages = "encoder.cvt.encoder.stages"
-    try:
-        widths = tuple(
-            state[f"{stages}.{i}.embedding.convolution_embeddings.projection.weight"].shape[0] for i in range(3)
-        )
-        vocab, hidden = state["decoder.transformer.wte.weight"].shape
-        positions = state["decoder.transformer.wpe.weight"].shape[0]
-    except KeyError as error:
-        raise BadCheckpoint(f"{name}: missing: {error.args[0]}") from None
+    patches = [f"{stages}.{i}.embedding.convolution_embeddings.projection.weight" for i in range(3)]
+    widths = tuple(shape_of(state, key, 4, name)[0] for key in patches)
+    vocab, hidden = shape_of(state, "decoder.transformer.wte.weight", 2, name)
+    positions, _ = shape_of(state, "decoder.transformer.wpe.weight", 2, name)
 
     def count(pattern: str) -> int:
         return 1 + max((int(m.group(1)) for key in state if (m := re.match(pattern, key))), default=-1)

@@ -72,7 +72,8 @@ def layout(values: dict[str, Any], words: Tokenizer, special: dict[str, int]) ->
         A token that the model was trained with is missing.
     """
     missing = [name for name in ("bos_token", "eos_token", "sep_token") if name not in special]
-    kind = " ".join(str(name) for name in values.get("architectures") or [])
+    named = values.get("architectures")
+    kind = " ".join(str(name) for name in (named if isinstance(named, list) else [named]))
     prior = "Longitudinal" in kind
     tokens = {token: words.token_to_id(token) for part in _PRIOR for token in part[1:3]} if prior else {}
     missing += [token for token, number in tokens.items() if number is None]

@@ -60,7 +60,7 @@ def export_cross(
         manifest["kv_dtype"] = options.kv_dtype
     if options.openvino_graph:
         manifest["graphs"]["vision_static"] = writer.VISION_STATIC
-    writer.check_manifest(manifest)
+    writer.check_manifest(manifest, ("image", "prefix", "decoder", "generation"))
     writer.check_target(out, force=options.force)
     films = film_paths(options.calibrate) if options.calibrate is not None else []
     threads = torch.get_num_threads()

@@ -157,10 +157,11 @@ def _config(path: Path, values: dict[str, Any]) -> Any:
         AutoConfig.for_model(kinds["decoder"])
     except ValueError:
         raise BadCheckpoint(f"{path.name}: not supported: decoders of type {kinds['decoder'][:40]!r}") from None
+    given = {key: deepcopy(value) for key, value in values.items() if key != "auto_map"}  # it is taken apart
+    for part in ("encoder", "decoder"):  # null says nothing, where the library would take it for a value
+        given[part] = {key: value for key, value in given[part].items() if value is not None or key not in NETWORK}
     try:
-        config = VisionEncoderDecoderConfig.from_dict(
-            {k: deepcopy(v) for k, v in values.items() if k != "auto_map"}  # what it is given it takes apart
-        )
+        config = VisionEncoderDecoderConfig.from_dict(given)
     except Exception as error:
         raise BadCheckpoint(f"{path.name}: config.json is not a configuration ({_line(error)})") from None
     config._attn_implementation = "eager"

@@ -47,7 +47,14 @@ def merge(state: dict[str, Tensor], path: Path, scale: float | None) -> tuple[di
         name, target = found.group(0), found.group(1)
         base = next((key for key in (f"{target}.base_layer.weight", f"{target}.weight") if key in plain), None)
         down, up = plain.pop(name), plain.pop(name.replace(".lora_A.", ".lora_B."), None)
-        if base is None or up is None or up.shape[1] != down.shape[0]:
+        if base is None or up is None:
             raise BadCheckpoint(f"{path.name}: the low-rank weights of {target} are not whole")
+        whole, parts, rank = list(plain[base].shape), (list(up.shape), list(down.shape)), list(down.shape[:1])
+        if not (down.is_floating_point() and up.is_floating_point()):
+            raise BadCheckpoint(f"{path.name}: the low-rank weights of {target} are no floating-point numbers")
+        if not down.numel() or len(whole) != 2 or parts != (whole[:1] + rank, rank + whole[1:]):
+            raise BadCheckpoint(
+                f"{path.name}: the low-rank weights {parts[0]} x {parts[1]} of {target} {whole} do not fit"
+            )
         plain[base] = plain[base] + alpha / down.shape[0] * (up @ down)
     return {name.replace(".base_layer.", "."): tensor for name, tensor in plain.items()}, len(updates)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...checkpoint import compare, read_state
+from ...checkpoint import compare, read_state, shape_of
 from ...errors import BadCheckpoint, CannotRead, CorruptInput
 from ...options import ImageOptions
 from ...tokenizer_files import load_tokenizer
@@ -184,12 +184,12 @@ def read_features(path: Path) -> Tensor:
     """
     if path.suffix == ".npy":
         try:
-            array = np.load(path, allow_pickle=False)
+            array = np.load(path, allow_pickle=False).astype(np.float32, casting="same_kind")
         except OSError as error:
             raise CannotRead(f"{path} cannot be read ({error.strerror})") from None
-        except ValueError:
-            raise CorruptInput(f"{path.name} is not an array") from None
-        features = torch.from_numpy(np.asarray(array, np.float32))
+        except (ValueError, TypeError, AttributeError):  # of letters, or several arrays
+            raise CorruptInput(f"{path.name} is not an array of numbers") from None
+        features = torch.from_numpy(array)
     else:
         tensors = read_state(path)
         if len(tensors) != 1:
@@ -210,9 +210,9 @@ def build(state: dict[str, Tensor], name: str, retrieved: Tensor | None) -> Any:
     """
     config = _config(state, name)
     width = config.encoder.hidden_sizes[-1]
-    classes = state["cls_head.weight"]
+    _, read = shape_of(state, "cls_head.weight", 2, name)
     memory = None
-    if classes.ndim == 2 and classes.shape[1] > width:
+    if read > width:
         if retrieved is None:
             raise BadCheckpoint(
                 f"{name}: missing: the features of retrieved reports that the classifier of findings reads beside the "
@@ -250,17 +250,16 @@ def _config(state: dict[str, Tensor], name: str) -> Any:
 
     try:
         stages = [_blocks(state, rf"visual_encoder\.model\.{number}\.(\d+)\.") for number in _LAYER]
-        widths = [state[f"visual_encoder.model.{number}.0.conv3.weight"].shape[0] for number in _LAYER]
-        embeddings = state["text_decoder.bert.embeddings.word_embeddings.weight"]
         layers = _blocks(state, r"text_decoder\.bert\.encoder\.layer\.(\d+)\.")
-        first = "text_decoder.bert.encoder.layer.0."
-        positions = state["text_decoder.bert.embeddings.position_embeddings.weight"].shape[0]
-        mlp = state[f"{first}intermediate.dense.weight"].shape[0]
-        seen = state[f"{first}crossattention.self.key.weight"].shape[1]
-        stem = state["visual_encoder.model.0.weight"].shape[0]
     except KeyError as error:
         raise BadCheckpoint(f"{name}: missing: {error.args[0]}") from None
-    vocab, hidden = embeddings.shape
+    widths = [shape_of(state, f"visual_encoder.model.{number}.0.conv3.weight", 4, name)[0] for number in _LAYER]
+    stem = shape_of(state, "visual_encoder.model.0.weight", 4, name)[0]
+    embeddings, first = "text_decoder.bert.embeddings.", "text_decoder.bert.encoder.layer.0."
+    vocab, hidden = shape_of(state, f"{embeddings}word_embeddings.weight", 2, name)
+    positions, _ = shape_of(state, f"{embeddings}position_embeddings.weight", 2, name)
+    mlp, _ = shape_of(state, f"{first}intermediate.dense.weight", 2, name)
+    _, seen = shape_of(state, f"{first}crossattention.self.key.weight", 2, name)
     if hidden % _HEAD_WIDTH:
         raise BadCheckpoint(f"{name}: a decoder of width {hidden} has no heads of {_HEAD_WIDTH}")
     encoder = ResNetConfig(

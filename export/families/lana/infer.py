@@ -29,18 +29,24 @@ _LIMITS: dict[str, Rule] = {
 _BIAS_LIMITS = {"strength": number(-1e6, 1e6), "kernel_base": whole(1), "kernel_growth": whole(0)}
 
 
-def infer_config(state: dict[str, Tensor], overrides: dict[str, Any], name: str) -> LanaConfig:
+def infer_config(
+    state: dict[str, Tensor], overrides: dict[str, Any], name: str, *, by_hand: bool = False
+) -> LanaConfig:
     """A configuration from weights under the flat names.
 
     Parameters
     ----------
     overrides : dict
         Fields of :class:`LanaConfig` that win over what the shapes tell.
+    by_hand : bool
+        Some of these were given by hand.
 
     Raises
     ------
     BadCheckpoint
-        The weights that tell the geometry are not there: it is another kind of model.
+        The weights that tell the geometry are not there: it is another kind of model; or they tell none that can be.
+    UsageError
+        The same, and some of it was given by hand.
     """
     shapes = _Shapes(state)
     for key, ndim in (
@@ -78,7 +84,9 @@ def infer_config(state: dict[str, Tensor], overrides: dict[str, Any], name: str)
         if wrong := problem(vars(config), _LIMITS) or problem(vars(config.bias), _BIAS_LIMITS) or _misfit(config):
             raise ValueError(wrong)
     except (TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
-        raise UsageError(f"the configuration of {name} does not make a model ({error})") from None
+        raise (UsageError if by_hand else BadCheckpoint)(
+            f"the configuration of {name} does not make a model ({error})"
+        ) from None
     return config
 
 

@@ -54,6 +54,15 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     tokenizer: Path | None = None
 
+    def check_room(self, name: str) -> None:
+        """Refuse a model without positions for the texts that it is to write."""
+        config, new = self.model.config, self.generation.max_new_tokens
+        if config.prefix_length + len(self.generation.begin_ids) + new > config.positions:
+            raise BadCheckpoint(
+                f"{name}: {new} new tokens after a prefix of {config.prefix_length} do not fit the {config.positions} "
+                "positions of the model"
+            )
+
 
 def recognises(path: Path) -> bool:
     """Whether the path looks like this family, from names alone (nothing is loaded)."""
@@ -90,10 +99,11 @@ def load(
     """
     if path.is_dir():
         return _load_folder(path, config_file, tokenizer, bias)
+    by_hand = bool(config_file or bias)
     if config_file is None and path.with_suffix(".config.json").is_file():
         config_file = path.with_suffix(".config.json")
     state = read_state(path)
-    config = infer_config(state, _overrides(config_file, bias, {}), path.name)
+    config = infer_config(state, _overrides(config_file, bias, {}), path.name, by_hand=by_hand)
     notes: list[str] = []
     if config.segmenter is None:
         notes.append("The checkpoint holds no segmenter: no mask and no anatomical bias.")
@@ -106,7 +116,8 @@ def load(
 
 def _load_folder(path: Path, config_file: Path | None, tokenizer: Path | None, bias: dict[str, Any] | None) -> Loaded:
     folder = read_folder(path, tokenizer)
-    config = infer_config(folder.state, _overrides(config_file, bias, folder.fields), path.name)
+    fields = _overrides(config_file, bias, folder.fields)
+    config = infer_config(folder.state, fields, path.name, by_hand=bool(config_file or bias))
     notes = list(folder.notes)
     config = _stretch_positions(folder.state, config, folder.generation.max_new_tokens, notes)
     model = build(config, folder.state, path.name)
