@@ -7,8 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.growth import check_growth
+
 from .checkpoint import read_json
-from .errors import BadCheckpoint, CannotRead, CorruptInput, UsageError
+from .errors import BadCheckpoint, BundleError, CannotRead, CorruptInput, UsageError
 from .sentence_pieces import model_file, read_sentence_pieces
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ def load_tokenizer(source: Path) -> Tokenizer:
 
     Raises
     ------
+    BadCheckpoint
+        It could make a text too long for memory: the runtime would refuse it.
     CannotRead
         Neither form is there.
     CorruptInput
@@ -38,9 +42,12 @@ def load_tokenizer(source: Path) -> Tokenizer:
     whole = source if source.is_file() else source / "tokenizer.json"
     if whole.is_file():
         try:
-            return whole_texts(Tokenizer.from_str(whole.read_text("utf-8")))
-        except KeyboardInterrupt:
+            check_growth(data := whole.read_bytes())
+            return whole_texts(Tokenizer.from_buffer(data))
+        except (KeyboardInterrupt, MemoryError):
             raise
+        except BundleError as error:
+            raise BadCheckpoint(str(error)) from None
         except BaseException:  # the library's own panics are no Exceptions
             raise CorruptInput(f"{whole.name} is not a tokenizer this version can read") from None
     if (source / "vocab.txt").is_file():

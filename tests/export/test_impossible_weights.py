@@ -166,6 +166,13 @@ def test_values(
     assert words in said(path)
 
 
+def test_a_tokenizer_that_the_runtime_would_refuse(said: Callable[..., str], copy: Callable[[str], Path]) -> None:
+    path = copy("vit-gpt2")
+    twice = {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}
+    change(path / "tokenizer.json", "normalizer", {"type": "Sequence", "normalizers": [twice] * 30})
+    assert "its normalizer could make more than" in said(path)
+
+
 def change(file: Path, key: str, value: Any) -> None:
     values = json.loads(file.read_text())
     *parts, last = key.split(".")
