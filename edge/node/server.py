@@ -22,12 +22,12 @@ from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAsso
 
 from edge.node.log import log
 from edge.node.provider import BoundedProvider
+from edge.node.states import end_quietly
 
 if TYPE_CHECKING:
     from edge.node.config import Listen
     from edge.node.metrics import Metrics
     from edge.node.spool import Spool
-from edge.node.states import end_quietly
 
 MAX_REQUEST = 262144
 """Bytes of an A-ASSOCIATE-RQ; the largest that makes sense has 128 contexts of a few hundred bytes."""
