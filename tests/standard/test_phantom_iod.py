@@ -24,3 +24,7 @@ def test_drawn_films(modality: str, photometric: str, tmp_path: Path) -> None:
     film = tmp_path / "film.dcm"
     write_dicom(to_dataset(draw(case, 320, 320), case, photometric=photometric, modality=modality), film)
     assert dciodvfy(film) == []
+
+
+def test_the_example() -> None:
+    assert dciodvfy(Path(__file__).parents[2] / "examples" / "phantom.dcm") == []
