@@ -7,7 +7,9 @@ threads that wait for a processor.
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Generator
 
 import pytest
 
@@ -28,3 +30,15 @@ def _traces(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     base = tmp_path_factory.getbasetemp()
     is_worker = hasattr(request.config, "workerinput")  # whose folder lies in that of the run
     os.environ["EDGE_TEST_TRACES"] = str((base.parent if is_worker else base) / "traces")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """A command that a test ran within this process has set up the log for itself: the next test finds it as it was."""
+    logger = logging.getLogger("edge")
+    before = logger.level, logger.propagate, list(logger.handlers)
+    try:
+        return (yield)
+    finally:
+        logger.setLevel(before[0])
+        logger.propagate, logger.handlers[:] = before[1:]
