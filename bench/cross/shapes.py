@@ -7,10 +7,13 @@ Nothing here knows how a text comes out: weights are random, and every text is a
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from edge.errors import ProcessingError
 
 from ..peers.job import made_once
 from ..reference import cache_folder
@@ -70,7 +73,13 @@ def folder(shape: str, say: Say = lambda line: None) -> Path:
 
 
 def bundle(shape: str, quantize: str, say: Say = lambda line: None) -> Path:
-    """The bundle that ``edge-export`` makes of it; a quantized one has the vision graph for OpenVINO, too."""
+    """The bundle that ``edge-export`` makes of it; a quantized one has the vision graph for OpenVINO, too.
+
+    Raises
+    ------
+    ProcessingError
+        The export failed; it has said why.
+    """
     source = folder(shape, say)
     more = [] if quantize == "none" else ["--openvino-graph"]
 
@@ -78,10 +87,11 @@ def bundle(shape: str, quantize: str, say: Say = lambda line: None) -> Path:
         from edge_export.cli import main
 
         say(f"{shape}: exporting ({quantize})")
-        with contextlib.redirect_stdout(None):
+        # Not None: to nowhere it could not say what it wrote, and that is a failure.
+        with contextlib.redirect_stdout(io.StringIO()):
             code = main([str(source), "--out", str(path), "--quantize", quantize, "--synthetic", "-q", *more])
         if code != 0:
-            raise RuntimeError(f"edge-export ended with code {code}")
+            raise ProcessingError(f"{shape}: edge-export ended with code {code}")
 
     return made_once(home(shape) / f"bundle-{quantize}{'-openvino' if more else ''}", make)
 

@@ -13,6 +13,9 @@ from edge_bench import several
 from edge_bench.cross import run, shapes, table
 from edge_bench.peers.session import Entry
 
+from edge.bundle import Bundle
+from edge.errors import ProcessingError
+
 MACHINE = {"cpu": "a processor", "versions": {"numpy": "2"}}
 CALL = {"shape": "swinv2-bert", "threads": 2, "tokens": 100, "rounds": 3, "beams": 4}
 
@@ -53,6 +56,24 @@ def test_marks_are_against_the_faster_of_the_others() -> None:
     assert marks["ours-int8", "beams"]["same_text"] is None
     assert figures["machine"]["versions"] == {"numpy": "2", "ours": "1", "transformers": "1", "optimum": "1"}
     assert json.loads(json.dumps(figures)) == figures
+
+
+def test_a_shape_becomes_a_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torch")
+    decoder = {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
+    encoder = {"image_size": 56, "patch_size": 14, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tiny = {"encoder": ("dinov2", encoder), "decoder": ("gpt2", decoder), "size": 56}
+    monkeypatch.setitem(shapes.SHAPES, "tiny", tiny)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = shapes.bundle("tiny", "none")
+    assert Bundle.open(made).manifest.family == "dinov2-gpt2"
+    assert shapes.bundle("tiny", "none") == made
+    assert capsys.readouterr().out == ""
+    (shapes.folder("tiny") / "config.json").write_text("{}")
+    with pytest.raises(ProcessingError, match="tiny: edge-export ended with code 31"):
+        shapes.bundle("tiny", "int8")
 
 
 def test_peers_that_do_not_run() -> None:
