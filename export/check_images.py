@@ -35,7 +35,9 @@ def check_images(image: dict[str, Any]) -> list[np.ndarray]:
 
 
 def _phantoms(size: int) -> list[np.ndarray]:
-    """uint8 [size, size]; none where the drawing code is not there."""
+    """uint8 [size, size]; none where the drawing code is not there, or the picture too small for it."""
+    if 2 * size < 64:
+        return []
     try:
         from .phantom.data import draw_sample
     except ImportError:
